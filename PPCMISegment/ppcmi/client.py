@@ -1,0 +1,415 @@
+"""The site's end of the HTTP protocol, version 1: one method a call, bytes and JSON in and out.
+
+Certificates are always verified; plain http is for loopback only. Whatever goes wrong on the way is a
+:class:`ConnectionFailedError`, whatever the server refuses a :class:`ServerRefusedError`. Calls that may be repeated
+without harm are, with growing pauses; 429 and 503 are waited out as the server asks (RFC 9110, Retry-After).
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import requests
+from requests.auth import AuthBase
+
+from ppcmi.connections import AbortableAdapter
+from ppcmi.errors import CancelledError, ConnectionFailedError, ServerRefusedError, UsageError
+
+PROTOCOL = 1
+MEBIBYTE = 1 << 20
+JSON_BYTES = 4 * MEBIBYTE
+BUNDLE_BYTES = 512 * MEBIBYTE
+CODEC_BYTES = 256 * MEBIBYTE
+OCTETS = "application/octet-stream"
+CODEC_HEADER = "X-PPCMI-Codec"
+OFF_PROTOCOL = "The server's answer is not what the protocol says; is it a PPCMI server?"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait and how often to try again.
+
+    :param connect_s: seconds to reach the server.
+    :param read_s: seconds without a byte from it.
+    :param attempts: tries of one call in all.
+    :param pause_s: first pause between tries; it doubles.
+    :param longest_pause_s: bound of a pause, also of one that the server asks for.
+    """
+
+    connect_s: float = 10.0
+    read_s: float = 120.0
+    attempts: int = 5
+    pause_s: float = 0.5
+    longest_pause_s: float = 30.0
+
+
+def normalize_url(text: str) -> str:
+    """The server's address as ``scheme://host[:port][/path]``: a missing scheme is https, or http on loopback.
+
+    :raises UsageError: if it is no address, holds a user name or a query, or is http to another machine.
+    """
+    text = text.strip()
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise UsageError("The server's address is not valid; it looks like https://ppcmi.example.org:8765.") from error
+    if not host or any(c.isspace() for c in text):
+        raise UsageError("The server's address is not valid; it looks like https://ppcmi.example.org:8765.")
+    scheme = parts.scheme or ("http" if is_loopback(host) else "https")
+    if scheme not in ("http", "https"):
+        raise UsageError("The server's address starts with https://.")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise UsageError("The server's address has no user name, question mark or number sign in it.")
+    if scheme == "http" and not is_loopback(host):
+        raise UsageError("The server is on another machine, so its address must start with https://.")
+    return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine by name or by number."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class ServerClient:
+    """Calls of one site on one server; safe to use from several threads.
+
+    :param url: as :func:`normalize_url` takes it.
+    :param token: from enrolment, or None before it.
+    :param ca_file: certificate authority (PEM) to trust *instead of* the system's.
+
+    Example::
+
+        client = ServerClient("https://ppcmi.example.org", token, ca_file)
+        reply = client.map_bundle("hippocampus-mr", bundle, model=3)
+    """
+
+    def __init__(
+        self, url: str, token: str | None = None, ca_file: Path | None = None, patience: Patience | None = None
+    ) -> None:
+        self.url = normalize_url(url)
+        self._patience = patience or Patience()
+        self._verify: bool | str = True if ca_file is None else str(ca_file)
+        self._adapter = _adapter(ca_file)
+        self._session = requests.Session()
+        self._session.mount("https://", self._adapter)
+        self._session.mount("http://", self._adapter)
+        self._session.auth = _Bearer(token)
+        self._session.headers.update({"User-Agent": f"ppcmi/{_version()}", "Accept-Encoding": "identity"})
+        # On loopback nothing may go through a proxy that the environment names: the token would travel in clear.
+        self._session.trust_env = not is_loopback(urlsplit(self.url).hostname or "")
+        self._abort = threading.Event()
+
+    def abort(self) -> None:
+        """End every call that is under way with a :class:`CancelledError`; the server sees them disconnect.
+
+        Later calls work as usual.
+        """
+        self._abort.set()
+        self._abort = threading.Event()
+        self._adapter.abort()
+
+    def close(self) -> None:
+        """End calls under way and let go of the connections."""
+        self.abort()
+        self._session.close()
+
+    # ---- the service and the site
+
+    def info(self) -> dict[str, Any]:
+        """Service, version, protocol and public key.
+
+        :raises ConnectionFailedError: also if it is no such server, or one of another protocol.
+        """
+        info = self._json("GET", "/v1/info")
+        if info.get("service") != "ppcmi-server":
+            raise ConnectionFailedError("There is a server at this address, but it is not a PPCMI server.")
+        if info.get("protocol") != PROTOCOL:
+            raise ConnectionFailedError("The server speaks another version of the protocol; update the older side.")
+        return info
+
+    def enrol(self, code: str, public_key: bytes) -> dict[str, Any]:
+        """Trade a one-time code for the site's identity; not repeated by itself, as a code works once."""
+        return self._json("POST", "/v1/enrol", {"code": code, "public_key": _text(public_key)}, repeatable=False)
+
+    def me(self) -> dict[str, Any]:
+        """The caller's site and scopes."""
+        return self._json("GET", "/v1/me")
+
+    # ---- tasks and consortium
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """Every task on the server."""
+        return self._list("/v1/tasks")
+
+    def task(self, name: str) -> dict[str, Any]:
+        """Task document, active model and consortium of one task."""
+        return self._json("GET", f"/v1/tasks/{_part(name)}")
+
+    def create_consortium(self, task: str, scope: str, mode: str, inner_check: str | None) -> None:
+        """Found the task's consortium; 409 if there is one."""
+        body = {"scope": scope, "mode": mode, "inner_check": inner_check}
+        self._call("POST", f"/v1/tasks/{_part(task)}/consortium", body, repeatable=False)
+
+    def find_site(self, name: str) -> dict[str, Any]:
+        """Id and public key of the site of that name."""
+        return self._json("GET", f"/v1/sites?name={_part(name)}")
+
+    def invite(self, task: str, to: str, sealed: bytes) -> None:
+        """Leave a sealed invitation for site ``to``."""
+        self._call("POST", f"/v1/tasks/{_part(task)}/invitations", {"to": to, "sealed": _text(sealed)})
+
+    def invitation(self, task: str) -> tuple[bytes, str]:
+        """The newest invitation for the caller, still sealed, and the name of the site that it is from."""
+        answer = self._json("GET", f"/v1/tasks/{_part(task)}/invitation")
+        return decode_binary(answer.get("sealed")), str(answer.get("from"))
+
+    def join(self, task: str) -> None:
+        """Become a member, after an invitation."""
+        self._call("POST", f"/v1/tasks/{_part(task)}/members", {})
+
+    def put_codec(self, task: str, encrypted: bytes, fingerprint: str) -> None:
+        """Publish the consortium's encrypted codec, in place of an earlier one."""
+        self._call("PUT", f"/v1/tasks/{_part(task)}/codec", encrypted, headers={CODEC_HEADER: fingerprint})
+
+    def codec(self, task: str) -> tuple[bytes, str]:
+        """The consortium's codec, still encrypted, and its fingerprint."""
+        body, headers = self._call("GET", f"/v1/tasks/{_part(task)}/codec", limit=CODEC_BYTES)
+        return body, headers.get(CODEC_HEADER, "")
+
+    # ---- cohorts
+
+    def create_cohort(self, task: str, header: bytes) -> str:
+        """Announce a cohort by its file's header; the same header gives the same id again."""
+        return str(self._json("POST", f"/v1/tasks/{_part(task)}/cohorts", {"header": _text(header)})["cohort_id"])
+
+    def cohort(self, cohort_id: str) -> dict[str, Any]:
+        """State, received frames and number of cases of a cohort of the caller's."""
+        return self._json("GET", f"/v1/cohorts/{_part(cohort_id)}")
+
+    def put_frame(self, cohort_id: str, index: int, frame: bytes) -> None:
+        """Send one frame; the same frame again changes nothing."""
+        self._call("PUT", f"/v1/cohorts/{_part(cohort_id)}/frames/{index}", frame)
+
+    def commit_cohort(self, cohort_id: str, frames: int, digest: str) -> dict[str, Any]:
+        """Declare a cohort whole; answers numbers of cases and slices."""
+        return self._json("POST", f"/v1/cohorts/{_part(cohort_id)}/commit", {"frames": frames, "digest": digest})
+
+    def withdraw(self, cohort_id: str, case: str | None = None) -> None:
+        """Take back a cohort, or one case of it by its pseudonym: its bytes are gone from the server."""
+        path = f"/v1/cohorts/{_part(cohort_id)}"
+        self._call("DELETE", path if case is None else f"{path}/cases/{_part(case)}")
+
+    # ---- models
+
+    def models(self, task: str) -> list[dict[str, Any]]:
+        """Every model of a task with its curve and the sites' validations."""
+        return self._list(f"/v1/tasks/{_part(task)}/models")
+
+    def report_validation(self, task: str, model: int, numbers: Mapping[str, Any]) -> None:
+        """Send the site's scores of a model, numbers only."""
+        self._call("POST", f"/v1/tasks/{_part(task)}/models/{model}/validations", dict(numbers), repeatable=False)
+
+    def map_bundle(self, task: str, bundle: bytes, model: int) -> bytes:
+        """Have image latents mapped to mask latents; repeated if need be, as it changes nothing on the server."""
+        return self._call("POST", f"/v1/tasks/{_part(task)}/map?model={model}", bundle, limit=BUNDLE_BYTES)[0]
+
+    # ---- how a call is made
+
+    def _json(self, method: str, path: str, body: Any = None, *, repeatable: bool = True) -> dict[str, Any]:
+        answer = _parse(self._call(method, path, body, repeatable=repeatable)[0])
+        if not isinstance(answer, dict):
+            raise ConnectionFailedError(OFF_PROTOCOL)
+        return answer
+
+    def _list(self, path: str) -> list[dict[str, Any]]:
+        answer = _parse(self._call("GET", path)[0])
+        if not isinstance(answer, list):
+            raise ConnectionFailedError(OFF_PROTOCOL)
+        return answer
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        repeatable: bool = True,
+        headers: Mapping[str, str] | None = None,
+        limit: int = JSON_BYTES,
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """Body and headers of a successful answer, after as many tries as are sensible."""
+        binary = isinstance(body, bytes)
+        content = body if binary or body is None else json.dumps(body).encode()
+        kind = {} if content is None else {"Content-Type": OCTETS if binary else "application/json"}
+        abort, pause = self._abort, self._patience.pause_s
+        for attempt in range(1, self._patience.attempts + 1):
+            last = attempt == self._patience.attempts
+            try:
+                status, answer, got = self._once(
+                    method, path, content, headers={**kind, **(headers or {})}, limit=limit, abort=abort
+                )
+            except _UnreachableError as error:
+                if abort.is_set():
+                    raise CancelledError("Cancelled.") from error
+                if last or not (repeatable and error.passing):
+                    raise ConnectionFailedError(str(error)) from error
+                wait = pause
+            else:
+                if status < 300:
+                    return answer, got
+                if last or not (status in (429, 503) or (repeatable and status in (502, 504))):
+                    raise _refusal(status, answer, got)
+                wait = max(pause, _retry_after(got))
+            if abort.wait(min(wait, self._patience.longest_pause_s)):
+                raise CancelledError("Cancelled.")
+            pause *= 2
+        raise AssertionError("the last attempt returns or raises")
+
+    def _once(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None,
+        *,
+        headers: Mapping[str, str],
+        limit: int,
+        abort: threading.Event,
+    ) -> tuple[int, bytes, Mapping[str, str]]:
+        if abort.is_set():
+            raise CancelledError("Cancelled.")
+        try:
+            with self._session.request(
+                method,
+                self.url + path,
+                data=content,
+                headers=headers,
+                timeout=(self._patience.connect_s, self._patience.read_s),
+                verify=self._verify,  # here, not on the session: there the environment would take precedence
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                return response.status_code, _read_up_to(response.iter_content(MEBIBYTE), limit), response.headers
+        except (requests.RequestException, OSError) as error:
+            raise _unreachable(error) from error
+
+
+class _Bearer(AuthBase):
+    """Sets the token itself: without an auth object, requests would let a .netrc entry replace the header."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class _UnreachableError(Exception):
+    """No whole answer came; ``passing`` if another try may help."""
+
+    def __init__(self, sentence: str, *, passing: bool) -> None:
+        super().__init__(sentence)
+        self.passing = passing
+
+
+def decode_binary(text: Any) -> bytes:
+    """Bytes of a base64 field in an answer.
+
+    :raises ConnectionFailedError: if it is not base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as error:
+        raise ConnectionFailedError(OFF_PROTOCOL) from error
+
+
+def _adapter(ca_file: Path | None) -> AbortableAdapter:
+    try:
+        return AbortableAdapter(ca_file)
+    except OSError as error:  # ssl.SSLError is one of them
+        raise ConnectionFailedError("The certificate authority's file cannot be read; is it PEM?") from error
+
+
+def _unreachable(error: Exception) -> _UnreachableError:
+    if isinstance(error, requests.exceptions.SSLError):
+        return _UnreachableError(
+            "The server's certificate is not trusted; ask its operator for the certificate authority, for --ca.",
+            passing=False,
+        )
+    if isinstance(error, requests.exceptions.ProxyError):
+        return _UnreachableError(
+            "The proxy does not let the connection through; ask your network's people.", passing=True
+        )
+    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ReadTimeout):
+        return _UnreachableError("The server does not answer in time; try again later.", passing=True)
+    return _UnreachableError("The server cannot be reached; check its address and that it runs.", passing=True)
+
+
+def _read_up_to(chunks: Iterable[bytes], limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise _UnreachableError("The server's answer is larger than this call allows.", passing=False)
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def _refusal(status: int, body: bytes, headers: Mapping[str, str]) -> ServerRefusedError | ConnectionFailedError:
+    if 300 <= status < 400:
+        return ConnectionFailedError("The server sends callers elsewhere; use the address that it really has.")
+    try:
+        problem = json.loads(body)
+        title, detail = problem["title"], problem.get("detail") or ""
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ServerRefusedError(status, f"The server refused with status {status}", "")
+    return ServerRefusedError(status, _one_line(title), _one_line(detail))
+
+
+def _one_line(text: Any) -> str:
+    """What a peer wrote, fit for a terminal: printable, one line, bounded."""
+    return "".join(c if c.isprintable() else " " for c in str(text))[:500]
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    try:
+        return max(0.0, float(headers.get("Retry-After", "0")))
+    except ValueError:
+        return 0.0
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise ConnectionFailedError(OFF_PROTOCOL) from error
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _version() -> str:
+    try:
+        return version("ppcmi")
+    except PackageNotFoundError:
+        return "0"

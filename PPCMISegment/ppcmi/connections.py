@@ -1,0 +1,82 @@
+"""Connections of a requests session that another thread can cut.
+
+requests can only wait for a call under way; a user who cancels should not, and the server should learn of it. The
+adapter keeps track of open sockets and shuts them down on :meth:`AbortableAdapter.abort`.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.poolmanager import PoolManager
+
+POOL_SIZE = 16
+
+
+class AbortableAdapter(HTTPAdapter):
+    """HTTP adapter that trusts the system's certificate authorities, or only those in ``ca_file``.
+
+    :raises OSError: if ``ca_file`` cannot be read or is not PEM.
+    """
+
+    def __init__(self, ca_file: Path | None) -> None:
+        self._context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        super().__init__(pool_connections=POOL_SIZE, pool_maxsize=POOL_SIZE)
+
+    def abort(self) -> None:
+        """Shut every open socket down; whoever waits on one gets an error at once."""
+        with self._lock:
+            sockets = list(self._sockets)
+        for connection in sockets:
+            try:
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)  # also of TLS: its own shutdown is not thread-safe
+            except OSError:
+                continue  # closed in the meantime
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
+        """As requests', with connections that are kept track of."""
+        super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **options)
+        self._track(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        """As requests', with connections that are kept track of."""
+        manager = super().proxy_manager_for(proxy, ssl_context=self._context, **options)
+        self._track(manager)
+        return manager
+
+    def _track(self, manager: PoolManager) -> None:
+        adapter = self
+
+        class TrackedHTTPConnection(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                adapter._remember(self.sock)
+
+        class TrackedHTTPSConnection(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                adapter._remember(self.sock)
+
+        class TrackedHTTPPool(HTTPConnectionPool):
+            ConnectionCls = TrackedHTTPConnection
+
+        class TrackedHTTPSPool(HTTPSConnectionPool):
+            ConnectionCls = TrackedHTTPSConnection
+
+        manager.pool_classes_by_scheme = {"http": TrackedHTTPPool, "https": TrackedHTTPSPool}
+
+    def _remember(self, connection: Any) -> None:
+        if isinstance(connection, socket.socket):
+            with self._lock:
+                self._sockets.add(connection)

@@ -1,0 +1,27 @@
+"""Files that are whole or absent: written beside their place, made durable, then renamed into it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from ppcmi.errors import WriteError
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Put ``content`` at ``path`` in one step, with permissions ``mode`` from the first byte on.
+
+    :raises WriteError: if the folder cannot be written or the disk is full; what was at ``path`` before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise WriteError(f"A file cannot be written: {error.strerror}.") from error
