@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+
 from ppcmi.client import Patience, ServerClient, normalize_url
 from ppcmi.errors import CancelledError, ConnectionFailedError, ServerRefusedError, UsageError
 from support.loopback import Answer, loopback_server, write_certificate
@@ -91,9 +92,11 @@ def test_a_problem_document_becomes_a_refusal_with_its_text():
 
 
 def test_what_a_server_writes_cannot_move_the_cursor_of_a_terminal():
-    with loopback_server(answers(problem(403, "No\x1b[2J\nway"))) as server:
-        with pytest.raises(ServerRefusedError) as caught:
-            ServerClient(server.url, patience=IMPATIENT).me()
+    with (
+        loopback_server(answers(problem(403, "No\x1b[2J\nway"))) as server,
+        pytest.raises(ServerRefusedError) as caught,
+    ):
+        ServerClient(server.url, patience=IMPATIENT).me()
     assert str(caught.value).isprintable()
 
 
@@ -114,9 +117,11 @@ def test_a_busy_server_is_waited_for_as_long_as_it_asks(status):
 
 
 def test_a_server_that_stays_busy_is_given_up_with_its_own_words():
-    with loopback_server(answers(problem(503, "Busy", "Try later."))) as server:
-        with pytest.raises(ServerRefusedError, match="Try later"):
-            ServerClient(server.url, patience=IMPATIENT).me()
+    with (
+        loopback_server(answers(problem(503, "Busy", "Try later."))) as server,
+        pytest.raises(ServerRefusedError, match="Try later"),
+    ):
+        ServerClient(server.url, patience=IMPATIENT).me()
     assert len(server.requests) == IMPATIENT.attempts
 
 
@@ -125,9 +130,11 @@ def test_a_gateway_error_is_tried_again_only_where_that_cannot_do_harm():
         client = ServerClient(server.url, patience=IMPATIENT)
         client.me()
         assert len(server.requests) == 2
-    with loopback_server(answers(Answer(502))) as server:
-        with pytest.raises(ServerRefusedError):
-            ServerClient(server.url, patience=IMPATIENT).enrol("code", b"key")
+    with (
+        loopback_server(answers(Answer(502))) as server,
+        pytest.raises(ServerRefusedError),
+    ):
+        ServerClient(server.url, patience=IMPATIENT).enrol("code", b"key")
         assert len(server.requests) == 1
 
 
@@ -140,18 +147,24 @@ def test_nobody_there_is_a_sentence_not_a_traceback():
 
 
 def test_a_server_that_is_not_ours_is_told_apart():
-    with loopback_server(answers(Answer(body=b'{"hello": 1}'))) as server:
-        with pytest.raises(ConnectionFailedError, match="not a PPCMI server"):
-            ServerClient(server.url, patience=IMPATIENT).info()
-    with loopback_server(answers(Answer(body=INFO.replace(b'"protocol": 1', b'"protocol": 9')))) as server:
-        with pytest.raises(ConnectionFailedError, match="another version"):
-            ServerClient(server.url, patience=IMPATIENT).info()
+    with (
+        loopback_server(answers(Answer(body=b'{"hello": 1}'))) as server,
+        pytest.raises(ConnectionFailedError, match="not a PPCMI server"),
+    ):
+        ServerClient(server.url, patience=IMPATIENT).info()
+    with (
+        loopback_server(answers(Answer(body=INFO.replace(b'"protocol": 1', b'"protocol": 9')))) as server,
+        pytest.raises(ConnectionFailedError, match="another version"),
+    ):
+        ServerClient(server.url, patience=IMPATIENT).info()
 
 
 def test_an_answer_without_end_is_not_swallowed():
-    with loopback_server(answers(Answer(body=b" " * (5 << 20)))) as server:
-        with pytest.raises(ConnectionFailedError, match="larger"):
-            ServerClient(server.url, patience=IMPATIENT).me()
+    with (
+        loopback_server(answers(Answer(body=b" " * (5 << 20)))) as server,
+        pytest.raises(ConnectionFailedError, match="larger"),
+    ):
+        ServerClient(server.url, patience=IMPATIENT).me()
     assert len(server.requests) == 1
 
 
@@ -166,26 +179,32 @@ def test_redirects_are_not_followed_because_the_token_would_go_along():
 def test_a_certificate_that_nobody_vouches_for_is_refused_whatever_the_environment_says(tmp_path, monkeypatch):
     certificate = write_certificate(tmp_path / "server.pem")
     monkeypatch.setenv("PYTHONHTTPSVERIFY", "0")
-    with loopback_server(answers(Answer(body=INFO)), certificate) as server:
-        with pytest.raises(ConnectionFailedError, match="certificate is not trusted"):
-            ServerClient(server.url, patience=IMPATIENT).info()
+    with (
+        loopback_server(answers(Answer(body=INFO)), certificate) as server,
+        pytest.raises(ConnectionFailedError, match="certificate is not trusted"),
+    ):
+        ServerClient(server.url, patience=IMPATIENT).info()
         assert ServerClient(server.url, ca_file=certificate, patience=IMPATIENT).info()["protocol"] == 1
         assert len(server.requests) == 1
 
 
 def test_a_certificate_for_another_host_is_refused(tmp_path):
     certificate = write_certificate(tmp_path / "server.pem", address="10.0.0.1")
-    with loopback_server(answers(Answer(body=INFO)), certificate) as server:
-        with pytest.raises(ConnectionFailedError, match="certificate is not trusted"):
-            ServerClient(server.url, ca_file=certificate, patience=IMPATIENT).info()
+    with (
+        loopback_server(answers(Answer(body=INFO)), certificate) as server,
+        pytest.raises(ConnectionFailedError, match="certificate is not trusted"),
+    ):
+        ServerClient(server.url, ca_file=certificate, patience=IMPATIENT).info()
 
 
 def test_only_the_authority_that_was_chosen_is_trusted(tmp_path, monkeypatch):
     chosen, other = write_certificate(tmp_path / "chosen.pem"), write_certificate(tmp_path / "other.pem")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(other))
-    with loopback_server(answers(Answer(body=INFO)), other) as server:
-        with pytest.raises(ConnectionFailedError, match="certificate is not trusted"):
-            ServerClient(server.url, ca_file=chosen, patience=IMPATIENT).info()
+    with (
+        loopback_server(answers(Answer(body=INFO)), other) as server,
+        pytest.raises(ConnectionFailedError, match="certificate is not trusted"),
+    ):
+        ServerClient(server.url, ca_file=chosen, patience=IMPATIENT).info()
 
 
 def test_a_file_that_is_no_certificate_authority_is_named_as_the_fault(tmp_path):
