@@ -13,7 +13,6 @@ import json
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -21,6 +20,7 @@ from urllib.parse import quote, urlsplit
 import requests
 from requests.auth import AuthBase
 
+from ppcmi import __version__
 from ppcmi.connections import AbortableAdapter
 from ppcmi.errors import CancelledError, ConnectionFailedError, ServerRefusedError, UsageError
 
@@ -107,7 +107,7 @@ class ServerClient:
         self._session.mount("https://", self._adapter)
         self._session.mount("http://", self._adapter)
         self._session.auth = _Bearer(token)
-        self._session.headers.update({"User-Agent": f"ppcmi/{_version()}", "Accept-Encoding": "identity"})
+        self._session.headers.update({"User-Agent": f"ppcmi/{__version__}", "Accept-Encoding": "identity"})
         # On loopback nothing may go through a proxy that the environment names: the token would travel in clear.
         self._session.trust_env = not is_loopback(urlsplit(self.url).hostname or "")
         self._abort = threading.Event()
@@ -406,10 +406,3 @@ def _part(text: str) -> str:
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-def _version() -> str:
-    try:
-        return version("ppcmi")
-    except PackageNotFoundError:
-        return "0"

@@ -135,7 +135,7 @@ def test_a_gateway_error_is_tried_again_only_where_that_cannot_do_harm():
         pytest.raises(ServerRefusedError),
     ):
         ServerClient(server.url, patience=IMPATIENT).enrol("code", b"key")
-        assert len(server.requests) == 1
+    assert len(server.requests) == 1
 
 
 def test_nobody_there_is_a_sentence_not_a_traceback():
@@ -179,11 +179,10 @@ def test_redirects_are_not_followed_because_the_token_would_go_along():
 def test_a_certificate_that_nobody_vouches_for_is_refused_whatever_the_environment_says(tmp_path, monkeypatch):
     certificate = write_certificate(tmp_path / "server.pem")
     monkeypatch.setenv("PYTHONHTTPSVERIFY", "0")
-    with (
-        loopback_server(answers(Answer(body=INFO)), certificate) as server,
-        pytest.raises(ConnectionFailedError, match="certificate is not trusted"),
-    ):
-        ServerClient(server.url, patience=IMPATIENT).info()
+    with loopback_server(answers(Answer(body=INFO)), certificate) as server:
+        untrusting = ServerClient(server.url, patience=IMPATIENT)
+        with pytest.raises(ConnectionFailedError, match="certificate is not trusted"):
+            untrusting.info()
         assert ServerClient(server.url, ca_file=certificate, patience=IMPATIENT).info()["protocol"] == 1
         assert len(server.requests) == 1
 

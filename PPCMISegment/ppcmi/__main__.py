@@ -1,0 +1,7 @@
+"""``python -m ppcmi`` is ``ppcmi``."""
+
+import sys
+
+from ppcmi.cli.main import main
+
+sys.exit(main())

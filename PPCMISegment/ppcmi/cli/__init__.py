@@ -1,0 +1,1 @@
+"""The ``ppcmi`` command: one file a command group."""

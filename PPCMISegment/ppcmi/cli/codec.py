@@ -1,0 +1,216 @@
+"""``ppcmi codec``: train, publish, refine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ppcmi import consortium
+from ppcmi.cli.console import Console
+from ppcmi.cli.model import add_model, newest_model
+from ppcmi.cli.options import Command, Parser, add_cases, add_command, add_group, add_task, chosen_cases
+from ppcmi.codec.codec import Codec
+from ppcmi.codec.quality import CodecQuality, require_good_masks
+from ppcmi.codec.refinement import RefinementConfig, refine_decoder
+from ppcmi.codec.slice_set import SliceSet, read_slice_set
+from ppcmi.codec.training import CodecTrainingConfig, train_codec
+from ppcmi.errors import CodecError, SiteError, UsageError
+from ppcmi.fitting import FitConfig, FitReport, Report
+from ppcmi.latents import Latents
+from ppcmi.pipeline import map_latents, run
+from ppcmi.reading import CaseFiles, find_cases
+from ppcmi.session import LinkOptions, open_link
+from ppcmi.site import TaskProfile
+from ppcmi.task import Task
+
+
+def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+    """The group's commands."""
+    group = add_group(groups, "codec", "The codec, and the site's own decoder.")
+    parser = add_command(
+        group,
+        "train",
+        _train,
+        "Train the codec on labelled cases, report its quality on held-out ones, and publish it to the members.",
+        "ppcmi codec train --task hippocampus-mr --cases FOLDER",
+    )
+    add_task(parser)
+    add_cases(parser, fold="train")
+    parser.add_argument("--unlabelled", type=Path, metavar="FOLDER", help="more images, without labels, to learn from")
+    parser.add_argument("--preset", choices=("default", "paper"), default="default", help="networks (default: default)")
+    parser.add_argument("--replace", action="store_true", help="in place of the codec that the site has")
+    _add_training(parser)
+    _add_publish_anyway(parser)
+    parser = add_command(
+        group,
+        "publish",
+        _publish,
+        "Publish the codec that was trained last, if training refused to.",
+        "ppcmi codec publish --task hippocampus-mr --publish-anyway",
+    )
+    add_task(parser)
+    _add_publish_anyway(parser)
+    parser = add_command(
+        group,
+        "refine",
+        _refine,
+        "Fit the site's decoder to its cases and to a model's predictions; how much the server counts is measured.",
+        "ppcmi codec refine --task hippocampus-mr --cases FOLDER",
+    )
+    add_task(parser)
+    add_cases(parser, fold="train")
+    add_model(parser)
+    _add_training(parser)
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--effort", type=float, default=1.0, metavar="F", help="length of training; 1 is the usual (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the training (default: 1)")
+
+
+def _add_publish_anyway(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--publish-anyway", action="store_true", help="even if it keeps a structure badly (Dice < 0.85)"
+    )
+
+
+def _train(command: Command) -> int:
+    options, console = command.options, command.console
+    part = _own_part(command)
+    if part.codec_path.exists() and not options.replace:
+        raise SiteError("The site has a codec already, and what was made with it needs it; --replace trains a new one.")
+    chosen = chosen_cases(options)
+    labelled = _read([case for case in chosen if case.label is not None], part.task, console)
+    held_out = _held_out(command, part.task)
+    unlabelled = [case for case in chosen if case.label is None]
+    if options.unlabelled is not None:
+        unlabelled += find_cases(options.unlabelled)
+    images = [_read([replace(case, label=None)], part.task, console).slices for case in unlabelled]
+    codec = train_codec(
+        labelled,
+        part.task,
+        _training_config(command),
+        held_out=held_out,
+        unlabelled=images,
+        device=command.device(),
+        report=_report_to(console),
+    )
+    codec.save(part.candidate_path)
+    return _publish(command)
+
+
+def _publish(command: Command) -> int:
+    """Show the candidate's quality, and make it the codec if that suffices."""
+    console, part = command.console, _own_part(command)
+    if not part.candidate_path.exists():
+        raise CodecError("There is no trained codec that waits to be published; run 'ppcmi codec train'.")
+    codec = Codec.load(part.candidate_path)
+    quality = CodecQuality(**codec.report["quality"])
+    _show_quality(quality, console)
+    if not command.options.publish_anyway:
+        require_good_masks(quality)
+    if part.membership.scope == "consortium":
+        consortium.publish_codec(command.site().client(), part, codec)
+    part.candidate_path.replace(part.codec_path)
+    part.decoder_path.unlink(missing_ok=True)  # it belonged to the codec before
+    console.result(f"Codec {codec.fingerprint} is {'published' if part.membership.scope == 'consortium' else 'kept'}.")
+    console.remark(f"Next: 'ppcmi cohort export --task {part.task.name} --cases FOLDER -o FILE.ppcmi'.")
+    return 0
+
+
+def _refine(command: Command) -> int:
+    site, options, console = command.site(), command.options, command.console
+    client, part = site.client(), site.task(options.task)
+    number = options.model if options.model is not None else newest_model(client.models(part.task.name))
+    link = open_link(site, part, client, LinkOptions(model=number, device=command.device()))
+    labelled = _read([case for case in chosen_cases(options) if case.label is not None], part.task, console)
+    validation = _held_out(command, part.task)
+    if validation is None:
+        console.remark("The folder has no fold 'val', so the server's share keeps its usual value.")
+
+    def map_images(latents: Latents) -> Latents:
+        return run(map_latents(latents, link))
+
+    config = RefinementConfig(options.seed)
+    decoder, refinement = refine_decoder(
+        link.codec,
+        labelled,
+        validation,
+        map_images,
+        link.profile,
+        replace(config, local=_scaled(config.local, options.effort)),
+        report=_report_to(console),
+    )
+    decoder.save(part.decoder_path)
+    console.result(
+        f"The server's share in this site's predictions is {refinement.weight:.2f} (profile {link.profile})."
+    )
+    if refinement.dice_by_weight:
+        alone, best = refinement.dice_by_weight[0.0], max(refinement.dice_by_weight.values())
+        console.result(f"Mean Dice on the site's validation cases: {alone:.3f} alone, {best:.3f} together.")
+    console.remark(f"Next: 'ppcmi model validate --task {part.task.name} --cases FOLDER'.")
+    return 0
+
+
+def _own_part(command: Command) -> TaskProfile:
+    part = command.site().task(command.options.task)
+    if part.membership.scope == "consortium" and not part.membership.founder:
+        raise SiteError("The consortium's founder trains the codec; this site gets it by itself.")
+    return part
+
+
+def _held_out(command: Command, task: Task) -> SliceSet | None:
+    """Labelled cases of fold ``val``, or None in a folder without folds."""
+    everything = find_cases(command.options.cases)
+    if command.options.fold == "all" or not any(case.fold == "val" for case in everything):
+        return None
+    held_out = [case for case in chosen_cases(command.options, fold="val") if case.label is not None]
+    return _read(held_out, task, command.console) if held_out else None
+
+
+def _read(cases: Sequence[CaseFiles], task: Task, console: Console) -> SliceSet:
+    def show(done: int) -> None:
+        console.progress(f"read {done}/{len(cases)} cases", last=False)
+
+    return read_slice_set(cases, task, show)
+
+
+def _training_config(command: Command) -> CodecTrainingConfig:
+    config = CodecTrainingConfig(command.options.preset, command.options.seed)
+    effort = command.options.effort
+    return replace(
+        config,
+        images=_scaled(config.images, effort),
+        masks=_scaled(config.masks, effort),
+        local=_scaled(config.local, effort),
+    )
+
+
+def _scaled(fit: FitConfig, effort: float) -> FitConfig:
+    if not 0 < effort <= 100:
+        raise UsageError("--effort is a number above 0; 1 is the usual length.")
+    return replace(fit, epochs=max(1, round(fit.epochs * effort)), minimum_steps=round(fit.minimum_steps * effort))
+
+
+def _report_to(console: Console) -> Report:
+    def show(report: FitReport) -> None:
+        score = "" if report.score is None else f", score {report.score:.3f}"
+        epoch, loss = f"epoch {report.epoch}/{report.epochs}", f"loss {report.loss:.4f}"
+        text = f"{report.stage}: {epoch}, {loss}{score}, {report.seconds:.0f} s"
+        console.progress(text, last=report.epoch == report.epochs)
+
+    return show
+
+
+def _show_quality(quality: CodecQuality, console: Console) -> None:
+    rows = []
+    for profile, psnr in quality.psnr_db.items():
+        dice = [f"{value:.3f}" for value in quality.mask_dice[profile].values()]
+        rows.append([profile, f"{psnr:.1f}", f"{quality.ssim[profile]:.3f}", *dice])
+    labels = [f"Dice {name}" for name in next(iter(quality.mask_dice.values()))]
+    console.result(f"Reconstruction of {quality.cases} held-out cases:")
+    console.table(["profile", "PSNR dB", "SSIM", *labels], rows)

@@ -1,0 +1,147 @@
+"""``ppcmi cohort``: export, upload, list, withdraw."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ppcmi import cohort
+from ppcmi.cli.console import megabytes
+from ppcmi.cli.options import Command, Parser, add_cases, add_command, add_group, add_task, chosen_cases
+from ppcmi.cohort_file import CohortReader
+from ppcmi.consortium import ensure_codec
+from ppcmi.errors import ServerRefusedError, SiteError
+from ppcmi.latents import Profile
+from ppcmi.pipeline import run
+from ppcmi.protection import protection_of
+from ppcmi.quantization import Quantization
+from ppcmi.site import SiteProfile, TaskProfile
+
+
+def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+    """The group's commands."""
+    group = add_group(groups, "cohort", "Labelled cases, exported as protected latents.")
+    parser = add_command(
+        group,
+        "export",
+        _export,
+        "Write labelled cases as protected latents into one file for the server. Images and masks stay here.",
+        "ppcmi cohort export --task hippocampus-mr --cases FOLDER -o a.ppcmi",
+    )
+    add_task(parser)
+    add_cases(parser, fold="train")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="file to write, NAME.ppcmi")
+    parser.add_argument(
+        "--profile",
+        choices=[str(p) for p in Profile],
+        default=str(Profile.COARSE),
+        help="privacy profile, which scales leave: fewer show less of the image (default: coarse)",
+    )
+    parser.add_argument(
+        "--quantization",
+        choices=[str(q) for q in Quantization],
+        default=str(Quantization.I8),
+        help="bytes a value (default: i8, one)",
+    )
+    parser.add_argument(
+        "--variants",
+        type=int,
+        default=0,
+        metavar="N",
+        help="augmented encodings of each case besides itself; helps where labelled cases are few (default: 0)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the augmentation (default: 0)")
+    parser = add_command(
+        group,
+        "upload",
+        _upload,
+        "Send a cohort file to the server; after an interruption it goes on where it was.",
+        "ppcmi cohort upload a.ppcmi",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="cohort file from 'ppcmi cohort export'")
+    add_command(group, "list", _list, "The cohorts that this site has uploaded, and their state.", "ppcmi cohort list")
+    parser = add_command(
+        group,
+        "withdraw",
+        _withdraw,
+        "Take back a cohort or one case: its bytes are gone from the server, and models trained on it are marked.",
+        "ppcmi cohort withdraw 0123456789abcdef0123456789abcdef --case hippocampus_001",
+    )
+    parser.add_argument("cohort", metavar="ID", help="cohort id from 'ppcmi cohort list'")
+    parser.add_argument("--case", metavar="NAME", help="only this case, by its file name without extension")
+
+
+def _export(command: Command) -> int:
+    site, options, console = command.site(), command.options, command.console
+    if options.variants < 0:
+        raise SiteError("--variants is 0 or more.")
+    part = site.task(options.task)
+    codec = ensure_codec(site.client(), part).to(command.device())
+    profile, quantization = Profile(options.profile), Quantization(options.quantization)
+    protection = protection_of(site, part, codec.fingerprint, profile, quantization=quantization)
+    settings = cohort.ExportSettings(options.variants, options.seed)
+    steps = cohort.export_cohort(
+        chosen_cases(options), site, part, codec=codec, protection=protection, path=options.output, settings=settings
+    )
+
+    def show(progress: cohort.ExportProgress) -> None:
+        if progress.skipped is not None:
+            console.remark(f"ppcmi: left out {progress.case}: {progress.skipped}")
+        size = megabytes(progress.bytes_written)
+        console.progress(
+            f"exported {progress.done}/{progress.total} cases, {progress.slices} slices, {size}",
+            last=progress.done == progress.total,
+        )
+
+    summary = run(steps, show)
+    size = megabytes(summary.bytes_written)
+    console.result(f"Wrote {summary.cases} cases ({summary.slices} slices, {size}) to {options.output}.")
+    return next((error.exit_code for error in summary.skipped.values()), 0)
+
+
+def _upload(command: Command) -> int:
+    site, options, console = command.site(), command.options, command.console
+    part = _task_of(site, CohortReader(options.file).header.task)
+
+    def show(progress: cohort.UploadProgress) -> None:
+        console.progress(
+            f"uploaded {progress.done}/{progress.total} frames, {megabytes(progress.bytes_sent)} sent",
+            last=progress.done == progress.total,
+        )
+
+    summary = run(cohort.upload_cohort(options.file, site, part, site.client()), show)
+    console.result(f"The server has cohort {summary.cohort_id}: {summary.cases} cases, {summary.slices} slices.")
+    return 0
+
+
+def _list(command: Command) -> int:
+    site, console = command.site(), command.console
+    client = site.client()
+    rows: list[list[str]] = []
+    for cohort_id, facts in site.cohorts().items():
+        try:
+            state = str(client.cohort(cohort_id).get("state"))
+        except ServerRefusedError as error:
+            if error.status != 404:
+                raise
+            state = "unknown to the server"
+        rows.append([cohort_id, str(facts.get("task")), str(facts.get("profile")), str(facts.get("cases", "-")), state])
+    if not rows:
+        console.remark("This site has uploaded no cohort yet.")
+        return 0
+    console.table(["cohort", "task", "profile", "cases", "state"], rows)
+    return 0
+
+
+def _withdraw(command: Command) -> int:
+    site, options, console = command.site(), command.options, command.console
+    cohort.withdraw(site, site.client(), options.cohort, options.case)
+    console.result("Withdrawn: the server has deleted it and marked the models that were trained on it.")
+    return 0
+
+
+def _task_of(site: SiteProfile, identity: str) -> TaskProfile:
+    part = next((part for part in site.tasks() if part.task.identity == identity), None)
+    if part is None:
+        raise SiteError("The cohort file is of a task that this site takes no part in.")
+    return part

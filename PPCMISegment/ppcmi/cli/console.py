@@ -1,0 +1,77 @@
+"""What a command shows: results on stdout, progress and remarks on stderr.
+
+On a terminal progress is one line that changes; in a log it is a line now and then.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+TERMINAL_INTERVAL_S = 0.1
+LOG_INTERVAL_S = 10.0
+
+
+class Console:
+    """Writes for people; ``quiet`` leaves out progress, never results."""
+
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None, *, quiet: bool = False) -> None:
+        self._out = out or sys.stdout
+        self._err = err or sys.stderr
+        self._quiet = quiet
+        self._interactive = self._err.isatty()
+        self._last = 0.0
+        self._open = False
+
+    def result(self, text: str) -> None:
+        """A line of the command's result."""
+        self.end_progress()
+        print(text, file=self._out, flush=True)
+
+    def remark(self, text: str) -> None:
+        """A line beside the result: what was skipped, what comes next."""
+        self.end_progress()
+        print(text, file=self._err, flush=True)
+
+    def progress(self, text: str, *, last: bool = False) -> None:
+        """How far it is. Called as often as one likes; ``last`` is always shown."""
+        now = time.monotonic()
+        interval = TERMINAL_INTERVAL_S if self._interactive else LOG_INTERVAL_S
+        if self._quiet or (not last and now - self._last < interval):
+            return
+        self._last = now
+        if self._interactive:
+            width = shutil.get_terminal_size().columns - 1
+            self._err.write(f"\r{text[:width]:<{width}}")
+            self._open = True
+            if last:
+                self.end_progress()
+        else:
+            self._err.write(text + "\n")
+        self._err.flush()
+
+    def end_progress(self) -> None:
+        """Leave the line that changes as it is and go on below it."""
+        if self._open:
+            self._err.write("\n")
+            self._open = False
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A result in aligned columns; the first is text, the others are numbers."""
+        lines = [list(header), *(list(row) for row in rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+        for line in lines:
+            first, *others = line
+            cells = [
+                first.ljust(widths[0]),
+                *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True)),
+            ]
+            self.result("  ".join(cells).rstrip())
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes as people read it."""
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,93 @@
+"""``ppcmi consortium``: found, invite, join."""
+
+from __future__ import annotations
+
+import argparse
+
+from ppcmi import consortium, sealing
+from ppcmi.cli.options import Command, Parser, add_command, add_group, add_task
+from ppcmi.site import TaskProfile
+
+SHARED_KEY_WARNING = (
+    "Members share one inner key: a member that colludes with the server could read other members' latents."
+)
+
+
+def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+    """The group's commands."""
+    group = add_group(groups, "consortium", "The sites that train and segment together.")
+    parser = add_command(
+        group,
+        "create",
+        _create,
+        "Found the consortium of a task. Makes the inner key, which never reaches the server.",
+        "ppcmi consortium create --task hippocampus-mr",
+    )
+    add_task(parser)
+    parser.add_argument(
+        "--scope",
+        choices=("consortium", "site"),
+        default="consortium",
+        help="one codec and inner key for all members (default), or one for each site",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("two-layer", "paper"),
+        default="two-layer",
+        help="the product's protection (default), or the published protocol, for comparison only",
+    )
+    parser = add_command(
+        group,
+        "invite",
+        _invite,
+        "Invite another site. The invitation is sealed to that site; the server relays what it cannot open.",
+        'ppcmi consortium invite --task hippocampus-mr "Hospital B"',
+    )
+    add_task(parser)
+    parser.add_argument("name", metavar="SITE", help="the other site's name on the server")
+    parser.add_argument("--fingerprint", metavar="F", help="as the other site told you: invite only if it agrees")
+    parser = add_command(
+        group, "join", _join, "Take up the newest invitation to a task.", "ppcmi consortium join --task hippocampus-mr"
+    )
+    add_task(parser)
+
+
+def _create(command: Command) -> int:
+    site, options, console = command.site(), command.options, command.console
+    part = consortium.create(site, site.client(), options.task, options.scope, options.mode)
+    console.result(f"Founded the consortium of {part.task.identity} (scope {options.scope}, mode {options.mode}).")
+    _show_check(command, part)
+    console.remark(f"Next: 'ppcmi codec train --task {options.task} --cases FOLDER'.")
+    return 0
+
+
+def _invite(command: Command) -> int:
+    site, options, console = command.site(), command.options, command.console
+    client, part = site.client(), site.task(options.task)
+    peer = consortium.find_peer(client, options.name)
+    peer.require_fingerprint(options.fingerprint)
+    consortium.invite(site, client, part, peer)
+    console.result(f"Invited {peer.site_name} to {part.task.identity}.")
+    console.result(f"Its fingerprint:  {peer.fingerprint}")
+    _show_check(command, part)
+    console.remark(f"Call {peer.site_name} and compare: 'ppcmi site show' there must print this fingerprint.")
+    return 0
+
+
+def _join(command: Command) -> int:
+    site, options, console = command.site(), command.options, command.console
+    part, peer = consortium.join(site, site.client(), options.task)
+    console.result(f"Joined {part.task.identity}, invited by {peer.site_name} (scope {part.membership.scope}).")
+    console.result(f"Its fingerprint:         {peer.fingerprint}")
+    console.result(f"This site's fingerprint: {sealing.fingerprint(site.public_key)}")
+    _show_check(command, part)
+    console.remark(f"Call {peer.site_name} and compare both fingerprints and the check of the inner key.")
+    if part.membership.scope == "consortium":
+        console.remark(SHARED_KEY_WARNING)
+    return 0
+
+
+def _show_check(command: Command, part: TaskProfile) -> None:
+    check = consortium.inner_check_of(part)
+    if check is not None and part.membership.scope == "consortium":
+        command.console.result(f"Inner key's check: {'-'.join(check[i : i + 4] for i in range(0, len(check), 4))}")

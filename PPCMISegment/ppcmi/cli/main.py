@@ -1,0 +1,72 @@
+"""Entry point of ``ppcmi``: the only place that reads the environment and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ppcmi.cli import codec, cohort, consortium, model, segment, site
+from ppcmi.cli.console import Console
+from ppcmi.cli.options import Command, Parser
+from ppcmi.errors import CancelledError, PpcmiError
+
+DESCRIPTION = """\
+Private collaborative medical image segmentation: keyed latents leave the site, images never do.
+
+A site's way, in order:
+  ppcmi site init            enrol at a server
+  ppcmi consortium create    or join, after an invitation
+  ppcmi codec train          the first member; others get the codec by themselves
+  ppcmi cohort export        labelled cases as protected latents; then ppcmi cohort upload
+  ppcmi codec refine         once the server has trained a model
+  ppcmi model validate       on the site's held-out cases
+  ppcmi segment              files, DICOM folders, or a directory of them
+
+Research use only; not a medical device.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    console = Console()
+    try:
+        options = build_parser().parse_args(arguments)
+        console = Console(quiet=options.quiet)
+        run: int = options.run(Command(options, console, _site_folder(options.site)))
+    except PpcmiError as error:
+        return _end(console, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _end(console, "Cancelled; what was finished before is kept.", CancelledError.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has read enough
+        return 0
+    return run
+
+
+def build_parser() -> Parser:
+    """The parser of every command."""
+    parser = Parser(prog="ppcmi", description=DESCRIPTION)
+    groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="group")
+    for module in (site, consortium, codec, cohort, model, segment):
+        module.add_parsers(groups)
+    return parser
+
+
+def _site_folder(named: Path | None) -> Path:
+    if named is not None:
+        return named
+    from_environment = os.environ.get("PPCMI_SITE_DIR")
+    if from_environment:
+        return Path(from_environment)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ppcmi" / "site"
+
+
+def _end(console: Console, sentence: str, exit_code: int) -> int:
+    console.remark(f"ppcmi: {sentence}")
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Options that several commands share, and how parsers are made."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from ppcmi.cli.console import Console
+from ppcmi.device import choose_device
+from ppcmi.errors import UsageError
+from ppcmi.reading import CaseFiles, find_cases
+from ppcmi.site import SiteProfile
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command gets: its options, where to write, and the folder of the site profile."""
+
+    options: argparse.Namespace
+    console: Console
+    site_folder: Path
+
+    def site(self) -> SiteProfile:
+        """The site's profile."""
+        return SiteProfile.open(self.site_folder)
+
+    def device(self) -> torch.device:
+        """The device that was asked for."""
+        return choose_device(self.options.device)
+
+
+Run = Callable[[Command], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """Keeps examples' line breaks, and raises instead of printing the whole usage."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """One line, as every other error."""
+        raise UsageError(f"{message}; see '{self.prog} --help'.")
+
+
+def add_group(
+    groups: argparse._SubParsersAction[Parser], name: str, summary: str
+) -> argparse._SubParsersAction[Parser]:
+    """A command group such as ``ppcmi site``."""
+    parser = groups.add_parser(name, help=summary, description=summary)
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
+
+
+def add_command(
+    group: argparse._SubParsersAction[Parser], name: str, run: Run, summary: str, example: str
+) -> argparse.ArgumentParser:
+    """A command with the options that all have."""
+    parser = group.add_parser(name, help=summary, description=summary, epilog=f"example:\n  {example}")
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--site",
+        type=Path,
+        metavar="DIR",
+        help="folder of the site profile (default: $PPCMI_SITE_DIR, else ~/.config/ppcmi/site)",
+    )
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """``--task``."""
+    parser.add_argument("--task", required=True, metavar="T", help="name of the task, e.g. hippocampus-mr")
+
+
+def add_cases(parser: argparse.ArgumentParser, fold: str) -> None:
+    """``--cases``, ``--fold`` and ``--where``: which cases of a folder."""
+    parser.add_argument(
+        "--cases",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="folder with images/, labels/ (same file names) and perhaps split.csv with a column id",
+    )
+    parser.add_argument(
+        "--fold",
+        default=fold,
+        help=f"which fold of split.csv, or 'all' (default: {fold}); without folds all cases are used",
+    )
+    add_where(parser)
+
+
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """``--where``."""
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="only cases with this value in split.csv, e.g. site=A; may be given again",
+    )
+
+
+def chosen_cases(options: argparse.Namespace, fold: str | None = None) -> list[CaseFiles]:
+    """The cases that ``--cases``, ``--fold`` and ``--where`` name.
+
+    :param fold: instead of ``--fold``, for commands that use more than one.
+    :raises UsageError: if there are none.
+    """
+    wanted = fold if fold is not None else options.fold
+    found = [case for case in find_cases(options.cases) if _has(case, _conditions(options.where))]
+    if wanted != "all" and any(case.fold is not None for case in found):
+        found = [case for case in found if case.fold == wanted]
+    if not found:
+        raise UsageError("No case of the folder fits --fold and --where; look into its split.csv.")
+    return found
+
+
+def _conditions(texts: Sequence[str]) -> dict[str, str]:
+    conditions = dict(text.split("=", maxsplit=1) for text in texts if "=" in text)
+    if len(conditions) != len(texts):
+        raise UsageError("--where takes COLUMN=VALUE with each column once, e.g. --where site=A.")
+    return conditions
+
+
+def _has(case: CaseFiles, conditions: Mapping[str, str]) -> bool:
+    known = {**case.attributes, "site": case.site, "fold": case.fold, "id": case.name}
+    return all(known.get(column) == value for column, value in conditions.items())

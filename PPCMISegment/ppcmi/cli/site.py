@@ -1,0 +1,73 @@
+"""``ppcmi site``: enrol at a server, show the profile, test the connection."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from ppcmi import sealing
+from ppcmi.cli.options import Command, Parser, add_command, add_group
+from ppcmi.client import ServerClient
+from ppcmi.site import SiteProfile
+
+
+def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+    """The group's commands."""
+    group = add_group(groups, "site", "This site: keys, server, connection.")
+    parser = add_command(
+        group,
+        "init",
+        _init,
+        "Make the site's keys and enrol at a server with the one-time code that its operator gave you.",
+        "ppcmi site init --server https://ppcmi.example.org:8765 --code abcd-efgh-ijkl",
+    )
+    parser.add_argument("--server", required=True, metavar="URL", help="the server's address")
+    parser.add_argument("--code", required=True, help="one-time code from 'ppcmi-server site add'")
+    parser.add_argument(
+        "--ca",
+        type=Path,
+        metavar="FILE",
+        help="certificate authority (PEM) of the server, where the system does not know it",
+    )
+    add_command(group, "show", _show, "Who the site is and what it takes part in; nothing secret.", "ppcmi site show")
+    add_command(group, "test", _test, "Call the server and check that it knows the site.", "ppcmi site test")
+
+
+def _init(command: Command) -> int:
+    options, console = command.options, command.console
+    site = SiteProfile.enrol(command.site_folder, options.server, options.code, options.ca)
+    console.result(f"Enrolled as {site.identity.site_name} at {site.identity.server_url}.")
+    console.result(f"This site's fingerprint:   {sealing.fingerprint(site.public_key)}")
+    console.result(f"The server's fingerprint:  {sealing.fingerprint(site.identity.server_public_key)}")
+    console.remark("Next: 'ppcmi consortium create --task T', or 'join' if another site has invited you.")
+    return 0
+
+
+def _show(command: Command) -> int:
+    site, console = command.site(), command.console
+    console.result(f"Site         {site.identity.site_name} ({site.identity.site_id})")
+    console.result(f"Server       {site.identity.server_url}")
+    console.result(f"Fingerprint  {sealing.fingerprint(site.public_key)}")
+    console.result(f"Server's     {sealing.fingerprint(site.identity.server_public_key)}")
+    for part in site.tasks():
+        has = [name for name, path in (("codec", part.codec_path), ("decoder", part.decoder_path)) if path.exists()]
+        role = "founder" if part.membership.founder else "member"
+        console.result(
+            f"Task         {part.task.identity}: {role}, scope {part.membership.scope}, mode {part.membership.mode}, "
+            f"{' and '.join(has) or 'no codec yet'}"
+        )
+    return 0
+
+
+def _test(command: Command) -> int:
+    site, console = command.site(), command.console
+    client: ServerClient = site.client()
+    start = time.perf_counter()
+    info = client.info()
+    milliseconds = 1000 * (time.perf_counter() - start)
+    me = client.me()
+    console.result(
+        f"The server answers in {milliseconds:.0f} ms (version {info.get('version')}) and knows {me.get('site_name')}."
+    )
+    return 0

@@ -1,0 +1,221 @@
+"""Sites that share a codec and an inner key for a task: found, invite, join, publish the codec, fetch it.
+
+The server relays and stores what it cannot read. An invitation is sealed to the invited site's public key and proves
+that its sender holds the private key of the public key that the server shows for it; whether these public keys are
+really the two sites' is for people to settle: they compare fingerprints, and the inner key's check, by telephone.
+The codec travels encrypted (AES-256-GCM) under a key derived from the inner key.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from ppcmi import sealing
+from ppcmi.client import ServerClient, decode_binary
+from ppcmi.codec.codec import Codec
+from ppcmi.errors import CodecError, KeyMismatchError, PpcmiError, SiteError
+from ppcmi.files import write_atomically
+from ppcmi.klt.inner import InnerLayer
+from ppcmi.site import KEY_BYTES, Membership, Mode, Scope, SiteProfile, TaskProfile, printable, task_from_server
+from ppcmi.task import Task
+
+INVITATION = "ppcmi-invitation/1"
+CODEC_MAGIC = b"PPCMI-K1"
+GCM_NONCE_BYTES = 12
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another site as the server names it; ``fingerprint`` is what people compare by telephone."""
+
+    site_id: str
+    site_name: str
+    public_key: bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the public key, readable aloud."""
+        return sealing.fingerprint(self.public_key)
+
+    def require_fingerprint(self, told: str | None) -> None:
+        """Compare with what the site's people told; None stands for a comparison that is left for later.
+
+        :raises KeyMismatchError: if it is another.
+        """
+        if told is not None and not hmac.compare_digest(told.strip().lower().encode(), self.fingerprint.encode()):
+            raise KeyMismatchError("The server shows another key for that site than the site told you; do not go on.")
+
+
+def create(site: SiteProfile, client: ServerClient, task_name: str, scope: Scope, mode: Mode) -> TaskProfile:
+    """Found the consortium of a task, with a new inner key.
+
+    :raises SiteError: if the site takes part already.
+    :raises ServerRefusedError: if there is a consortium already; have a member invite you.
+    """
+    task, _ = task_from_server(client, task_name)
+    part = site.add_task(task, Membership(scope, mode, founder=True), secrets.token_bytes(KEY_BYTES))
+    try:
+        client.create_consortium(task.name, scope, mode, inner_check_of(part))
+    except PpcmiError:
+        site.forget_task(task.name)
+        raise
+    return part
+
+
+def find_peer(client: ServerClient, name: str) -> Peer:
+    """The site called ``name``."""
+    answer = client.find_site(name)
+    return Peer(
+        str(answer.get("site_id")), printable(str(answer.get("site_name"))), decode_binary(answer.get("public_key"))
+    )
+
+
+def invite(site: SiteProfile, client: ServerClient, part: TaskProfile, peer: Peer) -> None:
+    """Leave an invitation for ``peer`` on the server, sealed to its public key.
+
+    It holds the inner key where members share it (scope ``consortium``), or only scope and mode (scope ``site``).
+    """
+    shared = part.inner_key if part.membership.scope == "consortium" else None
+    context = _invitation_context(part.task, site.identity.site_id, peer.site_id)
+    document = {
+        "format": INVITATION,
+        "task": part.task.identity,
+        "scope": part.membership.scope,
+        "mode": part.membership.mode,
+        "inner_key": None if shared is None else base64.b64encode(shared).decode(),
+        "proof": _proof(sealing.agree(site.private_key, peer.public_key, context=context), shared),
+    }
+    sealed = sealing.seal(peer.public_key, json.dumps(document).encode(), context)
+    client.invite(part.task.name, peer.site_id, sealed)
+
+
+def join(site: SiteProfile, client: ServerClient, task_name: str) -> tuple[TaskProfile, Peer]:
+    """Take up the newest invitation to a task; the site's part in it, and who invited.
+
+    :raises SiteError: if the invitation is not what it should be: nothing is stored then.
+    """
+    task, _ = task_from_server(client, task_name)
+    if site.takes_part_in(task.name):
+        raise SiteError(f"The site takes part in task '{task.name}' already.")
+    sealed, inviter = client.invitation(task.name)
+    peer = find_peer(client, inviter)
+    context = _invitation_context(task, peer.site_id, site.identity.site_id)
+    membership, shared = _read_invitation(
+        sealing.open_sealed(site.private_key, sealed, context),
+        task,
+        sealing.agree(site.private_key, peer.public_key, context=context),
+    )
+    client.join(task.name)
+    part = site.add_task(task, membership, secrets.token_bytes(KEY_BYTES) if shared is None else shared)
+    return part, peer
+
+
+def inner_check_of(part: TaskProfile) -> str | None:
+    """The check value of the inner key, equal at sites that share it; None in ``paper`` mode, which has none."""
+    if part.membership.mode == "paper":
+        return None
+    return InnerLayer(part.inner_key, part.task.identity).check()
+
+
+def publish_codec(client: ServerClient, part: TaskProfile, codec: Codec) -> None:
+    """Leave the codec, encrypted, for the other members."""
+    nonce = os.urandom(GCM_NONCE_BYTES)
+    key, context = _codec_key(part, codec.fingerprint)
+    encrypted = CODEC_MAGIC + nonce + AESGCM(key).encrypt(nonce, codec.to_bytes(), context)
+    client.put_codec(part.task.name, encrypted, codec.fingerprint)
+
+
+def fetch_codec(client: ServerClient, part: TaskProfile) -> Codec:
+    """Get the consortium's codec, check that it is the one that its fingerprint names, and keep it.
+
+    :raises CodecError: if it is of another task or not what its fingerprint says.
+    :raises KeyMismatchError: if it cannot be decrypted with this consortium's inner key.
+    """
+    encrypted, fingerprint = client.codec(part.task.name)
+    start = len(CODEC_MAGIC) + GCM_NONCE_BYTES
+    if not encrypted.startswith(CODEC_MAGIC) or len(encrypted) < start:
+        raise CodecError("The codec on the server is damaged; have the consortium's founder publish it again.")
+    key, context = _codec_key(part, fingerprint)
+    try:
+        content = AESGCM(key).decrypt(encrypted[len(CODEC_MAGIC) : start], encrypted[start:], context)
+    except InvalidTag as error:
+        raise KeyMismatchError(
+            "The codec on the server was not made by this consortium; have its founder publish it again."
+        ) from error
+    codec = Codec.from_bytes(content)
+    if codec.fingerprint != fingerprint or codec.task.identity != part.task.identity:
+        raise CodecError("The codec on the server is another one than it claims to be; nothing was stored.")
+    write_atomically(part.codec_path, content)
+    return codec
+
+
+def own_codec(part: TaskProfile) -> Codec:
+    """The codec that the site has.
+
+    :raises CodecError: if it has none yet.
+    """
+    if not part.codec_path.exists():
+        raise CodecError("There is no codec for this task yet; run 'ppcmi codec train'.")
+    return Codec.load(part.codec_path)
+
+
+def ensure_codec(client: ServerClient, part: TaskProfile) -> Codec:
+    """The site's codec; a member that shares one gets it, or a newer one, from the server.
+
+    :raises CodecError: if there is none yet.
+    """
+    if part.membership.founder or part.membership.scope == "site":
+        return own_codec(part)
+    published = (client.task(part.task.name).get("consortium") or {}).get("codec")
+    if part.codec_path.exists():
+        codec = Codec.load(part.codec_path)
+        if published in (None, codec.fingerprint):
+            return codec
+    if published is None:
+        raise CodecError("The consortium's founder has not published a codec yet; ask for 'ppcmi codec train' there.")
+    return fetch_codec(client, part)
+
+
+def _invitation_context(task: Task, sender: str, receiver: str) -> bytes:
+    return b"|".join((b"ppcmi invitation", task.identity.encode(), sender.encode(), receiver.encode()))
+
+
+def _proof(agreed: bytes, shared: bytes | None) -> str:
+    """What only the two sites can compute, over what the invitation brings."""
+    return hmac.new(agreed, b"ppcmi invitation|" + (shared or b""), hashlib.sha256).hexdigest()
+
+
+def _read_invitation(content: bytes, task: Task, agreed: bytes) -> tuple[Membership, bytes | None]:
+    try:
+        fields: Mapping[str, Any] = json.loads(content)
+        shared = None if fields["inner_key"] is None else base64.b64decode(fields["inner_key"], validate=True)
+        scope, mode, proof = fields["scope"], fields["mode"], str(fields["proof"])
+        identity = fields["task"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SiteError("The invitation is of another version of ppcmi; update the older of the two sites.") from error
+    if not hmac.compare_digest(proof, _proof(agreed, shared)):
+        raise SiteError("The invitation was not made by the site it claims to be from; ask that site.")
+    if identity != task.identity or scope not in ("consortium", "site") or mode not in ("two-layer", "paper"):
+        raise SiteError("The invitation is for another version of the task; ask to be invited again.")
+    if (scope == "consortium") != (shared is not None) or (shared is not None and len(shared) != KEY_BYTES):
+        raise SiteError("The invitation does not hold what it should; ask to be invited again.")
+    return Membership(scope, mode, founder=False), shared
+
+
+def _codec_key(part: TaskProfile, fingerprint: str) -> tuple[bytes, bytes]:
+    """Key and associated data for the codec's encryption."""
+    context = b"|".join((b"ppcmi codec", part.task.identity.encode(), fingerprint.encode()))
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=context).derive(part.inner_key), context

@@ -1,0 +1,331 @@
+"""Site profile: what one site keeps at home, in a folder of mode 0700.
+
+::
+
+    site.json              server address, the site's id and name, the server's public key
+    server-ca.pem          certificate authority to trust, if it is not one of the system's
+    private.key  token     secrets, mode 0600
+    pseudonyms.json        which case hides behind which pseudonym, mode 0600; never leaves
+    cohorts.json           what was uploaded
+    tasks/NAME/            task.json, membership.json, inner.key (0600), codec.safetensors, decoder.safetensors
+
+Every file appears by rename, so that a profile is never half written.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ppcmi import sealing
+from ppcmi.client import ServerClient, normalize_url
+from ppcmi.errors import SiteError, UsageError
+from ppcmi.files import write_atomically
+from ppcmi.task import Task, load_task, parse_task, task_to_json
+
+FORMAT = "ppcmi-site/1"
+KEY_BYTES = 32
+
+Mode = Literal["two-layer", "paper"]
+Scope = Literal["consortium", "site"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the site is to its server; nothing of it is secret."""
+
+    server_url: str
+    site_id: str
+    site_name: str
+    server_public_key: bytes
+    link_salt: bytes
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How the site takes part in a task: who shares codec and inner key, and which protection.
+
+    ``founder`` is true at the site that made the codec and the inner key.
+    """
+
+    scope: Scope
+    mode: Mode
+    founder: bool
+
+
+class SiteProfile:
+    """A site's own folder; make one with :meth:`enrol`, come back with :meth:`open`."""
+
+    def __init__(self, folder: Path, identity: Identity) -> None:
+        self.folder = folder
+        self.identity = identity
+
+    @classmethod
+    def enrol(cls, folder: Path, server_url: str, code: str, ca_file: Path | None = None) -> SiteProfile:
+        """Make keys, trade the one-time ``code`` for an identity, and keep both in ``folder``.
+
+        :raises SiteError: if there is a profile already.
+        """
+        if (folder / "site.json").exists():
+            raise SiteError("There is a site profile already; choose another folder with --site.")
+        make_private_folder(folder)
+        url = normalize_url(server_url)
+        own_ca = None if ca_file is None else _keep_ca(ca_file, folder)
+        client = ServerClient(url, ca_file=own_ca)
+        client.info()
+        # The key is on disk before the code is spent: a full disk must not leave a site that nobody can be.
+        private = _secret(folder / "private.key", sealing.new_private_key())
+        answer = client.enrol(code.strip(), sealing.public_key_of(private))
+        write_atomically(folder / "token", str(answer["token"]).encode(), mode=0o600)
+        document = {
+            "format": FORMAT,
+            "server_url": url,
+            "site_id": str(answer["site_id"]),
+            "site_name": str(answer["site_name"]),
+            "server_public_key": str(answer["server_public_key"]),
+            "link_salt": str(answer["link_salt"]),
+        }
+        write_atomically(folder / "site.json", _json(document))
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> SiteProfile:
+        """The profile in ``folder``.
+
+        :raises SiteError: if there is none, or it is damaged.
+        """
+        document = _read_json(folder / "site.json", "There is no site profile yet; run 'ppcmi site init' first.")
+        if document.get("format") != FORMAT:
+            raise SiteError("The site profile is damaged, or of another version of ppcmi; restore or update it.")
+        try:
+            identity = Identity(
+                server_url=normalize_url(str(document["server_url"])),
+                site_id=str(document["site_id"]),
+                site_name=str(document["site_name"]),
+                server_public_key=base64.b64decode(document["server_public_key"], validate=True),
+                link_salt=base64.b64decode(document["link_salt"], validate=True),
+            )
+        except (UsageError, KeyError, TypeError, ValueError) as error:
+            raise SiteError("The site profile is damaged; restore it from a backup, or enrol again.") from error
+        return cls(folder, identity)
+
+    @property
+    def private_key(self) -> bytes:
+        """The site's X25519 private key."""
+        return _read_secret(self.folder / "private.key")
+
+    @property
+    def public_key(self) -> bytes:
+        """The X25519 key that others seal to."""
+        return sealing.public_key_of(self.private_key)
+
+    def link_key(self) -> bytes:
+        """The 32 bytes that site and server agree on; they are derived anew and stored nowhere."""
+        context = b"ppcmi link|" + self.identity.site_id.encode() + b"|" + self.identity.link_salt
+        return sealing.agree(self.private_key, self.identity.server_public_key, context=context)
+
+    def client(self) -> ServerClient:
+        """A client that calls as this site."""
+        ca_file = self.folder / "server-ca.pem"
+        token = _read_text(
+            self.folder / "token", "The site's token is missing; restore it from a backup, or enrol again."
+        )
+        return ServerClient(self.identity.server_url, token.strip(), ca_file if ca_file.exists() else None)
+
+    # ---- tasks
+
+    def task(self, name: str) -> TaskProfile:
+        """The site's part in the task ``name``.
+
+        :raises SiteError: if it has none.
+        """
+        if not (self._task_folder(name) / "membership.json").exists():
+            raise SiteError(
+                f"The site takes no part in task '{printable(name)}' yet; run 'ppcmi consortium create' or 'join'."
+            )
+        return TaskProfile.open(self._task_folder(name))
+
+    def tasks(self) -> list[TaskProfile]:
+        """Every task that the site takes part in, by name."""
+        return [TaskProfile.open(p.parent) for p in sorted(self.folder.glob("tasks/*/membership.json"))]
+
+    def takes_part_in(self, name: str) -> bool:
+        """Whether :meth:`task` would find it."""
+        return (self._task_folder(name) / "membership.json").exists()
+
+    def add_task(self, task: Task, membership: Membership, inner_key: bytes) -> TaskProfile:
+        """Keep the site's part in ``task``.
+
+        :raises SiteError: if it takes part already: its key would be lost.
+        """
+        folder = self._task_folder(task.name)
+        if (folder / "membership.json").exists():
+            raise SiteError(f"The site takes part in task '{task.name}' already.")
+        make_private_folder(folder)
+        _secret(folder / "inner.key", inner_key)
+        write_atomically(folder / "task.json", task_to_json(task).encode())
+        write_atomically(folder / "membership.json", _json(asdict(membership)))
+        return TaskProfile.open(folder)
+
+    def forget_task(self, name: str) -> None:
+        """Undo :meth:`add_task` when founding failed before anyone else saw the key."""
+        shutil.rmtree(self._task_folder(name), ignore_errors=True)
+
+    def _task_folder(self, name: str) -> Path:
+        if not name or Path(name).name != name or name.startswith("."):
+            raise SiteError("That is not the name of a task.")
+        return self.folder / "tasks" / name
+
+    # ---- pseudonyms and cohorts
+
+    def pseudonyms(self, task: str, cases: Iterable[str]) -> dict[str, str]:
+        """A random pseudonym (32 hex digits) for each case name, the same again at every call."""
+        path = self.folder / "pseudonyms.json"
+        table = _read_json(path, None)
+        known: dict[str, str] = table.setdefault(task, {})
+        wanted = {case: known.setdefault(case, secrets.token_hex(16)) for case in cases}
+        write_atomically(path, _json(table), mode=0o600)
+        return wanted
+
+    def pseudonym_of(self, task: str, case: str) -> str | None:
+        """The pseudonym that a case has had before, or None."""
+        known: Mapping[str, str] = _read_json(self.folder / "pseudonyms.json", None).get(task, {})
+        return known.get(case)
+
+    def record_cohort(self, cohort_id: str, facts: Mapping[str, Any]) -> None:
+        """Remember an uploaded cohort, or what changed about it."""
+        path = self.folder / "cohorts.json"
+        table = _read_json(path, None)
+        table[cohort_id] = {**table.get(cohort_id, {}), **facts}
+        write_atomically(path, _json(table), mode=0o600)
+
+    def cohorts(self) -> dict[str, dict[str, Any]]:
+        """What :meth:`record_cohort` remembers, by cohort id."""
+        return dict(_read_json(self.folder / "cohorts.json", None))
+
+
+@dataclass(frozen=True)
+class TaskProfile:
+    """A site's part in one task: membership, inner key and where its codec and decoder lie."""
+
+    folder: Path
+    task: Task
+    membership: Membership
+
+    @classmethod
+    def open(cls, folder: Path) -> TaskProfile:
+        """The task profile in ``folder``.
+
+        :raises SiteError: if it is damaged.
+        """
+        document = _read_json(folder / "membership.json", "The task's membership file is missing; join it again.")
+        try:
+            membership = Membership(**document)
+        except TypeError as error:
+            raise SiteError("The site profile is damaged; restore it from a backup, or enrol again.") from error
+        return cls(folder, load_task(folder / "task.json"), membership)
+
+    @property
+    def inner_key(self) -> bytes:
+        """The 32 bytes that never reach the server (in ``paper`` mode they only encrypt the published codec)."""
+        return _read_secret(self.folder / "inner.key")
+
+    @property
+    def codec_path(self) -> Path:
+        """Where the codec lies, once there is one."""
+        return self.folder / "codec.safetensors"
+
+    @property
+    def candidate_path(self) -> Path:
+        """Where a newly trained codec waits until it is published."""
+        return self.folder / "codec.candidate.safetensors"
+
+    @property
+    def decoder_path(self) -> Path:
+        """Where the site's own decoder lies, once it is refined."""
+        return self.folder / "decoder.safetensors"
+
+
+def task_from_server(client: ServerClient, name: str) -> tuple[Task, dict[str, Any]]:
+    """The task ``name`` as the server has it, and the whole answer."""
+    answer = client.task(name)
+    return parse_task(json.dumps(answer.get("task"))), answer
+
+
+def make_private_folder(folder: Path) -> None:
+    """A folder, with its parents, that only its owner can enter.
+
+    :raises SiteError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise SiteError(
+            f"The site profile's folder cannot be made ({error.strerror}); choose another with --site."
+        ) from error
+
+
+def printable(text: str) -> str:
+    """A name as a user typed it, fit for a one-line message."""
+    return "".join(c for c in text if c.isprintable())[:80]
+
+
+def _secret(path: Path, value: bytes) -> bytes:
+    write_atomically(path, base64.b64encode(value), mode=0o600)
+    return value
+
+
+def _read_secret(path: Path) -> bytes:
+    text = _read_text(path, "A key file of the site profile is missing; restore it from a backup, or enrol again.")
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        raise SiteError("A key file of the site profile can be read by other users; set its mode to 0600.")
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise SiteError("A key file of the site profile is damaged; restore it from a backup, or enrol again.")
+    return key
+
+
+def _read_text(path: Path, absent: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SiteError(absent) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SiteError("A file of the site profile cannot be read; check its owner and mode.") from error
+
+
+def _read_json(path: Path, absent: str | None) -> dict[str, Any]:
+    """The object in a JSON file; a file that is absent is an error with the text ``absent``, or an empty object."""
+    if absent is None and not path.exists():
+        return {}
+    try:
+        document = json.loads(_read_text(path, absent or ""))
+    except ValueError as error:
+        raise SiteError("The site profile is damaged; restore it from a backup, or enrol again.") from error
+    if not isinstance(document, dict):
+        raise SiteError("The site profile is damaged; restore it from a backup, or enrol again.")
+    return document
+
+
+def _keep_ca(ca_file: Path, folder: Path) -> Path:
+    try:
+        content = ca_file.read_bytes()
+    except OSError as error:
+        raise SiteError("The file with the server's certificate authority cannot be read.") from error
+    write_atomically(folder / "server-ca.pem", content)
+    return folder / "server-ca.pem"
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=2, sort_keys=True).encode()
