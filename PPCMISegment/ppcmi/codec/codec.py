@@ -1,0 +1,222 @@
+"""A codec: the networks of one preset for one task, their standardization, and the file they are kept in.
+
+Example::
+
+    codec = Codec.load(path)
+    latents = codec.encode_images(slices)                      # standardized Latents of all scales
+    probabilities = codec.decode_masks(mask_latents, slices, Profile.COARSE)
+
+The file is safetensors with one JSON document in its metadata. The fingerprint is a hash of the task's identity and of
+all weights: two members with the same fingerprint have the same codec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ppcmi.codec.default import DefaultCodecNetwork
+from ppcmi.codec.local_network import LocalNetwork, build_local_network
+from ppcmi.codec.published import PublishedCodecNetwork
+from ppcmi.errors import CodecError, PpcmiError
+from ppcmi.latents import SCALE_CHANNELS, SCALES, Latents, Profile, Stream
+from ppcmi.task import Task, parse_task, task_to_json
+
+FORMAT = "ppcmi-codec/1"
+MAXIMUM_FILE_BYTES = 256 << 20
+BATCH = 32
+"""Slices that go through a network at once."""
+
+Preset = Literal["default", "paper"]
+
+
+class CodecNetwork(Protocol):
+    """What a preset provides; latents are not standardized."""
+
+    def encode_images(self, slices: Tensor) -> Latents:
+        """Slices to latents of all scales."""
+
+    def reconstruct_images(self, latents: Latents, profile: Profile) -> Tensor:
+        """Latents of a profile's scales to slices."""
+
+    def encode_masks(self, labels: Tensor) -> Latents:
+        """Labels to latents of all scales."""
+
+    def decode_masks(self, latents: Latents, slices: Tensor, profile: Profile) -> Tensor:
+        """Mask latents to probabilities."""
+
+
+class Standardization(nn.Module):
+    """Mean and deviation of every channel of one stream; ``(x - mean) / deviation`` and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for scale in SCALES:
+            self.register_buffer(f"mean_{scale}", torch.zeros(SCALE_CHANNELS[scale], 1, 1))
+            self.register_buffer(f"deviation_{scale}", torch.ones(SCALE_CHANNELS[scale], 1, 1))
+
+    def set(self, scale: str, mean: Tensor | float, deviation: Tensor | float) -> None:
+        """Set a scale's statistics, one number or one a channel."""
+        shape = (SCALE_CHANNELS[scale], 1, 1)
+        getattr(self, f"mean_{scale}").copy_(torch.as_tensor(mean).reshape(-1, 1, 1).expand(shape))
+        getattr(self, f"deviation_{scale}").copy_(torch.as_tensor(deviation).reshape(-1, 1, 1).expand(shape))
+
+    def apply_to(self, latents: Latents) -> Latents:
+        """Standardize."""
+        return latents.map(lambda s, v: (v - getattr(self, f"mean_{s}")) / getattr(self, f"deviation_{s}"))
+
+    def remove_from(self, latents: Latents) -> Latents:
+        """Undo :meth:`apply_to`."""
+        return latents.map(lambda s, v: v * getattr(self, f"deviation_{s}") + getattr(self, f"mean_{s}"))
+
+
+class Codec(nn.Module):
+    """Networks, standardization and the consortium's local network for one task.
+
+    :param report: what training measured on held-out cases; travels with the codec, numbers only.
+    """
+
+    def __init__(self, task: Task, preset: Preset, report: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.task = task
+        self.preset = preset
+        self.report: Mapping[str, Any] = report or {}
+        channels, classes = task.slicing.channels, task.classes
+        network = DefaultCodecNetwork if preset == "default" else PublishedCodecNetwork
+        self.network: nn.Module = network(channels, classes)
+        self.local: LocalNetwork = build_local_network(channels, classes, task.slicing.size)
+        self.standardizations = nn.ModuleDict({stream: Standardization() for stream in Stream})
+        self.eval()
+
+    @property
+    def networks(self) -> CodecNetwork:
+        """The preset's networks."""
+        return cast(CodecNetwork, self.network)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codec computes."""
+        return next(self.parameters()).device
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits of SHA-256 over the task's identity, the preset and all weights."""
+        digest = hashlib.sha256(f"{FORMAT}|{self.task.identity}|{self.preset}".encode())
+        for name, values in sorted(self.state_dict().items()):
+            digest.update(f"|{name}|{values.dtype}|{tuple(values.shape)}|".encode())
+            digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    def standardization(self, stream: Stream) -> Standardization:
+        """Statistics of one stream."""
+        return cast(Standardization, self.standardizations[stream])
+
+    @torch.inference_mode()
+    def encode_images(self, slices: Tensor | NDArray[np.float32]) -> Latents:
+        """Slices ``(n, c, h, w)`` float32 in [0, 1] to standardized latents of all scales, on the codec's device."""
+        parts = [self.networks.encode_images(part) for part in self._batches(slices)]
+        return self.standardization(Stream.IMAGE).apply_to(_joined(parts))
+
+    @torch.inference_mode()
+    def encode_masks(self, labels: Tensor | NDArray[np.uint8]) -> Latents:
+        """Labels ``(n, h, w)`` to standardized latents of all scales, on the codec's device."""
+        parts = [self.networks.encode_masks(part) for part in self._batches(labels)]
+        return self.standardization(Stream.MASK).apply_to(_joined(parts))
+
+    @torch.inference_mode()
+    def decode_masks(self, latents: Latents, slices: Tensor | NDArray[np.float32], profile: Profile) -> Tensor:
+        """Standardized mask latents of the profile's scales and the slices to probabilities ``(n, K + 1, h, w)``."""
+        plain = self.standardization(Stream.MASK).remove_from(latents.to(self.device))
+        parts, first = [], 0
+        for part in self._batches(slices):
+            parts.append(self.networks.decode_masks(plain.select(slice(first, first + len(part))), part, profile))
+            first += len(part)
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def reconstruct_images(self, latents: Latents, profile: Profile) -> Tensor:
+        """Standardized image latents back to slices; what the key holders could see, for reports and audits."""
+        plain = self.standardization(Stream.IMAGE).remove_from(latents.to(self.device))
+        parts = [
+            self.networks.reconstruct_images(plain.select(slice(first, first + BATCH)), profile)
+            for first in range(0, len(plain), BATCH)
+        ]
+        return torch.cat(parts)
+
+    def to_bytes(self) -> bytes:
+        """The codec as the bytes of its file."""
+        document = {
+            "format": FORMAT,
+            "preset": self.preset,
+            "task": json.loads(task_to_json(self.task)),
+            "report": dict(self.report),
+        }
+        weights = {name: values.detach().cpu().contiguous() for name, values in self.state_dict().items()}
+        return safetensors.torch.save(weights, {"ppcmi": json.dumps(document, sort_keys=True)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Codec:
+        """Read :meth:`to_bytes`.
+
+        :raises CodecError: if the bytes are not a codec of this format.
+        """
+        if len(data) > MAXIMUM_FILE_BYTES:
+            raise CodecError("The codec is larger than 256 MiB; it is not one that this version makes.")
+        try:
+            document = json.loads(read_metadata(data)["ppcmi"])
+            if document["format"] != FORMAT or document["preset"] not in ("default", "paper"):
+                raise CodecError("The codec's format is unknown to this version; update the software.")
+            codec = cls(parse_task(json.dumps(document["task"])), document["preset"], document["report"])
+            codec.load_state_dict(safetensors.torch.load(data))
+        except PpcmiError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+            raise CodecError("The codec's file is damaged; fetch or train it again.") from error
+        return codec.eval()
+
+    def save(self, path: Path) -> None:
+        """Write the codec's file, by rename."""
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_bytes(self.to_bytes())
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Codec:
+        """Read a codec's file.
+
+        :raises CodecError: if it cannot be read.
+        """
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CodecError("The codec's file cannot be read; fetch or train it again.") from error
+        return cls.from_bytes(data)
+
+    def _batches(self, values: Tensor | NDArray[Any]) -> list[Tensor]:
+        return [part.to(self.device) for part in torch.split(torch.as_tensor(values), BATCH)]
+
+
+def read_metadata(data: bytes) -> dict[str, str]:
+    """The metadata of safetensors ``data`` without reading its tensors.
+
+    :raises ValueError, KeyError, TypeError, AttributeError: if the header is not what the format asks for.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= min(len(data) - 8, 1 << 20):
+        raise ValueError("the header's length is impossible")
+    header = json.loads(data[8 : 8 + length])
+    return {str(key): str(value) for key, value in header["__metadata__"].items()}
+
+
+def _joined(parts: list[Latents]) -> Latents:
+    return Latents({s: torch.cat([part[s] for part in parts]) for s in parts[0]})

@@ -1,0 +1,164 @@
+"""The site's decoder: the server's answer and the site's own network, averaged as its validation cases choose.
+
+Two predictions that err independently are better together than either alone; the weight is the site's own, measured
+on cases that the server's model was never trained on, so that private collaboration is not worse than working alone.
+A site without labels uses the consortium's network and the usual weight.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ppcmi.codec.codec import MAXIMUM_FILE_BYTES, Codec, read_metadata
+from ppcmi.codec.local_network import build_local_network
+from ppcmi.codec.quality import mean_dice
+from ppcmi.codec.slice_set import SliceSet
+from ppcmi.codec.training import predict_locally, train_local_network
+from ppcmi.errors import CodecError
+from ppcmi.fitting import FitConfig, Report, ignore_report
+from ppcmi.latents import Latents, Profile
+
+FORMAT = "ppcmi-decoder/1"
+USUAL_WEIGHT = 0.4
+"""The server's share where no validation case says better (RESULTS: 0.35 to 0.5 was best)."""
+
+PRIOR_CASES = 4
+"""How many validation cases it takes to count as much as the usual weight."""
+
+
+class SiteDecoder(nn.Module):
+    """Turns the server's mask latents into probabilities with this site's own knowledge.
+
+    :param weights: the server's share by profile name; a profile that is absent takes the usual weight.
+    """
+
+    def __init__(self, codec: Codec, weights: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.codec = codec
+        self.weights = dict(weights or {})
+        self.local = build_local_network(codec.task.slicing.channels, codec.task.classes, codec.task.slicing.size)
+        self.local.load_state_dict(codec.local.state_dict())
+        self.to(codec.device).eval()
+
+    def weight(self, profile: Profile) -> float:
+        """The server's share for ``profile``."""
+        return self.weights.get(profile.value, USUAL_WEIGHT)
+
+    def decode(self, latents: Latents, slices: Tensor, profile: Profile) -> Tensor:
+        """Standardized mask latents and slices ``(n, c, h, w)`` to probabilities ``(n, K + 1, h, w)``."""
+        weight = self.weight(profile)
+        server = self.codec.decode_masks(latents, slices, profile)
+        return weight * server + (1 - weight) * self.alone(slices) if weight < 1 else server
+
+    def alone(self, slices: Tensor) -> Tensor:
+        """What the site's own network says without the server, ``(n, K + 1, h, w)``."""
+        return predict_locally(self.local, slices)
+
+    def save(self, path: Path) -> None:
+        """Write the site's part (not the codec), by rename."""
+        document = {"format": FORMAT, "codec": self.codec.fingerprint, "weights": self.weights}
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.local.state_dict().items()}
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_bytes(safetensors.torch.save(tensors, {"ppcmi": json.dumps(document, sort_keys=True)}))
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, codec: Codec) -> SiteDecoder:
+        """Read :meth:`save`.
+
+        :raises CodecError: if the file is damaged or belongs to another codec.
+        """
+        try:
+            if path.stat().st_size > MAXIMUM_FILE_BYTES:
+                raise CodecError("The site's decoder is larger than 256 MiB; run 'ppcmi codec refine' again.")
+            data = path.read_bytes()
+            document = json.loads(read_metadata(data)["ppcmi"])
+            if document["format"] != FORMAT or document["codec"] != codec.fingerprint:
+                raise CodecError("The site's decoder belongs to another codec; run 'ppcmi codec refine' again.")
+            decoder = cls(codec, {str(k): float(v) for k, v in document["weights"].items()})
+            decoder.local.load_state_dict(safetensors.torch.load(data))
+        except (
+            OSError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            RuntimeError,
+            safetensors.SafetensorError,
+        ) as error:
+            raise CodecError("The site's decoder is damaged; run 'ppcmi codec refine' again.") from error
+        return decoder.eval()
+
+
+@dataclass(frozen=True)
+class RefinementConfig:
+    """How a site refines its decoder; ``local`` starts from the consortium's network, not from nothing."""
+
+    seed: int = 1
+    local: FitConfig = field(default_factory=lambda: FitConfig(epochs=8, minimum_steps=400, learning_rate=1e-3))
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What a refinement chose and measured: mean Dice on the site's validation cases by the server's share."""
+
+    weight: float
+    dice_by_weight: dict[float, float]
+
+    def document(self) -> dict[str, object]:
+        """As JSON-ready numbers."""
+        return asdict(self)
+
+
+def refine_decoder(
+    codec: Codec,
+    labelled: SliceSet,
+    validation: SliceSet | None,
+    map_images: Callable[[Latents], Latents],
+    *,
+    profile: Profile,
+    config: RefinementConfig,
+    report: Report = ignore_report,
+) -> tuple[SiteDecoder, Refinement]:
+    """Fit the site's network to the site's cases, and the server's share to cases that nobody trained on.
+
+    :param labelled: the site's training cases.
+    :param validation: labelled cases that were never exported; None keeps the usual weight.
+    :param map_images: the server: standardized image latents of the profile's scales of one case to mask latents.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    decoder = SiteDecoder(codec)
+    steps = replace(config.local, patience=0)
+    train_local_network(decoder.local, labelled, steps, generator, report=report)
+    if validation is None or not validation.cases:
+        return decoder, Refinement(USUAL_WEIGHT, {})
+    alone = decoder.alone(validation.slices)
+    server = torch.cat(
+        [
+            codec.decode_masks(map_images(codec.encode_images(case.slices).of(profile)), case.slices, profile)
+            for case in validation.each_case()
+        ]
+    )
+    dice = {
+        share / 20: mean_dice(
+            (share / 20 * server + (1 - share / 20) * alone).argmax(dim=1), validation, codec.task.classes
+        )
+        for share in range(21)
+    }
+    weight = choose_weight(dice, validation.cases)
+    decoder.weights[profile.value] = weight
+    return decoder, Refinement(weight, dice)
+
+
+def choose_weight(dice: dict[float, float], cases: int) -> float:
+    """The share with the best Dice, drawn toward the usual one when few cases speak for it."""
+    best = max(dice, key=lambda share: (dice[share], -abs(share - USUAL_WEIGHT)))
+    return (cases * best + PRIOR_CASES * USUAL_WEIGHT) / (cases + PRIOR_CASES)

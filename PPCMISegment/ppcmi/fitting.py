@@ -1,0 +1,142 @@
+"""The training loop of every network at the site: AdamW, warm-up and cosine, early stopping, cancel.
+
+What is trained and on what loss is the caller's closure; this module owns the schedule, the precision, the best weights
+so far, and the reports.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ppcmi.device import mixed_precision
+from ppcmi.errors import CancelledError, TrainingError
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Schedule of one training run; recorded with its result.
+
+    :param epochs: passes over the items.
+    :param batch_size: items a step.
+    :param learning_rate: peak, reached after ``warm_up`` of all steps, then cosine to a hundredth of it.
+    :param minimum_steps: small sets repeat their items in an epoch until the whole run has at least so many steps.
+    :param patience: epochs without a better validation score before it stops; 0 keeps the last weights.
+    """
+
+    epochs: int
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    warm_up: float = 0.05
+    minimum_steps: int = 0
+    patience: int = 0
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What happened in one epoch; ``score`` is the validation score (larger is better), None if there is none."""
+
+    stage: str
+    epoch: int
+    epochs: int
+    loss: float
+    score: float | None
+    seconds: float
+
+
+Report = Callable[[FitReport], None]
+"""Called after each epoch. May raise :class:`ppcmi.errors.CancelledError` to end the training."""
+
+
+def ignore_report(report: FitReport) -> None:
+    """A :data:`Report` for callers that do not care."""
+
+
+def fit(
+    stage: str,
+    network: nn.Module,
+    loss_of: Callable[[Tensor], Tensor],
+    items: int,
+    config: FitConfig,
+    *,
+    generator: torch.Generator,
+    report: Report = ignore_report,
+    score: Callable[[], float] | None = None,
+) -> None:
+    """Train ``network`` in place; with ``patience`` it ends with the weights of the best score.
+
+    :param loss_of: a batch of item indices, int64 on the CPU, to a scalar loss.
+    :param score: validation score, called with the network in evaluation mode after each epoch.
+    :raises TrainingError: if the loss stops being a number.
+    :raises CancelledError: from ``report``.
+    """
+    if items == 0:
+        raise TrainingError("There is nothing to train on; add labelled cases.")
+    device = next(network.parameters()).device
+    steps = config.epochs * max(1, math.ceil(items / config.batch_size))
+    epoch_items = items * max(1, math.ceil(config.minimum_steps / steps))
+    steps = config.epochs * max(1, math.ceil(epoch_items / config.batch_size))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step / steps, config.warm_up))
+    best: tuple[float, dict[str, Tensor]] | None = None
+    stale = 0
+    for epoch in range(config.epochs):
+        started = time.monotonic()
+        network.train()
+        total = torch.zeros(())
+        for batch in batches(items, epoch_items, config.batch_size, generator):
+            optimizer.zero_grad(set_to_none=True)
+            with mixed_precision(device):
+                loss = loss_of(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            total += loss.detach().cpu() * len(batch)
+        if not torch.isfinite(total):
+            raise TrainingError("Training diverged (the loss is not a number); lower the learning rate.")
+        network.eval()
+        value = None
+        if score is not None:
+            with torch.no_grad(), mixed_precision(device):
+                value = score()
+            if config.patience and (best is None or value > best[0]):
+                best, stale = (value, {k: v.detach().clone() for k, v in network.state_dict().items()}), 0
+            else:
+                stale += 1
+        report(
+            FitReport(stage, epoch + 1, config.epochs, float(total) / epoch_items, value, time.monotonic() - started)
+        )
+        if config.patience and stale >= config.patience:
+            break
+    if best is not None:
+        network.load_state_dict(best[1])
+    network.eval()
+
+
+def batches(items: int, count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """``count`` shuffled indices below ``items`` in batches; every index comes equally often.
+
+    A last batch of one item is left out: batch normalization cannot use it.
+    """
+    order = torch.cat([torch.randperm(items, generator=generator) for _ in range(math.ceil(count / items))])[:count]
+    for batch in torch.split(order, batch_size):
+        if len(batch) > 1 or count == 1:
+            yield batch
+
+
+def rate_factor(progress: float, warm_up: float) -> float:
+    """Learning rate over its peak at ``progress`` in 0..1: linear warm-up, then cosine to a hundredth."""
+    if progress < warm_up:
+        return (progress + 1e-3) / (warm_up + 1e-3)
+    done = (progress - warm_up) / max(1e-9, 1 - warm_up)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+__all__ = ["CancelledError", "FitConfig", "FitReport", "Report", "batches", "fit", "ignore_report", "rate_factor"]

@@ -1,0 +1,134 @@
+"""A trained mapping network: what it was built for, its weights, and the file they are kept in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ppcmi.codec.codec import read_metadata
+from ppcmi.device import mixed_precision
+from ppcmi.errors import TrainingError
+from ppcmi.latents import Latents, Profile, Shape
+from ppcmi_server.umn.network import MappingNetwork
+from ppcmi_server.umn.published import PublishedMappingNetwork
+
+FORMAT = "ppcmi-umn/1"
+
+Preset = Literal["default", "paper"]
+
+
+@dataclass(frozen=True)
+class UmnDescription:
+    """What a network maps: latents of ``shapes`` made by ``codecs`` under ``profile``."""
+
+    preset: Preset
+    profile: Profile
+    shapes: Mapping[str, Shape]
+    codecs: tuple[str, ...]
+
+
+def build_network(description: UmnDescription) -> nn.Module:
+    """An untrained network.
+
+    :raises TrainingError: if the preset cannot work at these shapes.
+    """
+    if description.preset == "paper":
+        return PublishedMappingNetwork(description.shapes)
+    return MappingNetwork(tuple(description.shapes), codecs=len(description.codecs))
+
+
+class TrainedUmn:
+    """A network ready to map."""
+
+    def __init__(self, description: UmnDescription, network: nn.Module) -> None:
+        self.description = description
+        self.network = network.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device) -> TrainedUmn:
+        """Move it."""
+        self.network.to(device)
+        return self
+
+    @torch.inference_mode()
+    def map(self, images: Latents, codec: str) -> Latents:
+        """Standardized image latents in the inner key's space to mask latents in it, float32 on the network's device.
+
+        :param codec: fingerprint of the codec that made them; must be among the description's.
+        :raises TrainingError: if the network was not trained for the codec.
+        """
+        if codec not in self.description.codecs:
+            raise TrainingError("The model was not trained for this codec; train one with this codec's cohorts.")
+        inputs = {s: v.to(self.device).float() for s, v in images.items()}
+        with mixed_precision(self.device):
+            outputs: dict[str, Tensor] = self.network(inputs, self.description.codecs.index(codec))
+        return Latents(outputs)
+
+    @property
+    def parameters_count(self) -> int:
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    def flops(self) -> int:
+        """Floating point operations to map one slice (two for a multiply-add)."""
+        inputs = {s: torch.zeros(1, *shape, device=self.device) for s, shape in self.description.shapes.items()}
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.network(inputs)
+        return int(counter.get_total_flops())
+
+    def save(self, path: Path) -> None:
+        """Write the model's file, by rename."""
+        d = self.description
+        document = {
+            "format": FORMAT, "preset": d.preset, "profile": d.profile, "shapes": dict(d.shapes), "codecs": d.codecs,
+        }  # fmt: skip
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_bytes(safetensors.torch.save(weights, {"ppcmi": json.dumps(document)}))
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> TrainedUmn:
+        """Read :meth:`save`.
+
+        :raises TrainingError: if the file is missing or damaged.
+        """
+        try:
+            data = path.read_bytes()
+            document = json.loads(read_metadata(data)["ppcmi"])
+            if document["format"] != FORMAT:
+                raise TrainingError("The model's format is unknown to this version; update the server.")
+            description = UmnDescription(
+                document["preset"],
+                Profile(document["profile"]),
+                {s: (int(c), int(h), int(w)) for s, (c, h, w) in document["shapes"].items()},
+                tuple(document["codecs"]),
+            )
+            network = build_network(description)
+            network.load_state_dict(safetensors.torch.load(data))
+        except (
+            OSError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            RuntimeError,
+            safetensors.SafetensorError,
+        ) as error:
+            raise TrainingError(
+                "The model's file is missing or damaged; train it again or restore a backup."
+            ) from error
+        return cls(description, network)
