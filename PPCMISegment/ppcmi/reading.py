@@ -1,0 +1,242 @@
+"""Read images and segmentations with SimpleITK, and find the cases of a data folder.
+
+Whatever the format, what comes out is a :class:`~ppcmi.volume.Volume` with the geometry that the file states, in RAS.
+DICOM folders are :mod:`ppcmi.dicom_series`'s. Errors are one sentence and name no file: who shows them knows which.
+"""
+
+# mypy: allow-untyped-calls
+# SimpleITK annotates only some of its functions.
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+
+from ppcmi.dicom_series import is_dicom_file, is_dicom_folder, series_files
+from ppcmi.errors import ReadError
+from ppcmi.intensity import require_finite
+from ppcmi.volume import Geometry, Volume, lps_from_ras
+
+PICTURE_ENDINGS = (".png", ".tif", ".tiff")
+VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+IMAGE_ENDINGS = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", *PICTURE_ENDINGS)
+"""Longest first, so that the first that fits is the whole ending."""
+
+COMPLEX = (SimpleITK.sitkComplexFloat32, SimpleITK.sitkComplexFloat64)
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """One case of a data folder. ``name`` stays at the site.
+
+    :param fold: train, val or test where the folder's ``split.csv`` says so, and ``site`` likewise.
+    :param attributes: every other column of ``split.csv``.
+    """
+
+    name: str
+    image: Path
+    label: Path | None
+    fold: str | None = None
+    site: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_volume(path: Path) -> Volume:
+    """An image of one value a voxel: NIfTI, NRRD, MetaImage, PNG or TIFF with spacing, a DICOM file or series folder.
+
+    A two-dimensional image becomes a volume of one slice.
+
+    :raises ReadError: if there is no such image, or it is empty, in color, has a time axis, or is not finite.
+    :raises GeometryError: if a DICOM series is tilted or its slices are not evenly spaced.
+    """
+    image = _read_series(path) if path.is_dir() else _read_file(path)
+    volume = volume_from_image(image)
+    require_finite(volume.voxels)
+    return volume
+
+
+def read_labels(path: Path) -> Volume:
+    """A segmentation, one whole number a voxel, as the smallest unsigned type that holds it.
+
+    Of a ``.seg.nrrd`` only values that its header gives to a segment (``SegmentN_LabelValue``) count, others are 0.
+
+    :raises ReadError: as :func:`read_volume`, and if values are not whole numbers from 0 or segments overlap.
+    """
+    if path.is_dir():
+        raise ReadError("A segmentation is a single file; a folder was given.")
+    image = _read_file(path, "The segmentation has several layers as its segments overlap; save it as a single layer.")
+    volume = volume_from_image(image)
+    voxels = volume.voxels
+    require_finite(voxels)
+    if voxels.min() < 0 or not (np.issubdtype(voxels.dtype, np.integer) or (voxels == np.rint(voxels)).all()):
+        raise ReadError("The segmentation has values that are not whole numbers from 0; is it an image?")
+    if voxels.max() > np.iinfo(np.uint16).max:
+        raise ReadError("The segmentation has values above 65535; number its labels from 1.")
+    voxels = voxels.astype(np.uint8 if voxels.max() <= np.iinfo(np.uint8).max else np.uint16)
+    segments = _segment_values(image)
+    if segments:
+        voxels[~np.isin(voxels, sorted(segments))] = 0
+    return Volume(voxels, volume.geometry)
+
+
+def find_images(path: Path) -> list[Path]:
+    """The images at ``path``: the file or DICOM folder itself, or what lies in the folder, sorted by name.
+
+    :raises ReadError: if there is none.
+    """
+    if path.is_file() or is_dicom_folder(path):
+        return [path]
+    if not path.is_dir():
+        raise ReadError("There is no image at the place given; check its spelling.")
+    found = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".") and _is_image(entry)]
+    if not found:
+        raise ReadError("The folder has no image of a known format (NIfTI, NRRD, MetaImage, DICOM, PNG, TIFF).")
+    return found
+
+
+def find_cases(folder: Path) -> list[CaseFiles]:
+    """Cases of a folder with ``images/`` and, as far as they exist, ``labels/`` and ``split.csv``, sorted by name.
+
+    A label belongs to the image of the same name without ending. ``split.csv`` has a column ``id``, the same names,
+    and any of ``fold``, ``site`` and others.
+
+    :raises ReadError: if there are no images, two have the same name, or the table has no column ``id``.
+    """
+    images = _by_stem(find_images(folder / "images")) if (folder / "images").is_dir() else {}
+    if not images:
+        raise ReadError("The data folder has no folder 'images' with images in it.")
+    label_folder = next((folder / name for name in ("labels", "label") if (folder / name).is_dir()), None)
+    labels = {} if label_folder is None else _by_stem([p for p in sorted(label_folder.iterdir()) if _is_image(p)])
+    rows = _split_rows(folder / "split.csv")
+    cases = []
+    for name, image in sorted(images.items()):
+        row = rows.get(name, {})
+        others = {key: value for key, value in row.items() if key not in ("id", "fold", "site")}
+        cases.append(CaseFiles(name, image, labels.get(name), row.get("fold") or None, row.get("site") or None, others))
+    return cases
+
+
+def image_stem(path: Path) -> str:
+    """File name without its image ending, of one dot or two; a folder's name as it is."""
+    lower = path.name.lower()
+    ending = next((e for e in IMAGE_ENDINGS if lower.endswith(e) and len(lower) > len(e)), "")
+    return path.name[: len(path.name) - len(ending)]
+
+
+def volume_from_image(image: SimpleITK.Image) -> Volume:
+    """A three-dimensional scalar SimpleITK image (LPS) as a volume (RAS)."""
+    spacing, origin = np.array(image.GetSpacing()), image.GetOrigin()
+    ijk_to_lps = np.eye(4)
+    ijk_to_lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * spacing
+    ijk_to_lps[:3, 3] = origin
+    voxels = SimpleITK.GetArrayFromImage(image)
+    return Volume(voxels, Geometry(voxels.shape, lps_from_ras @ ijk_to_lps))
+
+
+def image_from_volume(volume: Volume) -> SimpleITK.Image:
+    """The inverse of :func:`volume_from_image`.
+
+    :raises RuntimeError: from SimpleITK, if the volume's axes are not perpendicular.
+    """
+    ijk_to_lps = lps_from_ras @ volume.geometry.ijk_to_ras
+    spacing = volume.geometry.spacing_mm
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(volume.voxels))
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(ijk_to_lps[:3, 3].tolist())
+    image.SetDirection((ijk_to_lps[:3, :3] / spacing).ravel().tolist())
+    return image
+
+
+def _read_series(folder: Path) -> SimpleITK.Image:
+    files = series_files(folder)
+    if len(files) == 1:
+        return _read_file(files[0])
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileNames([str(file) for file in files])
+    try:
+        image: SimpleITK.Image = reader.Execute()
+    except RuntimeError as error:
+        raise ReadError(
+            "The DICOM series cannot be read: its images differ in size, or their encoding is unknown."
+        ) from error
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise ReadError("The DICOM series is in color; only images with one value a pixel can be segmented.")
+    return image
+
+
+def _read_file(path: Path, several_components: str | None = None) -> SimpleITK.Image:
+    if not path.is_file():
+        raise ReadError("There is no image at the place given; check its spelling.")
+    if path.stat().st_size == 0:
+        raise ReadError("The image file is empty; copy or export it again.")
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        _check_header(reader, path, several_components)
+        image: SimpleITK.Image = reader.Execute()
+    except RuntimeError as error:
+        raise ReadError("The image cannot be read: it is damaged, cut off, or of an unknown format.") from error
+    if image.GetDimension() == 2:
+        image = SimpleITK.JoinSeries(image)
+    while image.GetDimension() > 3:
+        image = image[..., 0]
+    return image
+
+
+def _check_header(reader: SimpleITK.ImageFileReader, path: Path, several_components: str | None) -> None:
+    """Refuse what is no volume of one value a voxel before its voxels are read."""
+    size = reader.GetSize()
+    if len(size) < 2 or min(size) < 1:
+        raise ReadError("The image has no voxels.")
+    if len(size) > 3 and max(size[3:]) > 1:
+        raise ReadError(several_components or "The image has a time axis; save the one volume to segment on its own.")
+    if reader.GetNumberOfComponents() != 1 or reader.GetPixelID() in COMPLEX:
+        raise ReadError(
+            several_components or "The image has several values a voxel, such as color; save it with one (grayscale)."
+        )
+    if path.name.lower().endswith(PICTURE_ENDINGS) and set(reader.GetSpacing()) == {1.0}:
+        raise ReadError("The picture does not say how large its pixels are; save it as NRRD or MetaImage with spacing.")
+
+
+def _segment_values(image: SimpleITK.Image) -> set[int]:
+    """Label values that the header of a ``.seg.nrrd`` gives to segments; none if it is no such file."""
+    keys = [key for key in image.GetMetaDataKeys() if re.fullmatch(r"Segment\d+_LabelValue", key)]
+    try:
+        return {int(image.GetMetaData(key)) for key in keys}
+    except ValueError as error:
+        raise ReadError("The segmentation's header is damaged: a label value in it is not a number.") from error
+
+
+def _is_image(path: Path) -> bool:
+    if path.is_dir():
+        return is_dicom_folder(path)
+    return path.name.lower().endswith(IMAGE_ENDINGS) or is_dicom_file(path)
+
+
+def _by_stem(paths: list[Path]) -> dict[str, Path]:
+    by_stem = {image_stem(path): path for path in paths}
+    if len(by_stem) != len(paths):
+        raise ReadError("Two files of the data folder have the same name but for their ending; remove one of them.")
+    return by_stem
+
+
+def _split_rows(path: Path) -> dict[str, dict[str, str]]:
+    """Rows of ``split.csv`` by ``id``; none if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            table = csv.DictReader(stream)
+            if "id" not in (table.fieldnames or ()):
+                raise ReadError("The data folder's split.csv has no column 'id'.")
+            return {row["id"]: {key: value or "" for key, value in row.items() if key is not None} for row in table}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ReadError("The data folder's split.csv is not a table of comma-separated UTF-8 text.") from error

@@ -1,0 +1,101 @@
+"""Resample one axis between a volume's pixels and a slice's frame of fixed size, about their common center.
+
+With ``step`` volume pixels a frame pixel, frame pixel ``f`` lies at volume coordinate ``offset + step * f``. Both ways
+the kernel is linear, widened by the factor of shrinking where pixels grow, so that nothing aliases (the "triangle" or
+antialiased bilinear filter). Without resampling (``step`` 1) values pass through: the axis is padded or cropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PASS_THROUGH = 1e-3
+"""Relative difference of spacings below which nothing is resampled."""
+
+EDGE = 1e-6
+"""Slack, in pixels, at the borders of pixels."""
+
+
+@dataclass(frozen=True)
+class AxisResampling:
+    """One axis between ``source`` pixels of the volume and ``frame`` pixels of the slice.
+
+    :param step: volume pixels a frame pixel; exactly 1 where nothing is resampled.
+    """
+
+    source: int
+    frame: int
+    step: float
+
+    @classmethod
+    def between(cls, source: int, frame: int, step: float) -> AxisResampling:
+        """The resampling, which is none if ``step`` is 1 but for rounding."""
+        return cls(source, frame, 1.0 if abs(step - 1.0) < PASS_THROUGH else step)
+
+    @property
+    def exact(self) -> bool:
+        """Whether values pass through without interpolation."""
+        return self.step == 1.0
+
+    @property
+    def offset(self) -> float:
+        """Volume coordinate of frame pixel 0; a whole number where values pass through."""
+        if self.exact:
+            return float((self.source - self.frame) // 2)
+        return (self.source - 1) / 2 - self.step * (self.frame - 1) / 2
+
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """``(source,)``: which of the volume's pixels have their center within the frame."""
+        return _within((np.arange(self.source) - self.offset) / self.step, self.frame)
+
+    def to_frame(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
+        """Values with ``axis`` of ``source`` pixels onto the frame; 0 beyond the volume's field of view."""
+        if self.exact:
+            return _place(values, axis, self.frame, -int(self.offset))
+        return _multiply(_weights(self.frame, self.source, self.step, self.offset), values, axis)
+
+    def to_source(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
+        """Values with ``axis`` of ``frame`` pixels onto the volume's pixels; 0 outside the frame."""
+        if self.exact:
+            return _place(values, axis, self.source, int(self.offset))
+        return _multiply(_weights(self.source, self.frame, 1 / self.step, -self.offset / self.step), values, axis)
+
+
+def _weights(targets: int, sources: int, step: float, offset: float) -> NDArray[np.float32]:
+    """``(targets, sources)``: rows sum to 1, or are 0 where a target's center lies beyond the sources."""
+    centers = offset + step * np.arange(targets)
+    width = max(step, 1.0)
+    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(sources) - centers[:, None]) / width)
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), EDGE)
+    weights[~_within(centers, sources)] = 0.0
+    return weights.astype(np.float32)
+
+
+def _within(coordinates: NDArray[np.floating[Any]], count: int) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = (coordinates >= -0.5 - EDGE) & (coordinates <= count - 0.5 + EDGE)
+    return inside
+
+
+def _multiply(matrix: NDArray[np.float32], values: NDArray[Any], axis: int) -> NDArray[Any]:
+    """The matrix along one of the last two axes, as BLAS likes it."""
+    if axis not in (values.ndim - 2, values.ndim - 1):
+        raise ValueError("only rows and columns, the last two axes, are resampled")
+    product: NDArray[Any] = values @ matrix.T if axis == values.ndim - 1 else matrix @ values
+    return product
+
+
+def _place(values: NDArray[Any], axis: int, size: int, shift: int) -> NDArray[Any]:
+    """Values moved by ``shift`` along ``axis`` into zeros of length ``size``."""
+    count = values.shape[axis]
+    if size == count and shift == 0:
+        return values
+    placed = np.zeros((*values.shape[:axis], size, *values.shape[axis + 1 :]), dtype=values.dtype)
+    start, stop = max(0, shift), min(size, count + shift)
+    before = (slice(None),) * axis
+    placed[(*before, slice(start, stop))] = values[(*before, slice(start - shift, stop - shift))]
+    return placed
