@@ -15,12 +15,11 @@ from typing import Any, Literal
 
 from ppcmi.errors import CancelledError, ConnectionFailedError, PpcmiError, WriteError
 from ppcmi.pipeline import PrivateLink, Progress, Segmentation, provenance_of, segment
-from ppcmi.reading import read_volume
+from ppcmi.reading import image_stem, read_volume
 from ppcmi.writing import write_segmentation
 
 MANIFEST = "ppcmi-segment.jsonl"
 ENDINGS = (".seg.nrrd", ".nii.gz")
-IMAGE_ENDINGS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".png", ".tiff", ".tif")
 
 
 @dataclass(frozen=True)
@@ -77,21 +76,13 @@ def segment_files(
 
 def result_names(images: Sequence[Path]) -> list[str]:
     """A name for each image's results: its own without the ending, with its folder's where two are the same."""
-    stems = [stem_of(image) for image in images]
+    stems = [image_stem(image.resolve()) for image in images]
     names: list[str] = []
     for image, stem in zip(images, stems, strict=True):
         name = stem if stems.count(stem) == 1 else f"{image.resolve().parent.name}-{stem}"
         candidates = [name, *(f"{name}-{number}" for number in range(2, len(images) + 2))]
         names.append(next(candidate for candidate in candidates if candidate not in names))
     return names
-
-
-def stem_of(image: Path) -> str:
-    """File name without its image ending; a folder's name as it is."""
-    name = image.resolve().name if image.name in ("", ".", "..") else image.name
-    lower = name.lower()
-    ending = next((e for e in IMAGE_ENDINGS if lower.endswith(e) and len(name) > len(e)), "")
-    return name[: len(name) - len(ending)]
 
 
 def _segment_one(
