@@ -1,8 +1,9 @@
 """Resample one axis between a volume's pixels and a slice's frame of fixed size, about their common center.
 
 With ``step`` volume pixels a frame pixel, frame pixel ``f`` lies at volume coordinate ``offset + step * f``. Both ways
-the kernel is linear, widened by the factor of shrinking where pixels grow, so that nothing aliases (the "triangle" or
-antialiased bilinear filter). Without resampling (``step`` 1) values pass through: the axis is padded or cropped.
+interpolation is linear; where pixels grow, the linear interpolant is averaged over ``sqrt(step^2 - 1)`` pixels, which
+keeps straight ramps as they are and lets nothing alias. Without resampling (``step`` 1) values pass through exactly;
+the axis is padded or cropped.
 """
 
 from __future__ import annotations
@@ -69,11 +70,21 @@ class AxisResampling:
 def _weights(targets: int, sources: int, step: float, offset: float) -> NDArray[np.float32]:
     """``(targets, sources)``: rows sum to 1, or are 0 where a target's center lies beyond the sources."""
     centers = offset + step * np.arange(targets)
-    width = max(step, 1.0)
-    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(sources) - centers[:, None]) / width)
-    weights /= np.maximum(weights.sum(axis=1, keepdims=True), EDGE)
+    distances = centers[:, None] - np.arange(sources)
+    if step > 1:
+        width = np.sqrt(step**2 - 1)
+        weights = (_hat_integral(distances + width / 2) - _hat_integral(distances - width / 2)) / width
+    else:
+        weights = np.maximum(0.0, 1.0 - np.abs(distances))
+    weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), EDGE)
     weights[~_within(centers, sources)] = 0.0
-    return weights.astype(np.float32)
+    return np.asarray(weights, dtype=np.float32)
+
+
+def _hat_integral(upper: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Integral of the hat function ``max(0, 1 - |t|)`` from minus infinity."""
+    t = upper.clip(-1.0, 1.0)
+    return np.where(t < 0, (1 + t) ** 2 / 2, 1 - (1 - t) ** 2 / 2)
 
 
 def _within(coordinates: NDArray[np.floating[Any]], count: int) -> NDArray[np.bool_]:
