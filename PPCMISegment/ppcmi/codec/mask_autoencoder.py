@@ -69,8 +69,9 @@ class MaskEncoder(nn.Module):
 class MaskDecoder(nn.Module):
     """Mask latents of a profile's scales and the site's own slices to logits ``(n, K + 1, h, w)``.
 
-    Works at half resolution and ends in a pixel shuffle. The image enters through a few convolutions only: enough to
-    place a boundary, too little to segment without the server's answer.
+    What it adds to the linear reconstruction starts at zero, so that a decoder of few training cases is never worse than
+    that. It works at half resolution and ends in a pixel shuffle. The image enters through a few convolutions only:
+    enough to place a boundary, too little to segment without the server's answer.
     """
 
     def __init__(self, image_channels: int, foreground_classes: int, scales: Sequence[str], width: int = 32) -> None:
@@ -80,14 +81,19 @@ class MaskDecoder(nn.Module):
         self.mask_stem = nn.Conv2d(4 * foreground_classes * len(self.scales), width, 3, padding=1)
         self.stage = nn.Sequential(convolution_stage(width, width), convolution_stage(width, width))
         self.output = nn.Conv2d(width, 4 * (foreground_classes + 1), 1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
+        self.sharpness = nn.Parameter(torch.tensor(8.0))
 
     def forward(self, soft_masks: Tensor, slices: Tensor) -> Tensor:
         """Logits; ``soft_masks`` as :meth:`MaskEncoder.soft_masks` gives them for this decoder's scales."""
         x = self.mask_stem(F.pixel_unshuffle(2 * soft_masks - 1, 2)) + self.image_stem(
             F.pixel_unshuffle(slices - 0.5, 2)
         )
-        logits: Tensor = F.pixel_shuffle(self.output(self.stage(x)), 2)
-        return logits.float()
+        correction = F.pixel_shuffle(self.output(self.stage(x)), 2).float()
+        mean = soft_masks.unflatten(1, (len(self.scales), -1)).mean(dim=1)
+        linear = torch.cat((1 - mean.sum(dim=1, keepdim=True), mean), dim=1)
+        return torch.as_tensor(self.sharpness * linear + correction)
 
 
 def block_basis(masks: Tensor, block: int, channels: int) -> Tensor:

@@ -49,8 +49,8 @@ class SiteDecoder(nn.Module):
         self.to(codec.device).eval()
 
     def weight(self, profile: Profile) -> float:
-        """The server's share for ``profile``."""
-        return self.weights.get(profile.value, USUAL_WEIGHT)
+        """The server's share for ``profile``; all of it with the published codec, which knows no other part."""
+        return 1.0 if self.codec.preset == "paper" else self.weights.get(profile.value, USUAL_WEIGHT)
 
     def decode(self, latents: Latents, slices: Tensor, profile: Profile) -> Tensor:
         """Standardized mask latents and slices ``(n, c, h, w)`` to probabilities ``(n, K + 1, h, w)``."""
@@ -103,7 +103,7 @@ class RefinementConfig:
     """How a site refines its decoder; ``local`` starts from the consortium's network, not from nothing."""
 
     seed: int = 1
-    local: FitConfig = field(default_factory=lambda: FitConfig(epochs=8, minimum_steps=400, learning_rate=1e-3))
+    local: FitConfig = field(default_factory=lambda: FitConfig(epochs=6, minimum_steps=300, learning_rate=1e-3))
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,27 @@ def refine_decoder(
     :param validation: labelled cases that were never exported; None keeps the usual weight.
     :param map_images: the server: standardized image latents of the profile's scales of one case to mask latents.
     """
-    generator = torch.Generator().manual_seed(config.seed)
-    decoder = SiteDecoder(codec)
-    steps = replace(config.local, patience=0)
-    train_local_network(decoder.local, labelled, steps, generator, report=report)
+    decoder = refine_local_network(codec, labelled, config, report=report)
     if validation is None or not validation.cases:
-        return decoder, Refinement(USUAL_WEIGHT, {})
+        return decoder, Refinement(decoder.weight(profile), {})
+    return decoder, choose_share(decoder, validation, map_images, profile)
+
+
+def refine_local_network(
+    codec: Codec, labelled: SliceSet, config: RefinementConfig, *, report: Report = ignore_report
+) -> SiteDecoder:
+    """A site's decoder whose network went on from the consortium's on the site's own cases."""
+    decoder = SiteDecoder(codec)
+    generator = torch.Generator().manual_seed(config.seed)
+    train_local_network(decoder.local, labelled, config.local, generator, report=report)
+    return decoder
+
+
+def choose_share(
+    decoder: SiteDecoder, validation: SliceSet, map_images: Callable[[Latents], Latents], profile: Profile
+) -> Refinement:
+    """Set the server's share in ``decoder`` by the validation cases' mean Dice; parameters as :func:`refine_decoder`."""
+    codec = decoder.codec
     alone = decoder.alone(validation.slices)
     server = torch.cat(
         [
@@ -155,7 +170,7 @@ def refine_decoder(
     }
     weight = choose_weight(dice, validation.cases)
     decoder.weights[profile.value] = weight
-    return decoder, Refinement(weight, dice)
+    return Refinement(weight, dice)
 
 
 def choose_weight(dice: dict[float, float], cases: int) -> float:

@@ -45,8 +45,8 @@ class CodecTrainingConfig:
     seed: int = 1
     images: FitConfig = field(default_factory=lambda: FitConfig(epochs=12, minimum_steps=600, patience=6))
     masks: FitConfig = field(default_factory=lambda: FitConfig(epochs=4, minimum_steps=250, patience=3))
-    local: FitConfig = field(default_factory=lambda: FitConfig(epochs=12, minimum_steps=600))
-    guide_weight: float = 0.3
+    local: FitConfig = field(default_factory=lambda: FitConfig(epochs=10, minimum_steps=500))
+    guide_weight: float = 1.0
     latent_noise: float = 0.5
     uncertainty: float = 0.06
     held_out_share: float = 0.15

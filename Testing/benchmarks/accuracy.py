@@ -1,0 +1,305 @@
+"""Accuracy of private collaboration on real images: `make bench-accuracy DATA=folder`.
+
+Three sites (column ``site`` of split.csv) train together; every row of the table is Dice on the ``test`` fold, the mean
+over structures and cases of a site, then over sites. Beside it stand a U-Net on the pooled raw images (the ceiling) and
+each site's own U-Net (the floor), with the same network and as many steps. One run is one data folder and one label budget;
+rows are kept as they are finished, so that a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium, train_together
+from benchmarks.results import Measurement, commit, machine, measurement, merge
+from ppcmi.codec.codec import Codec
+from ppcmi.codec.local_network import LocalNetwork, build_local_network
+from ppcmi.codec.quality import mean_dice
+from ppcmi.codec.refinement import RefinementConfig, SiteDecoder, choose_share, refine_local_network
+from ppcmi.codec.slice_set import SliceSet, join, read_slice_set
+from ppcmi.codec.training import CodecTrainingConfig, predict_locally, train_codec, train_local_network
+from ppcmi.fitting import FitConfig, FitReport
+from ppcmi.latents import Latents, Profile
+from ppcmi.quantization import Quantization
+from ppcmi.reading import CaseFiles, find_cases
+from ppcmi.task import Task, load_task
+from ppcmi_server.umn.model import TrainedUmn
+from ppcmi_server.umn.training import EpochReport, UmnConfig, paper_config
+
+SITES = ("A", "B", "C")
+FEW = {"hippocampus_mr": 5, "fetal_head_us": 20}
+TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
+SMALLEST_PAPER_SLICE = 256
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Lengths of training."""
+
+    images: FitConfig
+    masks: FitConfig
+    local: FitConfig
+    refine: FitConfig
+    alone: FitConfig
+    pooled: FitConfig
+    umn: UmnConfig
+    variants: int
+    paper_codec: FitConfig
+    paper_epochs: int
+
+
+def budget(task: Task, few: bool) -> Budget:
+    """What two CPU cores can do in about an hour and a half for both data sets.
+
+    The site alone gets as many steps as the consortium's network and its refinement together.
+    """
+    large = task.slicing.size[0] >= SMALLEST_PAPER_SLICE
+    fit = FitConfig(epochs=12, batch_size=8 if large else 32, minimum_steps=800 if large else (500 if few else 0))
+
+    def share(epochs: int, **changes: float) -> FitConfig:
+        return replace(fit, epochs=epochs, minimum_steps=fit.minimum_steps * epochs // 12, **changes)  # type: ignore[arg-type]
+
+    return Budget(
+        images=replace(fit, epochs=10, minimum_steps=fit.minimum_steps * 5 // 8, patience=6),
+        masks=replace(fit, epochs=3, minimum_steps=fit.minimum_steps // 5, patience=3),
+        local=share(8),
+        refine=share(4, learning_rate=1e-3),
+        alone=fit,
+        pooled=replace(fit, epochs=8),
+        umn=UmnConfig(epochs=6, batch_size=16 if large else 64, minimum_steps=600 if few else 0, validation_share=0.0),
+        variants=4 if few else (1 if large else 2),
+        paper_codec=replace(fit, epochs=15, batch_size=16, minimum_steps=300),
+        paper_epochs=4,
+    )
+
+
+class Run:
+    """One data folder with one label budget: rows are measured one by one, each kept at once."""
+
+    def __init__(self, data: Path, task: Task, few: bool, store: Path) -> None:
+        self.data, self.task, self.few, self.store = data, task, few, store
+        self.budget = budget(task, few)
+        self.sites = [_site(data, task, name, FEW[data.name] if few else None) for name in SITES]
+        self.origin = {"commit": commit(), "machine": machine()}
+        self.rows: dict[str, dict[str, object]] = json.loads(store.read_text()) if store.exists() else {}
+
+    def row(self, name: str, measure: Callable[[], dict[str, object]]) -> dict[str, object]:
+        """The row, measured now unless it was measured before."""
+        if name not in self.rows:
+            started = time.monotonic()
+            row = measure()
+            row |= {"seconds": round(time.monotonic() - started, 1), **self.origin}
+            self.rows[name] = row
+            self.store.parent.mkdir(parents=True, exist_ok=True)
+            self.store.write_text(json.dumps(self.rows, indent=1))
+        print(f"{self.title}: {name}: {json.dumps(self.rows[name])}", flush=True)
+        return self.rows[name]
+
+    @property
+    def title(self) -> str:
+        """Data set and label budget."""
+        return (
+            f"{self.data.name}, {f'{FEW[self.data.name]} labelled cases a site' if self.few else 'all labelled cases'}"
+        )
+
+    def scores(self, predict: Callable[[Site], torch.Tensor]) -> dict[str, object]:
+        """Mean Dice by site and over sites of labels ``(n, h, w)`` predicted for each site's test cases."""
+        by_site = {site.name: mean_dice(predict(site), site.test, self.task.classes) for site in self.sites}
+        return {"dice": sum(by_site.values()) / len(by_site), "by_site": by_site}
+
+    def measure(self) -> None:
+        """All rows."""
+        torch.manual_seed(0)
+        networks = {site.name: lambda site=site: self._local([site.train], self.budget.alone) for site in self.sites}
+        self.row("each site alone", lambda: self.scores(lambda site: _labels(networks[site.name](), site.test)))
+        self.row("U-Net on pooled raw images", self._pooled)
+        codec = self._codec(self.sites[0])
+        decoders = {site.name: self._refined(codec, site) for site in self.sites}
+        plains = [encode_site(codec, site.train, self.budget.variants, seed) for seed, site in enumerate(self.sites)]
+        self.row("codec", lambda: dict(codec.report["quality"]))
+        for profile in (Profile.COARSE, Profile.FULL, Profile.MINIMAL):
+            self._private(codec, decoders, plains, profile)
+        self._private(codec, decoders, plains, Profile.COARSE, quantization=Quantization.F32)
+        self._private(codec, decoders, plains, Profile.COARSE, inner_key=None)
+        del plains
+        self._site_codecs(codec)
+        if self.task.slicing.size[0] >= SMALLEST_PAPER_SLICE:
+            self._paper()
+
+    def _pooled(self) -> dict[str, object]:
+        network = self._local([site.train for site in self.sites], self.budget.pooled)
+        return self.scores(lambda site: _labels(network, site.test))
+
+    def _local(self, sets: Sequence[SliceSet], config: FitConfig) -> LocalNetwork:
+        pooled = sets[0]
+        for other in sets[1:]:
+            pooled = join(pooled, other)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            network = build_local_network(self.task.slicing.channels, self.task.classes, self.task.slicing.size)
+        train_local_network(network, pooled, config, torch.Generator().manual_seed(1), report=_show)
+        return network
+
+    def _codec(self, founder: Site, preset: str = "default") -> Codec:
+        b = self.budget
+        config = CodecTrainingConfig(images=b.images, masks=b.masks, local=b.local)
+        if preset == "paper":
+            # Its local network is never asked.
+            config = CodecTrainingConfig(preset="paper", images=b.paper_codec, masks=b.paper_codec, local=FitConfig(1))
+        return train_codec(founder.train, self.task, config, held_out=founder.validation, report=_show)
+
+    def _refined(self, codec: Codec, site: Site) -> SiteDecoder:
+        return refine_local_network(codec, site.train, RefinementConfig(local=self.budget.refine), report=_show)
+
+    def _private(
+        self,
+        codec: Codec,
+        decoders: dict[str, SiteDecoder],
+        plains: Sequence[PlainLatents],
+        profile: Profile,
+        *,
+        quantization: Quantization = Quantization.I8,
+        inner_key: bytes | None = b"i" * 32,
+    ) -> None:
+        suffix = "" if quantization is Quantization.I8 else f", {quantization.value} bundles"
+        suffix += "" if inner_key is not None else ", without the inner layer"
+        name = f"private, {profile.value}{suffix}"
+        if f"{name}, member without labels" in self.rows:
+            return
+        keys = [bytes([number]) * 32 for number in range(1, len(self.sites) + 1)]
+        members = [
+            join_consortium(codec, profile, inner_key=inner_key, link_key=key, quantization=quantization)
+            for key in keys
+        ]
+        umn = train_together(members, plains, replace(self.budget.umn, profile=profile), report=_show_umn)
+        self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
+
+    def _together(
+        self, name: str, members: dict[str, Member], umn: TrainedUmn, decoders: dict[str, SiteDecoder]
+    ) -> None:
+        """Rows of a trained consortium: as used, the server alone, the site's refined network alone, no labels."""
+        answers = {site.name: _ask(members[site.name], umn, site.test) for site in self.sites}
+        profile = umn.description.profile
+        weights = {}
+        for site in self.sites:
+            decoder = decoders[site.name]
+            decoder.weights.pop(profile.value, None)
+            if site.validation is not None:
+                ask = lambda latents, member=members[site.name]: member.ask(latents, umn)  # noqa: E731
+                choose_share(decoder, site.validation, ask, profile)
+            weights[site.name] = decoder.weight(profile)
+
+        def as_used(site: Site) -> torch.Tensor:
+            return decoders[site.name].decode(answers[site.name], site.test.slices, profile).argmax(dim=1)
+
+        def server_only(site: Site) -> torch.Tensor:
+            codec = decoders[site.name].codec
+            return codec.decode_masks(answers[site.name], site.test.slices, profile).argmax(dim=1)
+
+        def without_labels(site: Site) -> torch.Tensor:
+            decoder = SiteDecoder(decoders[site.name].codec)
+            return decoder.decode(answers[site.name], site.test.slices, profile).argmax(dim=1)
+
+        facts = {"weights": weights, "umn_gflop": umn.flops() / 1e9, "umn_parameters": umn.parameters_count}
+        self.row(name, lambda: self.scores(as_used) | facts)
+        self.row(f"{name}, server's part alone", lambda: self.scores(server_only))
+        if len(umn.description.codecs) == 1:
+            self.row(f"{name}, member without labels", lambda: self.scores(without_labels))
+
+    def _site_codecs(self, first: Codec) -> None:
+        name = "private, coarse, a codec for each site"
+        if f"{name}, server's part alone" in self.rows:
+            return
+        codecs = [first, *(self._codec(site) for site in self.sites[1:])]
+        members = [
+            join_consortium(codec, Profile.COARSE, inner_key=bytes([number + 9]) * 32, link_key=bytes([number]) * 32)
+            for number, codec in enumerate(codecs, start=1)
+        ]
+        plains = [
+            encode_site(codec, site.train, self.budget.variants, seed)
+            for seed, (codec, site) in enumerate(zip(codecs, self.sites, strict=True))
+        ]
+        umn = train_together(members, plains, self.budget.umn, report=_show_umn)
+        decoders = {site.name: self._refined(c, site) for c, site in zip(codecs, self.sites, strict=True)}
+        self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
+
+    def _paper(self) -> None:
+        name = "as published: paper codecs, UMN and protocol"
+        if f"{name}, server's part alone" in self.rows:
+            return
+        codecs = [self._codec(site, "paper") for site in self.sites]
+        members = [
+            join_consortium(
+                codec, Profile.PAPER, inner_key=None, link_key=bytes([number]) * 32, quantization=Quantization.F32
+            )
+            for number, codec in enumerate(codecs, start=1)
+        ]
+        plains = [encode_site(c, site.train, 0, 0) for c, site in zip(codecs, self.sites, strict=True)]
+        config = replace(paper_config(epochs=self.budget.paper_epochs), minimum_steps=80 if self.few else 0)
+        umn = train_together(members, plains, replace(config, validation_share=0.0, patience=0), report=_show_umn)
+        decoders = {site.name: SiteDecoder(c) for c, site in zip(codecs, self.sites, strict=True)}
+        self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
+
+
+def _site(data: Path, task: Task, name: str, labelled: int | None) -> Site:
+    cases = [case for case in find_cases(data) if case.site == name]
+
+    def fold(which: str) -> list[CaseFiles]:
+        return [case for case in cases if case.fold == which]
+
+    train = fold("train")[:labelled] if labelled else fold("train")
+    # With few labels there are none to spare for validation; the usual weight must do.
+    validation = None if labelled else read_slice_set(fold("val"), task)
+    return Site(name, read_slice_set(train, task), validation, read_slice_set(fold("test"), task))
+
+
+def _labels(network: LocalNetwork, cases: SliceSet) -> torch.Tensor:
+    return predict_locally(network, cases.slices).argmax(dim=1)
+
+
+def _ask(member: Member, umn: TrainedUmn, cases: SliceSet) -> Latents:
+    answers = [member.ask(member.codec.encode_images(case.slices), umn) for case in cases.each_case()]
+    return Latents({s: torch.cat([answer[s] for answer in answers]) for s in answers[0]})
+
+
+def _show(report: FitReport) -> None:
+    score = "" if report.score is None else f" score {report.score:.4f}"
+    print(
+        f"  {report.stage} {report.epoch}/{report.epochs} loss {report.loss:.4f}{score} {report.seconds:.0f} s",
+        flush=True,
+    )
+
+
+def _show_umn(report: EpochReport) -> None:
+    print(f"  UMN {report.epoch}/{report.epochs} loss {report.train_loss:.4f} {report.seconds:.0f} s", flush=True)
+
+
+def main() -> int:
+    """Measure, keep the rows, write docs/results/accuracy.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "data", type=Path, help="folder with images/, labels/, split.csv: hippocampus_mr or fetal_head_us"
+    )
+    parser.add_argument("--few", action="store_true", help="5 labelled volumes (20 images) a site instead of all")
+    parser.add_argument("--store", type=Path, default=Path("bench-output"), help="where finished rows are kept")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    tasks = Path(__file__).resolve().parents[2] / "Resources" / "Tasks"
+    task = load_task(tasks / f"{TASKS[options.data.name]}.json")
+    store = options.store / f"accuracy-{options.data.name}-{'few' if options.few else 'all'}.json"
+    run = Run(options.data, task, options.few, store)
+    run.measure()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

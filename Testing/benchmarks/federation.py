@@ -1,0 +1,167 @@
+"""A consortium in one process: the sites' and the server's real code, keys and bundles, without HTTP between them.
+
+The path of every number: slices, codec, inner layer, link layer, quantization, bundle, and at the server the bundle,
+the link layer's inverse, the mapping network; and back. Only the sockets are missing.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ppcmi.channel import Channel, open_channel
+from ppcmi.codec.augment import augment_pair
+from ppcmi.codec.codec import Codec
+from ppcmi.codec.slice_set import SliceSet
+from ppcmi.klt.inner import InnerLayer
+from ppcmi.latents import Latents, Profile, Stream
+from ppcmi.quantization import Quantization
+from ppcmi_server.umn.dataset import LatentDataset, join_datasets
+from ppcmi_server.umn.model import TrainedUmn
+from ppcmi_server.umn.training import EpochReport, UmnConfig, train_umn
+
+SLICES_PER_BUNDLE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One site's cases; ``validation`` is None where labels are few."""
+
+    name: str
+    train: SliceSet
+    validation: SliceSet | None
+    test: SliceSet
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A site's way to the server: its codec, its keys, what leaves."""
+
+    codec: Codec
+    fingerprint: str
+    inner: InnerLayer | None
+    channel: Channel
+    profile: Profile
+    quantization: Quantization
+
+    def seal(self, streams: dict[Stream, Latents], case: str, variant: int = 0) -> bytes:
+        """Plain latents to the bytes of a bundle."""
+        leaving = {stream: latents.of(self.profile) for stream, latents in streams.items()}
+        if self.inner is not None:
+            leaving = {stream: self.inner.apply(latents, stream) for stream, latents in leaving.items()}
+        count = len(next(iter(leaving.values())))
+        return self.channel.seal(
+            leaving,
+            codec=self.fingerprint,
+            profile=self.profile,
+            quantization=self.quantization,
+            case=case,
+            slice_indices=range(count),
+            inner_check=None if self.inner is None else self.inner.check(),
+            variant=variant,
+        )
+
+    def ask(self, latents: Latents, umn: TrainedUmn) -> Latents:
+        """Image latents of one case to mask latents, through both halves of the protocol."""
+        request = self.seal({Stream.IMAGE: latents}, case=os.urandom(16).hex())
+        header, streams = self.channel.open(request)
+        answer = umn.map(streams[Stream.IMAGE], header.codec)
+        reply = self.channel.seal(
+            {Stream.MASK: answer.to("cpu")},
+            codec=header.codec,
+            profile=header.profile,
+            quantization=header.quantization,
+            case=header.case,
+            slice_indices=header.slice_indices,
+            inner_check=header.inner_check,
+            in_reply_to=header.nonce.hex(),
+            model=1,
+        )
+        _, masks = self.channel.open_reply(reply, header)
+        return masks if self.inner is None else self.inner.invert(masks, Stream.MASK)
+
+
+def join_consortium(
+    codec: Codec,
+    profile: Profile,
+    *,
+    inner_key: bytes | None = b"i" * 32,
+    link_key: bytes = b"l" * 32,
+    quantization: Quantization = Quantization.I8,
+) -> Member:
+    """A member; ``inner_key`` None leaves the inner layer out. Fixed keys: a benchmark must repeat."""
+    identity = codec.task.identity
+    return Member(
+        codec=codec,
+        fingerprint=codec.fingerprint,
+        inner=None if inner_key is None else InnerLayer(inner_key, identity),
+        channel=open_channel(link_key, identity, "paper" if profile is Profile.PAPER else "two-layer"),
+        profile=profile,
+        quantization=quantization,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PlainLatents:
+    """All scales of one site's training cases and their augmented encodings, before any protection."""
+
+    images: Latents
+    masks: Latents
+    case: torch.Tensor
+    variant: torch.Tensor
+
+
+def encode_site(codec: Codec, cases: SliceSet, variants: int, seed: int) -> PlainLatents:
+    """What a site exports, before protection: every case as it is and ``variants`` augmented times; float16."""
+    generator = torch.Generator().manual_seed(seed)
+    images, masks = [], []
+    for variant in range(variants + 1):
+        slices, labels = cases.slices, cases.known_labels
+        if variant:
+            slices, labels = augment_pair(slices, labels, generator)
+        images.append(codec.encode_images(slices).map(lambda _, v: v.half()))
+        masks.append(codec.encode_masks(labels).map(lambda _, v: v.half()))
+    return PlainLatents(
+        _stack(images),
+        _stack(masks),
+        cases.case.repeat(variants + 1),
+        torch.arange(variants + 1).repeat_interleave(len(cases)),
+    )
+
+
+def received(member: Member, plain: PlainLatents) -> LatentDataset:
+    """What the server has after ``member`` exported and uploaded ``plain``: still under the inner key."""
+    images, masks = [], []
+    for first in range(0, len(plain.case), SLICES_PER_BUNDLE):
+        part = slice(first, first + SLICES_PER_BUNDLE)
+        streams = {
+            Stream.IMAGE: plain.images.select(part).map(lambda _, v: v.float()),
+            Stream.MASK: plain.masks.select(part).map(lambda _, v: v.float()),
+        }
+        _, opened = member.channel.open(member.seal(streams, case="0" * 32))
+        images.append(opened[Stream.IMAGE].map(lambda _, v: v.half()))
+        masks.append(opened[Stream.MASK].map(lambda _, v: v.half()))
+    return LatentDataset(
+        _stack(images), _stack(masks), (member.fingerprint,), torch.zeros_like(plain.case), plain.case, plain.variant
+    )
+
+
+def train_together(
+    members: Sequence[Member],
+    plains: Sequence[PlainLatents],
+    config: UmnConfig,
+    report: Callable[[EpochReport], None] = lambda _: None,
+) -> TrainedUmn:
+    """The server's training on everything that the members sent."""
+    dataset = join_datasets([received(member, plain) for member, plain in zip(members, plains, strict=True)])
+    with tempfile.TemporaryDirectory() as folder:
+        return train_umn(dataset, config, Path(folder), report=report)
+
+
+def _stack(parts: Sequence[Latents]) -> Latents:
+    return Latents({s: torch.cat([part[s] for part in parts]) for s in parts[0]})

@@ -1,0 +1,80 @@
+"""The site's decoder: never worse than the site alone, and as good as the server where the server is better."""
+
+import pytest
+import torch
+from support.codecs import quick_config, quick_slice_set, tiny_task
+
+from ppcmi.codec.codec import Codec
+from ppcmi.codec.quality import mean_dice
+from ppcmi.codec.refinement import (
+    USUAL_WEIGHT,
+    RefinementConfig,
+    SiteDecoder,
+    choose_share,
+    choose_weight,
+    refine_decoder,
+)
+from ppcmi.codec.training import train_codec
+from ppcmi.errors import CodecError
+from ppcmi.fitting import FitConfig
+from ppcmi.latents import Profile
+
+QUICK = RefinementConfig(local=FitConfig(epochs=2, batch_size=8, learning_rate=1e-3))
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return train_codec(quick_slice_set(cases=8, seed=1), tiny_task(), quick_config())
+
+
+def test_a_perfect_server_gets_a_large_share_and_raises_the_dice(codec):
+    validation = quick_slice_set(cases=4, seed=60)
+    decoder = SiteDecoder(codec)
+    torch.nn.init.zeros_(decoder.local.output.weight)  # a site that sees background everywhere
+    with torch.no_grad():
+        decoder.local.output.bias.copy_(torch.tensor([8.0, 0.0, 0.0]))
+    truth = iter(validation.each_case())
+    refinement = choose_share(
+        decoder, validation, lambda _: codec.encode_masks(next(truth).known_labels).of(Profile.COARSE), Profile.COARSE
+    )
+    assert refinement.weight > 0.5
+    assert refinement.dice_by_weight[1.0] > refinement.dice_by_weight[0.0] + 0.3
+
+
+def test_a_useless_server_gets_a_small_share(codec):
+    labelled, validation = quick_slice_set(cases=8, seed=1), quick_slice_set(cases=8, seed=61)
+
+    def useless(latents):
+        return latents.map(lambda _, values: 3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0)))
+
+    decoder, refinement = refine_decoder(codec, labelled, validation, useless, profile=Profile.COARSE, config=QUICK)
+    assert refinement.weight < USUAL_WEIGHT
+    answers = useless(codec.encode_masks(validation.labels).of(Profile.COARSE))
+    together = decoder.decode(answers, validation.slices, Profile.COARSE).argmax(dim=1)
+    alone = decoder.alone(validation.slices).argmax(dim=1)
+    assert mean_dice(together, validation, 3) >= mean_dice(alone, validation, 3) - 0.02
+
+
+def test_without_validation_cases_the_usual_weight_stays(codec):
+    decoder, refinement = refine_decoder(
+        codec, quick_slice_set(cases=2, seed=3), None, lambda z: z, profile=Profile.COARSE, config=QUICK
+    )
+    assert refinement.weight == decoder.weight(Profile.COARSE) == USUAL_WEIGHT
+
+
+def test_few_validation_cases_move_the_weight_less_than_many():
+    dice = {0.0: 0.5, 0.4: 0.6, 1.0: 0.9}
+    assert USUAL_WEIGHT < choose_weight(dice, 1) < choose_weight(dice, 20) < 1.0
+
+
+def test_a_decoder_survives_its_file_but_not_another_codec(codec, tmp_path):
+    decoder = SiteDecoder(codec, {"coarse": 0.25})
+    with torch.no_grad():
+        decoder.local.output.bias += 0.5
+    decoder.save(tmp_path / "decoder.safetensors")
+    again = SiteDecoder.load(tmp_path / "decoder.safetensors", codec)
+    slices = quick_slice_set(cases=1, seed=62).slices
+    assert again.weight(Profile.COARSE) == 0.25
+    assert torch.equal(again.alone(slices), decoder.alone(slices))
+    with pytest.raises(CodecError, match="another codec"):
+        SiteDecoder.load(tmp_path / "decoder.safetensors", Codec(tiny_task(), "default"))

@@ -1,0 +1,141 @@
+"""The mapping network: trained in the inner key's space, resumed after a kill, priced as the paper says."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ppcmi.errors import CancelledError, TrainingError
+from ppcmi.klt.inner import InnerLayer
+from ppcmi.latents import Latents, Profile, Stream, scale_shapes
+from ppcmi_server.umn.dataset import LatentDataset, join_datasets
+from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
+from ppcmi_server.umn.training import UmnConfig, train_umn
+
+CONFIG = UmnConfig(epochs=3, batch_size=16, minimum_steps=0, validation_share=0.25)
+
+
+def related_latents(cases: int, seed: int, codec: str = "c") -> LatentDataset:
+    """Image and mask latents that show the same six hidden numbers at each position, as a picture and its mask do."""
+    generator, fixed = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(0)
+    images, masks = {}, {}
+    for scale, (channels, rows, columns) in scale_shapes((64, 64), Profile.COARSE.scales).items():
+        hidden = torch.randn(4 * cases, 6, rows, columns, generator=generator)
+        seen, wanted = torch.randn(2, channels, 6, generator=fixed)
+        images[scale] = torch.einsum("ch,nhxy->ncxy", seen, hidden) / 2
+        masks[scale] = torch.einsum("ch,nhxy->ncxy", wanted, torch.tanh(hidden)) / 2
+    case = torch.arange(cases).repeat_interleave(4)
+    return LatentDataset(
+        Latents(images), Latents(masks), (codec,), torch.zeros(4 * cases).long(), case, torch.zeros(4 * cases).long()
+    )
+
+
+def error(umn: TrainedUmn, dataset: LatentDataset) -> float:
+    answers = umn.map(dataset.images, dataset.codecs[0])
+    return sum(float((answers[s] - dataset.masks[s]).square().mean()) for s in answers) / len(answers.scales)
+
+
+def mean_square(latents: Latents) -> float:
+    return sum(float(values.square().mean()) for _, values in latents.items()) / len(latents.scales)
+
+
+def test_it_learns_a_mapping_and_predicts_cases_it_has_not_seen(tmp_path):
+    config = replace(CONFIG, epochs=4, minimum_steps=60, mixup=0.0)
+    umn = train_umn(related_latents(30, seed=1), config, tmp_path)
+    fresh = related_latents(5, seed=2)
+    assert error(umn, fresh) < 0.3 * mean_square(fresh.masks)
+
+
+def test_the_inner_key_does_not_keep_it_from_learning(tmp_path):
+    inner = InnerLayer(b"k" * 32, "tiny@1")
+
+    def keyed(dataset):
+        return replace(
+            dataset, images=inner.apply(dataset.images, Stream.IMAGE), masks=inner.apply(dataset.masks, Stream.MASK)
+        )
+
+    config = replace(CONFIG, epochs=4, minimum_steps=60, mixup=0.0)
+    train, fresh = related_latents(30, seed=1), related_latents(5, seed=2)
+    plain = error(train_umn(train, config, tmp_path / "plain"), fresh)
+    under_key = error(train_umn(keyed(train), config, tmp_path / "keyed"), keyed(fresh))
+    assert under_key < 1.3 * plain + 0.01
+
+
+def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path):
+    dataset = related_latents(12, seed=3)
+    whole = train_umn(dataset, CONFIG, tmp_path / "whole")
+    epochs_done = []
+
+    with pytest.raises(CancelledError):
+        train_umn(
+            dataset, CONFIG, tmp_path / "cut", report=epochs_done.append, should_stop=lambda: len(epochs_done) == 2
+        )
+    resumed = train_umn(dataset, CONFIG, tmp_path / "cut", report=epochs_done.append)
+    assert [report.epoch for report in epochs_done] == [1, 2, 3]
+    for name, values in whole.network.state_dict().items():
+        assert torch.allclose(values, resumed.network.state_dict()[name], atol=1e-6), name
+
+
+def test_a_checkpoint_of_another_configuration_is_not_taken_up(tmp_path):
+    dataset = related_latents(6, seed=4)
+    train_umn(dataset, CONFIG, tmp_path)
+    with pytest.raises(TrainingError, match="another configuration"):
+        train_umn(dataset, replace(CONFIG, seed=9), tmp_path)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        train_umn(related_latents(6, seed=4), CONFIG, tmp_path)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path):
+    dataset = related_latents(6, seed=5)
+    dataset.images["b"][3] = float("nan")
+    with pytest.raises(TrainingError, match="diverged"):
+        train_umn(dataset, replace(CONFIG, validation_share=0.0), tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_sites_with_codecs_of_their_own_share_a_trunk_and_have_adapters(tmp_path):
+    both = join_datasets([related_latents(6, seed=6, codec="a"), related_latents(6, seed=7, codec="b")])
+    assert both.codecs == ("a", "b")
+    assert len(torch.unique(both.case)) == 12
+    umn = train_umn(both, CONFIG, tmp_path)
+    images = related_latents(1, seed=8).images
+    assert not torch.allclose(umn.map(images, "a")["b"], umn.map(images, "b")["b"])
+    with pytest.raises(TrainingError, match="not trained for this codec"):
+        umn.map(images, "another")
+
+
+def test_a_model_survives_its_file(tmp_path):
+    umn = train_umn(related_latents(6, seed=9), CONFIG, tmp_path)
+    umn.save(tmp_path / "model.safetensors")
+    again = TrainedUmn.load(tmp_path / "model.safetensors")
+    images = related_latents(1, seed=10).images
+    assert again.description == umn.description
+    assert torch.equal(again.map(images, "c")["s4"], umn.map(images, "c")["s4"])
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(TrainingError, match="missing or damaged"):
+        TrainedUmn.load(tmp_path / "model.safetensors")
+
+
+def test_the_published_network_costs_what_the_paper_says():
+    umn = untrained("paper", Profile.PAPER)
+    assert umn.parameters_count == pytest.approx(58.8e6, rel=0.005)
+    assert umn.flops() == pytest.approx(43.6e9, rel=0.005)
+
+
+@pytest.mark.parametrize("profile", [Profile.FULL, Profile.COARSE, Profile.MINIMAL])
+def test_the_default_network_costs_at_most_a_tenth_of_it(profile):
+    assert untrained("default", profile).flops() <= 43.6e9 / 10
+
+
+def test_the_published_network_says_that_small_slices_are_too_small():
+    with pytest.raises(TrainingError, match="256"):
+        build_network(UmnDescription("paper", Profile.PAPER, scale_shapes((64, 64)), ("c",)))
+
+
+def untrained(preset, profile) -> TrainedUmn:
+    description = UmnDescription(preset, profile, scale_shapes((256, 256), profile.scales), ("c",))
+    return TrainedUmn(description, build_network(description))
