@@ -141,7 +141,9 @@ def task_to_json(task: Task) -> str:
 
 
 def _task(document: Any) -> Task:
-    fields = _object(document, "task", {"format", "name", "version", "title", "modality", "labels", "slicing", "intensity"})
+    fields = _object(
+        document, "task", {"format", "name", "version", "title", "modality", "labels", "slicing", "intensity"}
+    )
     if fields["format"] != FORMAT:
         raise TaskError(f"The task file's format is not {FORMAT!r}; this version cannot use it.")
     name, version = _text(fields, "name"), _text(fields, "version")
@@ -200,7 +202,11 @@ def _slicing(value: Any) -> Slicing:
     spacing, neighbors = fields.get("spacing_mm"), fields.get("neighbors", 0)
     if axis not in ("sagittal", "coronal", "axial"):
         raise TaskError("slicing.axis is one of sagittal, coronal, axial.")
-    if not isinstance(size, list) or len(size) != 2 or not all(_is_whole(s) and 32 <= s <= 1024 and s % 32 == 0 for s in size):
+    if (
+        not isinstance(size, list)
+        or len(size) != 2
+        or not all(_is_whole(s) and 32 <= s <= 1024 and s % 32 == 0 for s in size)
+    ):
         raise TaskError("slicing.size is rows and columns, each a multiple of 32 up to 1024.")
     if spacing is not None and not (
         isinstance(spacing, list) and len(spacing) == 2 and all(_is_number(s) and 0 < s < 1000 for s in spacing)
@@ -228,7 +234,9 @@ def _intensity(value: Any) -> Window | Percentiles:
     raise TaskError("intensity.rule is 'window', or 'percentiles' with numbers from 0 to 100.")
 
 
-def _object(value: Any, where: str, required: set[str], optional: frozenset[str] | set[str] = frozenset()) -> Mapping[str, Any]:
+def _object(
+    value: Any, where: str, required: set[str], optional: frozenset[str] | set[str] = frozenset()
+) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise TaskError(f"{where} is a JSON object.")
     missing, unknown = required - value.keys(), value.keys() - required - optional

@@ -1,7 +1,8 @@
 """A volume and where it lies: voxels ``(k, j, i)`` and the affine from voxel indices to RAS millimetres.
 
-``i`` runs along columns, ``j`` along rows, ``k`` along slices, as ITK and VTK store them; NumPy arrays are ``(k, j, i)``.
-SimpleITK and DICOM use LPS, Slicer and NIfTI use RAS; :func:`lps_from_ras` is the only place where they meet.
+``i`` runs along columns, ``j`` along rows, ``k`` along slices, as ITK and VTK store them; NumPy arrays are
+``(k, j, i)``. SimpleITK and DICOM use LPS, Slicer and NIfTI use RAS; :func:`lps_from_ras` is the only place where
+they meet.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ class Geometry:
     def __post_init__(self) -> None:
         matrix = np.array(self.ijk_to_ras, dtype=np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.allclose(matrix[3], (0, 0, 0, 1)):
-            raise GeometryError("The image's position in space is not a finite affine; export it again from its source.")
+            raise GeometryError("The image's position in space is not a finite affine; export it again.")
         if min(self.shape) < 1:
             raise GeometryError("The image has no voxels.")
         if abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
-            raise GeometryError("The image's axes are not independent (singular affine); export it again from its source.")
+            raise GeometryError("The image's axes are not independent (singular affine); export it again.")
         matrix.setflags(write=False)
         object.__setattr__(self, "ijk_to_ras", matrix)
 

@@ -2,8 +2,8 @@
 
 Three sites (column ``site`` of split.csv) train together; every row of the table is Dice on the ``test`` fold, the mean
 over structures and cases of a site, then over sites. Beside it stand a U-Net on the pooled raw images (the ceiling) and
-each site's own U-Net (the floor), with the same network and as many steps. One run is one data folder and one label budget;
-rows are kept as they are finished, so that a run that was cut off goes on.
+each site's own U-Net (the floor), with the same network and as many steps. One run is one data folder and one label
+budget; rows are kept as they are finished, so that a run that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium, train_together
-from benchmarks.results import Measurement, commit, machine, measurement, merge
+from benchmarks.results import commit, machine
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.quality import mean_dice
@@ -127,9 +127,9 @@ class Run:
         self.row("codec", lambda: dict(codec.report["quality"]))
         for profile in (Profile.COARSE, Profile.FULL, Profile.MINIMAL):
             self._private(codec, decoders, plains, profile)
+        self.row("private, coarse, fourth member", lambda: self._fourth_member(codec, plains))
         self._private(codec, decoders, plains, Profile.COARSE, quantization=Quantization.F32)
         self._private(codec, decoders, plains, Profile.COARSE, inner_key=None)
-        del plains
         self._site_codecs(codec)
         if self.task.slicing.size[0] >= SMALLEST_PAPER_SLICE:
             self._paper()
@@ -181,6 +181,16 @@ class Run:
         ]
         umn = train_together(members, plains, replace(self.budget.umn, profile=profile), report=_show_umn)
         self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
+
+    def _fourth_member(self, codec: Codec, plains: Sequence[PlainLatents]) -> dict[str, object]:
+        """A scanner that nobody's labels are from: the last site, whose labels are used nowhere."""
+        *labelled, unseen = self.sites
+        member = join_consortium(codec, Profile.COARSE)
+        umn = train_together([member] * len(labelled), plains[: len(labelled)], self.budget.umn, report=_show_umn)
+        decoder = SiteDecoder(codec)
+        labels = decoder.decode(_ask(member, umn, unseen.test), unseen.test.slices, Profile.COARSE).argmax(dim=1)
+        dice = mean_dice(labels, unseen.test, self.task.classes)
+        return {"dice": dice, "by_site": {unseen.name: dice}}
 
     def _together(
         self, name: str, members: dict[str, Member], umn: TrainedUmn, decoders: dict[str, SiteDecoder]

@@ -1,4 +1,4 @@
-"""Measured numbers: docs/results/NAME.json holds them, docs/RESULTS.md shows them. Written by benchmarks, never by hand."""
+"""Measured numbers: docs/results/NAME.json holds them, docs/RESULTS.md shows them. Benchmarks write both."""
 
 from __future__ import annotations
 
@@ -71,4 +71,5 @@ def commit() -> str:
 def machine() -> str:
     """Processor and threads; never the machine's name."""
     bfloat16 = "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} CPU, {torch.get_num_threads()} thread(s), {bfloat16}"
+    capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    return f"{platform.machine()} {capability} CPU, {threads} thread(s), {bfloat16}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from support.shapes import make_masks, make_slices
 
 from ppcmi.codec.codec import Preset
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.codec.training import CodecTrainingConfig
 from ppcmi.fitting import FitConfig
 from ppcmi.task import Code, Label, Percentiles, Slicing, Task
+from support.shapes import make_masks, make_slices
 
 SLICES_PER_CASE = 8
 

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from support.codecs import quick_config, quick_slice_set, tiny_task
 
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.quality import (
@@ -18,6 +17,7 @@ from ppcmi.codec.quality import structural_similarity as our_similarity
 from ppcmi.codec.training import train_codec
 from ppcmi.errors import CancelledError, CodecError, TaskError
 from ppcmi.latents import SCALES, Profile, scale_shapes
+from support.codecs import quick_config, quick_slice_set, tiny_task
 
 
 @pytest.fixture(scope="module")

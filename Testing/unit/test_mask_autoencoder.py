@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.shapes import make_masks
 
 from ppcmi.codec.mask_autoencoder import MaskEncoder, block_basis, foreground
 from ppcmi.latents import SCALE_STRIDES, SCALES
+from support.shapes import make_masks
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from support.codecs import quick_config, quick_slice_set, tiny_task
 
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.quality import mean_dice
@@ -18,6 +17,7 @@ from ppcmi.codec.training import train_codec
 from ppcmi.errors import CodecError
 from ppcmi.fitting import FitConfig
 from ppcmi.latents import Profile
+from support.codecs import quick_config, quick_slice_set, tiny_task
 
 QUICK = RefinementConfig(local=FitConfig(epochs=2, batch_size=8, learning_rate=1e-3))
 

@@ -141,8 +141,8 @@ def _refine(command: Command) -> int:
         labelled,
         validation,
         map_images,
-        link.profile,
-        replace(config, local=_scaled(config.local, options.effort)),
+        profile=link.profile,
+        config=replace(config, local=_scaled(config.local, options.effort)),
         report=_report_to(console),
     )
     decoder.save(part.decoder_path)

@@ -69,9 +69,9 @@ class MaskEncoder(nn.Module):
 class MaskDecoder(nn.Module):
     """Mask latents of a profile's scales and the site's own slices to logits ``(n, K + 1, h, w)``.
 
-    What it adds to the linear reconstruction starts at zero, so that a decoder of few training cases is never worse than
-    that. It works at half resolution and ends in a pixel shuffle. The image enters through a few convolutions only:
-    enough to place a boundary, too little to segment without the server's answer.
+    What it adds to the linear reconstruction starts at zero, so that a decoder of few training cases is never worse
+    than that. It works at half resolution and ends in a pixel shuffle. The image enters through a few convolutions
+    only: enough to place a boundary, too little to segment without the server's answer.
     """
 
     def __init__(self, image_channels: int, foreground_classes: int, scales: Sequence[str], width: int = 32) -> None:
@@ -91,7 +91,7 @@ class MaskDecoder(nn.Module):
             F.pixel_unshuffle(slices - 0.5, 2)
         )
         correction = F.pixel_shuffle(self.output(self.stage(x)), 2).float()
-        mean = soft_masks.unflatten(1, (len(self.scales), -1)).mean(dim=1)
+        mean = soft_masks.reshape(len(soft_masks), len(self.scales), -1, *soft_masks.shape[2:]).mean(dim=1)
         linear = torch.cat((1 - mean.sum(dim=1, keepdim=True), mean), dim=1)
         return torch.as_tensor(self.sharpness * linear + correction)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import safetensors
@@ -153,7 +153,7 @@ def refine_local_network(
 def choose_share(
     decoder: SiteDecoder, validation: SliceSet, map_images: Callable[[Latents], Latents], profile: Profile
 ) -> Refinement:
-    """Set the server's share in ``decoder`` by the validation cases' mean Dice; parameters as :func:`refine_decoder`."""
+    """Set the server's share in ``decoder`` by the validation cases' mean Dice; see :func:`refine_decoder`."""
     codec = decoder.codec
     alone = decoder.alone(validation.slices)
     server = torch.cat(
