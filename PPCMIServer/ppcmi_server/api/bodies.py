@@ -1,0 +1,131 @@
+"""Request bodies: capped by counting bytes as they come, whatever Content-Length says, and not for ever.
+
+JSON routes use :class:`JsonRoute`, whose bodies are small. Routes with binary bodies use :class:`BinaryRoute` and read
+the body themselves, after the caller is known, with :func:`read_body` or :func:`receive_chunks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
+
+from ppcmi_server.config import Limits
+from ppcmi_server.errors import RefusalError
+
+OCTETS = "application/octet-stream"
+OCTETS_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}, "example": "(bytes)"}},
+    }
+}
+OCTETS_ANSWER: dict[str, Any] = {
+    "description": "Bytes",
+    "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}, "example": "(bytes)"}},
+}
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class JsonRoute(APIRoute):
+    """A route with a JSON body, or none."""
+
+    def get_route_handler(self) -> Handler:
+        """The handler, behind the cap."""
+        handle = super().get_route_handler()
+
+        async def capped(request: Request) -> Response:
+            limits: Limits = request.app.state.services.config.limits
+            return await handle(
+                Request(request.scope, _capped(request.receive, limits.json_bytes, limits.idle_seconds))
+            )
+
+        return capped
+
+
+class BinaryRoute(APIRoute):
+    """A route that reads its body itself."""
+
+
+class BodyMemory:
+    """How many bytes of binary bodies are in memory, all requests together."""
+
+    def __init__(self, total: int) -> None:
+        self._left = total
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def account(self) -> Iterator[Callable[[int], None]]:
+        """A function to call with the size of each piece; what it took is given back when the context ends.
+
+        The function raises a :class:`RefusalError` (503) when there is no room.
+        """
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            with self._lock:
+                if count > self._left:
+                    raise RefusalError(
+                        503, "busy", "Busy", "The server has too many uploads at a time; try again in 2 s.",
+                        {"Retry-After": "2"},
+                    )  # fmt: skip
+                self._left -= count
+                taken += count
+
+        try:
+            yield take
+        finally:
+            with self._lock:
+                self._left += taken
+
+
+async def receive_chunks(request: Request, limit: int, idle_seconds: float) -> AsyncIterator[bytes]:
+    """A body piece by piece.
+
+    :raises HTTPException: 413 above ``limit`` bytes, 408 after ``idle_seconds`` without a byte.
+    """
+    receive = _capped(request.receive, limit, idle_seconds)
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        if chunk := message.get("body", b""):
+            yield chunk
+        more = message.get("more_body", False)
+
+
+async def read_body(request: Request, limit: int, idle_seconds: float, take: Callable[[int], None]) -> bytes:
+    """A body as a whole; ``take`` from :meth:`BodyMemory.account`."""
+    body = bytearray()
+    async for chunk in receive_chunks(request, limit, idle_seconds):
+        take(len(chunk))
+        body += chunk
+    return bytes(body)
+
+
+def _capped(receive: Receive, limit: int, idle_seconds: float) -> Receive:
+    received = 0
+
+    async def capped() -> Message:
+        nonlocal received
+        try:
+            message = await asyncio.wait_for(receive(), idle_seconds)
+        except TimeoutError:
+            raise HTTPException(408, headers={"Connection": "close"}) from None
+        received += len(message.get("body", b""))
+        if received > limit:
+            raise HTTPException(413, headers={"Connection": "close"})
+        return message
+
+    return capped

@@ -1,0 +1,72 @@
+"""Health, what kind of server this is, enrolment, and who is who."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from sqlalchemy import text
+
+from ppcmi_server import __version__, identity
+from ppcmi_server.api.access import AnyCaller, ConsortiumCaller, UsesMapper, UsesServices
+from ppcmi_server.api.bodies import JsonRoute
+from ppcmi_server.api.documents import EnrolAnswer, EnrolRequest, Health, Info, Me, SiteAnswer
+from ppcmi_server.api.problems import describe_problems
+from ppcmi_server.mapping import shutting_down
+
+public = APIRouter(route_class=JsonRoute)
+router = APIRouter(prefix="/v1", route_class=JsonRoute, responses=describe_problems(422))
+
+
+@public.get("/healthz", tags=["service"])
+def healthz() -> Health:
+    """The process answers."""
+    return Health()
+
+
+@public.get("/readyz", tags=["service"], responses=describe_problems(503))
+def readyz(services: UsesServices, mapper: UsesMapper) -> Health:
+    """Database and mapper work."""
+    with services.database.reading() as session:
+        session.execute(text("SELECT 1"))
+    if not mapper.alive:
+        raise shutting_down()
+    return Health()
+
+
+@router.get("/info", tags=["service"])
+def info(services: UsesServices) -> Info:
+    """Service, version, protocol and public key."""
+    return Info(version=__version__, public_key=services.keys.public_key)
+
+
+@router.post("/enrol", status_code=201, tags=["sites"], responses=describe_problems(403))
+def enrol(body: EnrolRequest, services: UsesServices) -> EnrolAnswer:
+    """Trade a one-time code for an identity; the link key follows from both public keys and the salt."""
+    with services.database.writing() as session:
+        made = identity.enrol(session, body.code, body.public_key, services.keys)
+    return EnrolAnswer(
+        site_id=made.site_id,
+        site_name=made.site_name,
+        token=made.token,
+        server_public_key=services.keys.public_key,
+        link_salt=made.link_salt,
+    )
+
+
+@router.get("/me", tags=["sites"], responses=describe_problems(401))
+def me(caller: AnyCaller) -> Me:
+    """The caller's site and scopes."""
+    return Me(site_id=caller.site_id, site_name=caller.site_name, scopes=list(caller.scopes))
+
+
+@router.get("/sites", tags=["sites"], responses=describe_problems(401, 404))
+def find_site(
+    caller: ConsortiumCaller,
+    services: UsesServices,
+    name: Annotated[str, Query(min_length=1, max_length=100, examples=["Hospital B"])],
+) -> SiteAnswer:
+    """The site of that name, to invite it."""
+    with services.database.reading() as session:
+        site = identity.find_site(session, name)
+    return SiteAnswer(site_id=site.id, site_name=site.name, public_key=site.public_key or b"")

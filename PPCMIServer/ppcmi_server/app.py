@@ -1,0 +1,61 @@
+"""The application: routes, services, mapper, from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from ppcmi_server import __version__
+from ppcmi_server.api import cohort_routes, identity_routes, model_routes, task_routes
+from ppcmi_server.api.access_log import AccessLog
+from ppcmi_server.api.bodies import BodyMemory
+from ppcmi_server.api.problems import add_handlers
+from ppcmi_server.config import ServerConfig
+from ppcmi_server.services import Services, open_services, start_mapper
+
+DESCRIPTION = """\
+Private collaborative segmentation: sites send protected latents, never images. Research use only.
+Errors are problem documents (RFC 9457). Formats and keys: docs/protocol.md.
+"""
+
+
+def create_app(config: ServerConfig, services: Services | None = None) -> FastAPI:
+    """The service as an ASGI application; it opens ``services`` itself unless they are given.
+
+    :raises OperatorError: if the server's folder is not usable.
+    """
+    opened = services or open_services(config)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(opened.cohorts.sweep)
+        app.state.mapper = start_mapper(opened)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(app.state.mapper.close)
+            opened.database.close()
+
+    app = FastAPI(
+        title="PPCMI server", version=__version__, description=DESCRIPTION, lifespan=lifespan,
+        docs_url=None, redoc_url=None, redirect_slashes=False,
+    )  # fmt: skip
+    app.state.services = opened
+    app.state.body_memory = BodyMemory(config.limits.bodies_bytes)
+    app.add_middleware(AccessLog)
+    add_handlers(app)
+    for router in (
+        identity_routes.public,
+        identity_routes.router,
+        task_routes.router,
+        task_routes.binary,
+        cohort_routes.router,
+        cohort_routes.binary,
+        model_routes.router,
+        model_routes.binary,
+    ):
+        app.include_router(router)
+    return app

@@ -1,0 +1,1 @@
+"""The server's data model, engine and migrations."""

@@ -1,0 +1,169 @@
+"""Sites: enrolment by one-time code, bearer tokens, revocation.
+
+Codes and tokens are random; only their SHA-256 is stored. A code has 100 bits, so a slow hash would add nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass, field
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from ppcmi.errors import BundleError, SiteError, UsageError
+from ppcmi_server import audit, clock
+from ppcmi_server.database.schema import EnrolmentCode, Site, Token
+from ppcmi_server.errors import forbidden, not_found, unprocessable
+from ppcmi_server.keys import ServerKeys
+
+SCOPES = ("tasks", "consortium", "cohorts", "models", "map")
+CODE_ALPHABET = "abcdefghjkmnpqrstuvwxyz023456789"
+CODE_GROUPS, CODE_GROUP_SIZE = 5, 4
+CODE_DAYS = 7.0
+SALT_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The site that makes a request, with what its token allows."""
+
+    site_id: str
+    site_name: str
+    public_key: bytes = field(repr=False)
+    link_salt: bytes = field(repr=False)
+    scopes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What a site gets for its code; the token exists nowhere else."""
+
+    site_id: str
+    site_name: str
+    token: str = field(repr=False)
+    link_salt: bytes = field(repr=False)
+
+
+def add_site(session: Session, name: str, days: float = CODE_DAYS) -> str:
+    """A new site's one-time code.
+
+    :raises UsageError: if the name is not usable.
+    :raises SiteError: if a site has that name.
+    """
+    name = name.strip()
+    if not 1 <= len(name) <= 100 or not name.isprintable():
+        raise UsageError("A site's name has 1 to 100 printable characters.")
+    if session.scalar(select(Site).where(Site.name == name)) is not None:
+        raise SiteError(
+            "There is a site of that name; choose another name, or 'ppcmi-server site code' for a new code."
+        )
+    site = Site(id=secrets.token_hex(8), name=name, created=clock.now())
+    session.add(site)
+    session.flush()
+    audit.record(session, audit.OPERATOR, "site.add", site=site.id)
+    return _new_code(session, site, days)
+
+
+def renew_code(session: Session, name: str, days: float = CODE_DAYS) -> str:
+    """Another code for a site that has not enrolled; its earlier ones no longer work.
+
+    :raises SiteError: if there is no such site, or it has enrolled.
+    """
+    site = _site_of(session, name)
+    if site.public_key is not None:
+        raise SiteError("That site has enrolled already; add it under another name to enrol it anew.")
+    if site.revoked is not None:
+        raise SiteError("That site was revoked; add it under another name.")
+    session.execute(
+        update(EnrolmentCode).where(EnrolmentCode.site_id == site.id, EnrolmentCode.used.is_(None)).values(used="-")
+    )
+    audit.record(session, audit.OPERATOR, "site.code", site=site.id)
+    return _new_code(session, site, days)
+
+
+def revoke_site(session: Session, name: str) -> None:
+    """End a site's access at once: tokens and unused codes no longer work. Its cohorts stay until it withdraws them.
+
+    :raises SiteError: if there is no such site.
+    """
+    site = _site_of(session, name)
+    site.revoked = site.revoked or clock.now()
+    session.execute(update(Token).where(Token.site_id == site.id).values(revoked=True))
+    session.execute(
+        update(EnrolmentCode).where(EnrolmentCode.site_id == site.id, EnrolmentCode.used.is_(None)).values(used="-")
+    )
+    audit.record(session, audit.OPERATOR, "site.revoke", site=site.id)
+
+
+def enrol(session: Session, code: str, public_key: bytes, keys: ServerKeys) -> Enrolment:
+    """Trade a one-time code for an identity.
+
+    :raises RefusalError: 403 if the code is unknown, used or expired, without saying which; 422 if the key is unusable.
+    """
+    found = session.scalar(select(EnrolmentCode).where(EnrolmentCode.code_hash == _digest(code.strip().lower())))
+    site = None if found is None else session.get(Site, found.site_id)
+    if found is None or site is None or found.used is not None or found.expires <= clock.now() or site.revoked:
+        raise forbidden("The enrolment code is not valid, or no longer; ask the server's operator for a new one.")
+    salt = os.urandom(SALT_BYTES)
+    try:
+        keys.link_key(site.id, public_key, salt)
+    except BundleError as error:
+        raise unprocessable("public_key is not a usable X25519 key; make a new one.") from error
+    found.used = site.enrolled = clock.now()
+    site.public_key, site.link_salt = public_key, salt
+    token = secrets.token_urlsafe(32)
+    session.add(Token(site_id=site.id, token_hash=_digest(token), scopes=list(SCOPES), created=clock.now()))
+    audit.record(session, site.id, "site.enrol", site=site.id)
+    return Enrolment(site.id, site.name, token, salt)
+
+
+def authenticate(session: Session, token: str) -> Caller | None:
+    """Whose token it is, or None."""
+    digest = _digest(token)
+    found = session.scalar(select(Token).where(Token.token_hash == digest))
+    if found is None or not hmac.compare_digest(found.token_hash, digest) or found.revoked:
+        return None
+    site = session.get(Site, found.site_id)
+    if site is None or site.revoked is not None or site.public_key is None or site.link_salt is None:
+        return None
+    return Caller(site.id, site.name, site.public_key, site.link_salt, tuple(found.scopes))
+
+
+def find_site(session: Session, name: str) -> Site:
+    """An enrolled site by its name.
+
+    :raises RefusalError: 404.
+    """
+    site = session.scalar(select(Site).where(Site.name == name))
+    if site is None or site.public_key is None or site.revoked is not None:
+        raise not_found("site")
+    return site
+
+
+def list_sites(session: Session) -> list[Site]:
+    """Every site, by name."""
+    return list(session.scalars(select(Site).order_by(Site.name)))
+
+
+def _site_of(session: Session, name: str) -> Site:
+    site = session.scalar(select(Site).where(Site.name == name.strip()))
+    if site is None:
+        raise SiteError("There is no site of that name; 'ppcmi-server site list' shows those there are.")
+    return site
+
+
+def _new_code(session: Session, site: Site, days: float) -> str:
+    if not 0 < days <= 365:
+        raise UsageError("A code is valid for up to 365 days.")
+    groups = ("".join(secrets.choice(CODE_ALPHABET) for _ in range(CODE_GROUP_SIZE)) for _ in range(CODE_GROUPS))
+    code = "-".join(groups)
+    session.add(EnrolmentCode(site_id=site.id, code_hash=_digest(code), expires=clock.in_future(days)))
+    return code
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
