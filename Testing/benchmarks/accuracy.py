@@ -62,7 +62,7 @@ def budget(task: Task, few: bool) -> Budget:
     The site alone gets as many steps as the consortium's network and its refinement together.
     """
     large = task.slicing.size[0] >= SMALLEST_PAPER_SLICE
-    fit = FitConfig(epochs=12, batch_size=8 if large else 32, minimum_steps=800 if large else (500 if few else 0))
+    fit = FitConfig(epochs=12, batch_size=8 if large else 32, minimum_steps=450 if large else (500 if few else 0))
 
     def share(epochs: int, **changes: float) -> FitConfig:
         return replace(fit, epochs=epochs, minimum_steps=fit.minimum_steps * epochs // 12, **changes)  # type: ignore[arg-type]
@@ -89,6 +89,7 @@ class Run:
         self.budget = budget(task, few)
         self.sites = [_site(data, task, name, FEW[data.name] if few else None) for name in SITES]
         self.origin = {"commit": commit(), "machine": machine()}
+        self.networks = store.parent / f"{store.stem}-{self.origin['commit']}"
         self.rows: dict[str, dict[str, object]] = json.loads(store.read_text()) if store.exists() else {}
 
     def row(self, name: str, measure: Callable[[], dict[str, object]]) -> dict[str, object]:
@@ -115,9 +116,8 @@ class Run:
         by_site = {site.name: mean_dice(predict(site), site.test, self.task.classes) for site in self.sites}
         return {"dice": sum(by_site.values()) / len(by_site), "by_site": by_site}
 
-    def measure(self) -> None:
-        """All rows."""
-        torch.manual_seed(0)
+    def measure(self, *, comparisons: bool) -> None:
+        """The rows that the product stands on, or those that it is compared with."""
         networks = {site.name: lambda site=site: self._local([site.train], self.budget.alone) for site in self.sites}
         self.row("each site alone", lambda: self.scores(lambda site: _labels(networks[site.name](), site.test)))
         self.row("U-Net on pooled raw images", self._pooled)
@@ -125,9 +125,14 @@ class Run:
         decoders = {site.name: self._refined(codec, site) for site in self.sites}
         plains = [encode_site(codec, site.train, self.budget.variants, seed) for seed, site in enumerate(self.sites)]
         self.row("codec", lambda: dict(codec.report["quality"]))
+        if comparisons:
+            self._compare(codec, decoders, plains)
+            return
         for profile in (Profile.COARSE, Profile.FULL, Profile.MINIMAL):
             self._private(codec, decoders, plains, profile)
         self.row("private, coarse, fourth member", lambda: self._fourth_member(codec, plains))
+
+    def _compare(self, codec: Codec, decoders: dict[str, SiteDecoder], plains: Sequence[PlainLatents]) -> None:
         self._private(codec, decoders, plains, Profile.COARSE, quantization=Quantization.F32)
         self._private(codec, decoders, plains, Profile.COARSE, inner_key=None)
         self._site_codecs(codec)
@@ -149,15 +154,26 @@ class Run:
         return network
 
     def _codec(self, founder: Site, preset: str = "default") -> Codec:
+        kept = self.networks / f"{preset}-codec-{founder.name}.safetensors"
+        if kept.exists():
+            return Codec.load(kept)
         b = self.budget
         config = CodecTrainingConfig(images=b.images, masks=b.masks, local=b.local)
         if preset == "paper":
             # Its local network is never asked.
             config = CodecTrainingConfig(preset="paper", images=b.paper_codec, masks=b.paper_codec, local=FitConfig(1))
-        return train_codec(founder.train, self.task, config, held_out=founder.validation, report=_show)
+        codec = train_codec(founder.train, self.task, config, held_out=founder.validation, report=_show)
+        self.networks.mkdir(parents=True, exist_ok=True)
+        codec.save(kept)
+        return codec
 
     def _refined(self, codec: Codec, site: Site) -> SiteDecoder:
-        return refine_local_network(codec, site.train, RefinementConfig(local=self.budget.refine), report=_show)
+        kept = self.networks / f"decoder-{site.name}-{codec.fingerprint}.safetensors"
+        if kept.exists():
+            return SiteDecoder.load(kept, codec)
+        decoder = refine_local_network(codec, site.train, RefinementConfig(local=self.budget.refine), report=_show)
+        decoder.save(kept)
+        return decoder
 
     def _private(
         self,
@@ -299,6 +315,9 @@ def main() -> int:
         "data", type=Path, help="folder with images/, labels/, split.csv: hippocampus_mr or fetal_head_us"
     )
     parser.add_argument("--few", action="store_true", help="5 labelled volumes (20 images) a site instead of all")
+    parser.add_argument(
+        "--comparisons", action="store_true", help="the rows to compare with: f32, no inner layer, codec a site, paper"
+    )
     parser.add_argument("--store", type=Path, default=Path("bench-output"), help="where finished rows are kept")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -307,7 +326,7 @@ def main() -> int:
     task = load_task(tasks / f"{TASKS[options.data.name]}.json")
     store = options.store / f"accuracy-{options.data.name}-{'few' if options.few else 'all'}.json"
     run = Run(options.data, task, options.few, store)
-    run.measure()
+    run.measure(comparisons=options.comparisons)
     return 0
 
 

@@ -1,0 +1,51 @@
+# make demo   three sites and a server on this machine: train together, segment what none of them has seen
+# make test   format, lint, types, import contracts, all tests
+# Both set themselves up in .venv. PYTHON chooses the interpreter (3.11 or later).
+
+PYTHON ?= python3
+OUT ?= demo-output
+DATA ?=
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+# Tests run in two processes; more threads than cores slow each other down.
+TEST_PROCESSES ?= 2
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements-dev.lock
+
+.PHONY: demo test check bench-accuracy clean
+
+demo: .venv/.demo
+	$(BIN)/python -m demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(DEMO_ARGS)
+
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_ARGS)
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench-accuracy: .venv/.dev
+	@test -n "$(DATA)" || { echo "Say where the images are: make bench-accuracy DATA=folder"; exit 2; }
+	for labels in "" --few; do for rows in "" --comparisons; do \
+	  $(BIN)/python -m benchmarks.accuracy "$(DATA)" $$labels $$rows || exit; done; done
+
+# The demo and the benchmarks are no part of the packages; a .pth file makes them importable in this environment.
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one with PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "ppcmi-testing.pth").write_text(str(pathlib.Path("Testing").resolve()))'
+	@touch $@
+
+.venv/.demo: .venv/.made pyproject.toml requirements-dev.lock
+	$(INSTALL) --editable ".[demo]"
+	@touch $@
+
+.venv/.dev: .venv/.made pyproject.toml requirements-dev.lock
+	$(INSTALL) --editable ".[dev]"
+	@touch $@ .venv/.demo
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
