@@ -13,13 +13,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
+from benchmarks.accuracy_report import report
 from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium, train_together
-from benchmarks.results import commit, machine
+from benchmarks.results import here_and_now
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.quality import mean_dice
@@ -88,7 +89,7 @@ class Run:
         self.data, self.task, self.few, self.store = data, task, few, store
         self.budget = budget(task, few)
         self.sites = [_site(data, task, name, FEW[data.name] if few else None) for name in SITES]
-        self.origin = {"commit": commit(), "machine": machine()}
+        self.origin = asdict(here_and_now())
         self.networks = store.parent / f"{store.stem}-{self.origin['commit']}"
         self.rows: dict[str, dict[str, object]] = json.loads(store.read_text()) if store.exists() else {}
 
@@ -327,6 +328,7 @@ def main() -> int:
     store = options.store / f"accuracy-{options.data.name}-{'few' if options.few else 'all'}.json"
     run = Run(options.data, task, options.few, store)
     run.measure(comparisons=options.comparisons)
+    report(options.store)
     return 0
 
 

@@ -1,11 +1,14 @@
-"""Measured numbers: docs/results/NAME.json holds them, docs/RESULTS.md shows them. Benchmarks write both."""
+"""Measured numbers: docs/results/NAME.json holds them, docs/RESULTS.md is rendered from these files.
+
+Benchmarks write both. A number's name has up to three parts, ``TABLE / ROW / COLUMN``, which is how it is shown.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +17,26 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
+PAGE = REPOSITORY / "docs" / "RESULTS.md"
+SEPARATOR = " / "
+
+INTRODUCTION = """\
+# Results
+
+Every number here was written by the benchmark named beside it, into a file of [results](results), and this page is
+rendered from those files. Dice is on held-out patients (fold `test` of the data folder's split.csv), one seed;
+differences of a few thousandths are noise. "alone" is a U-Net on one site's images, "pooled" the same U-Net on all sites'
+raw images, "private" the product: the site's refined network averaged with the decoded answer of the server.
+"""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where, when and from which code a number comes."""
+
+    commit: str
+    machine: str
+    date: str
 
 
 @dataclass(frozen=True)
@@ -32,28 +55,54 @@ class Measurement:
 
 
 def measurement(
-    name: str, measured: float, unit: str, command: str, *, at_least: float | None = None, at_most: float | None = None
+    name: str,
+    measured: float,
+    unit: str,
+    *,
+    command: str,
+    origin: Origin,
+    at_least: float | None = None,
+    at_most: float | None = None,
 ) -> Measurement:
-    """A number measured here and now, held against a bound if there is one."""
+    """A number, held against a bound if there is one."""
     target, holds = None, None
     if at_least is not None:
         target, holds = f">= {at_least:g}", measured >= at_least
     elif at_most is not None:
         target, holds = f"<= {at_most:g}", measured <= at_most
-    date = datetime.now(UTC).date().isoformat()
-    return Measurement(name, target, round(measured, 4), unit, holds, command, commit(), machine(), date)
+    return Measurement(name, target, round(measured, 4), unit, holds, command, **asdict(origin))
 
 
 def merge(name: str, measurements: Sequence[Measurement]) -> None:
-    """Write numbers into docs/results/NAME.json; a number measured before is replaced by the new one."""
+    """Write numbers into docs/results/NAME.json, each in place of what was measured before, and render the page."""
     path = RESULTS / f"{name}.json"
     kept = json.loads(path.read_text()) if path.exists() else []
     new = {m.name: asdict(m) for m in measurements}
     merged = [new.pop(old["name"], old) for old in kept] + list(new.values())
     RESULTS.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(merged, indent=1) + "\n")
-    temporary.replace(path)
+    _write(path, json.dumps(merged, indent=1) + "\n")
+    _write(PAGE, render())
+
+
+def render() -> str:
+    """docs/RESULTS.md as text."""
+    parts = [INTRODUCTION]
+    for path in sorted(RESULTS.glob("*.json")):
+        entries = [Measurement(**entry) for entry in json.loads(path.read_text())]
+        parts.append(f"## {path.stem.replace('-', ' ').capitalize()}\n")
+        parts.append(_targets([entry for entry in entries if entry.target is not None]))
+        tables: dict[str, list[Measurement]] = {}
+        for entry in entries:
+            if entry.target is None:
+                tables.setdefault(entry.name.split(SEPARATOR)[0], []).append(entry)
+        parts += [_matrix(title, table) for title, table in tables.items()]
+        parts.append(_origins(entries))
+    return "\n".join(parts)
+
+
+def here_and_now() -> Origin:
+    """The origin of what is measured by this process."""
+    return Origin(commit(), machine(), datetime.now(UTC).date().isoformat())
 
 
 def commit() -> str:
@@ -73,3 +122,41 @@ def machine() -> str:
     bfloat16 = "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
     capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     return f"{platform.machine()} {capability} CPU, {threads} thread(s), {bfloat16}"
+
+
+def _targets(entries: Sequence[Measurement]) -> str:
+    if not entries:
+        return ""
+    rows = [[e.name, e.target or "", f"{e.measured:g}", e.unit, "yes" if e.holds else "**no**"] for e in entries]
+    return _table(["target", "asked", "measured", "unit", "holds"], rows)
+
+
+def _matrix(title: str, entries: Sequence[Measurement]) -> str:
+    cells: dict[str, dict[str, float]] = {}
+    columns: dict[str, None] = {}
+    for entry in entries:
+        _, row, column = [*entry.name.split(SEPARATOR), "", ""][:3]
+        cells.setdefault(row, {})[column] = entry.measured
+        columns[column] = None
+    rows = [
+        [row, *(f"{values[column]:.4g}" if column in values else "" for column in columns)]
+        for row, values in cells.items()
+    ]
+    return f"### {title}\n\n" + _table([entries[0].unit, *columns], rows)
+
+
+def _origins(entries: Iterable[Measurement]) -> str:
+    found: dict[tuple[str, str, str, str], None] = {(e.command, e.commit, e.machine, e.date): None for e in entries}
+    lines = [f"- `{command}`, commit {commit}, {machine}, {date}" for command, commit, machine, date in found]
+    return "Measured by:\n\n" + "\n".join(lines) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,64 @@
+"""From the rows that the accuracy benchmark kept to docs/results/accuracy.json: numbers, distances, targets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import SEPARATOR, Measurement, Origin, measurement, merge
+
+Row = Mapping[str, Any]
+
+ALONE, POOLED, COARSE = "each site alone", "U-Net on pooled raw images", "private, coarse"
+PAPER = "as published: paper codecs, UMN and protocol"
+LOWEST_DICE = {"hippocampus_mr": 0.82, "fetal_head_us": 0.94}
+LARGEST_DISTANCE = {"hippocampus_mr": 0.04, "fetal_head_us": 0.02}
+LARGEST_I8_LOSS = 0.005
+LARGEST_FLOP_SHARE = 0.1
+NO_COMPARISON = (", server's part alone", ", member without labels", ", fourth member")
+"""Rows that no site alone is the counterpart of."""
+
+
+def report(store: Path) -> None:
+    """Write what the files in ``store`` hold into docs/results/accuracy.json."""
+    measurements: list[Measurement] = []
+    for path in sorted(store.glob("accuracy-*.json")):
+        data, labels = path.stem.removeprefix("accuracy-").rsplit("-", maxsplit=1)
+        measurements += _of_one_run(data, labels, json.loads(path.read_text()))
+    merge("accuracy", measurements)
+
+
+def _of_one_run(data: str, labels: str, rows: Mapping[str, Row]) -> Iterator[Measurement]:
+    title = f"{data}, {'all labels' if labels == 'all' else 'few labels'}"
+    command = f"make bench-accuracy DATA=.../{data}"
+
+    def named(row: str, column: str, value: float, unit: str = "Dice", **bound: float) -> Measurement:
+        found = rows[row]
+        origin = Origin(str(found["commit"]), str(found["machine"]), str(found["date"]))
+        return measurement(SEPARATOR.join((title, row, column)), value, unit, command=command, origin=origin, **bound)
+
+    for name, row in rows.items():
+        if "dice" not in row:
+            continue
+        yield named(name, "mean", row["dice"])
+        for site, dice in row["by_site"].items():
+            yield named(name, f"site {site}", dice)
+        if name.startswith("private") and not name.endswith(NO_COMPARISON):
+            yield named(name, "gain over each site alone", row["dice"] - rows[ALONE]["dice"], at_least=0.0)
+    if COARSE in rows:
+        dice = rows[COARSE]["dice"]
+        if labels == "all":
+            yield named(COARSE, "mean Dice", dice, at_least=LOWEST_DICE[data])
+            distance = rows[POOLED]["dice"] - dice
+            yield named(COARSE, "distance to the pooled U-Net", distance, at_most=LARGEST_DISTANCE[data])
+        uncompressed = f"{COARSE}, f32 bundles"
+        if uncompressed in rows:
+            yield named(COARSE, "loss by i8 bundles", rows[uncompressed]["dice"] - dice, at_most=LARGEST_I8_LOSS)
+        if PAPER in rows:
+            share = rows["private, full"]["umn_gflop"] / rows[PAPER]["umn_gflop"]
+            yield named("private, full", "UMN's FLOPs to the published", share, "ratio", at_most=LARGEST_FLOP_SHARE)
+            ours = rows["private, full, server's part alone"]["dice"]
+            theirs = rows[f"{PAPER}, server's part alone"]["dice"]
+            yield named("private, full, server's part alone", "gain over the published", ours - theirs, at_least=0.0)

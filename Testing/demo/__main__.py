@@ -1,0 +1,139 @@
+"""Play the demo: ``make demo``, or ``make demo DATA=folder`` with labelled images of your own.
+
+Writes segmentations, overlays, ``index.html`` and ``results.json`` into a folder, and ends with the Dice table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from ppcmi.phantoms import write_phantom_folder
+
+from demo.alone import segment_alone, train_alone
+from demo.page import Shown, write_page
+from demo.pictures import Row, overlay, save, what_left
+from demo.scores import ScoredCase, manifest_records, results_document, table
+from demo.story import Hospital, Plan, Stopwatch, say, segment_held_out, train_together
+from ppcmi.batch import ENDINGS, result_names
+from ppcmi.bundle import unpack
+from ppcmi.errors import PpcmiError, UsageError
+from ppcmi.latents import Stream
+from ppcmi.metrics import score_case
+from ppcmi.reading import CaseFiles, read_labels, read_volume
+from ppcmi.session import open_link
+from ppcmi.slicing import slice_labels, slice_volume
+from ppcmi.volume import Volume
+from support.real_server import real_server
+
+TASKS = Path(__file__).resolve().parents[2] / "Resources" / "Tasks"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Play; the exit code."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with images/, labels/, split.csv (default: phantoms)")
+    parser.add_argument("--task", type=Path, help="task file (default: of the folder's name in Resources/Tasks)")
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the results")
+    parser.add_argument("--effort", type=float, default=1.0, help="length of every training (default: 1)")
+    parser.add_argument("--umn-epochs", type=int, help="length of the server's training (default: its usual)")
+    parser.add_argument("--cases-per-site", type=int, default=12, help="phantoms a site (default: 12)")
+    parser.add_argument("--seed", type=int, default=1, help="of the phantoms (default: 1)")
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ppcmi-demo-") as scratch:
+            play(options, Path(scratch))
+    except PpcmiError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def play(options: argparse.Namespace, scratch: Path) -> None:
+    """The whole demo; keys and site profiles lie in ``scratch``."""
+    data, task_file = options.data, options.task
+    if data is None:
+        data, task_file = scratch / "phantoms", TASKS / "phantom.json"
+        say("Making phantoms: three sites, each with a scanner of its own.")
+        write_phantom_folder(data, cases_per_site=options.cases_per_site, seed=options.seed)
+    plan = Plan(data, task_file or _task_of(data), options.effort, options.umn_epochs)
+    task, out, clock = plan.task, options.out, Stopwatch()
+    out.mkdir(parents=True, exist_ok=True)
+    hospitals = [Hospital(letter, scratch / "sites") for letter in plan.letters]
+    with real_server(scratch / "server", plan.task_file) as server:
+        train_together(plan, server, hospitals, clock)
+        segment_held_out(plan, hospitals, out / "segmentations", clock)
+        profile = _picture_what_left(plan, hospitals[0], out / "what-left.png")
+    shown = [one for hospital in hospitals for one in _show_site(plan, hospital, out, clock)]
+    cases = [one.case for one in shown]
+    records = [r for h in hospitals for r in manifest_records(out / "segmentations" / h.letter)]
+    settings = {"profile": profile, "effort": plan.effort, "data": "phantoms" if options.data is None else data.name}
+    results = results_document(task, cases, records, clock.seconds, settings=settings)
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_page(out, task, results, shown, "what-left.png")
+    say(f"\nDice on {len(cases)} held-out cases, each site alone and together:\n\n{table(results['dice'])}\n")
+    say(f"Segmentations, overlays and index.html are in {out.resolve()}")
+
+
+def _show_site(plan: Plan, hospital: Hospital, out: Path, clock: Stopwatch) -> list[Shown]:
+    """Score and picture one site's held-out cases, beside the site alone."""
+    task, letter = plan.task, hospital.letter
+    say(f"\n{hospital.name} trains alone, for comparison.")
+    with clock.stage("train each site alone"):
+        network = train_alone(plan.cases(letter, "train"), task, plan.effort)
+    cases = plan.cases(letter, "test")
+    names = result_names([case.image for case in cases])
+    shown = []
+    for case, name in zip(cases, names, strict=True):
+        volume, truth = read_volume(case.image), _truth(case)
+        labels = {
+            "The site alone": segment_alone(network, volume, task),
+            "Together, privately": read_labels(out / "segmentations" / letter / f"{name}.seg.nrrd"),
+        }
+        slices, grid = slice_volume(volume, task)
+        reference = slice_labels(truth, grid, task)
+        rows = [Row("Reference", reference), *(Row(k, slice_labels(v, grid, task)) for k, v in labels.items())]
+        center = np.ascontiguousarray(slices[:, task.slicing.channels // 2])
+        save(overlay(center, reference, rows, task), out / "overlays" / f"{name}.png")
+        alone, private = (tuple(score_case(found, truth, task)) for found in labels.values())
+        scored = ScoredCase(name, letter, len(slices), private, alone)
+        files = tuple(f"segmentations/{letter}/{name}{ending}" for ending in ENDINGS)
+        shown.append(Shown(scored, f"overlays/{name}.png", files))
+    return shown
+
+
+def _picture_what_left(plan: Plan, hospital: Hospital, path: Path) -> str:
+    """A held-out slice, its latents and the very bytes of a request made of them; the privacy profile's name."""
+    site, task = hospital.profile, plan.task
+    link = open_link(site, site.task(task.name), site.client())
+    case = plan.cases(hospital.letter, "test")[0]
+    slices, grid = slice_volume(read_volume(case.image), task)
+    foreground: Mapping[int, int] = dict(enumerate((slice_labels(_truth(case), grid, task) > 0).sum(axis=(1, 2))))
+    index = max(foreground, key=lambda number: foreground[number])
+    plain = link.codec.encode_images(slices[index : index + 1]).of(link.profile)
+    request = link.protection.protect({Stream.IMAGE: plain}, "0" * 32, [index])
+    _, protected = unpack(request)
+    save(what_left(slices[index, task.slicing.channels // 2], plain, protected[Stream.IMAGE]), path)
+    return str(link.profile)
+
+
+def _truth(case: CaseFiles) -> Volume:
+    assert case.label is not None, "the plan names labelled cases only"
+    return read_labels(case.label)
+
+
+def _task_of(data: Path) -> Path:
+    """The task file whose name is the data folder's."""
+    found = TASKS / f"{data.resolve().name.replace('_', '-')}.json"
+    if not found.exists():
+        raise UsageError("No task file has the data folder's name; name one: DEMO_ARGS='--task FILE'.")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Pictures of the demo: overlays of the masks on held-out slices, and what of a slice left the site."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_erosion
+
+from ppcmi.latents import Latents
+from ppcmi.task import Task
+
+PANEL = 192
+CAPTION = 22
+COLUMNS = 4
+INK, PAPER = (230, 230, 230), (18, 20, 24)
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A caption and labels ``(n, h, w)`` whose outlines are drawn on the slices."""
+
+    caption: str
+    labels: NDArray[np.uint8]
+
+
+def overlay(slices: NDArray[np.float32], truth: NDArray[np.uint8], rows: Sequence[Row], task: Task) -> Image.Image:
+    """Some slices ``(n, h, w)`` through the structures, a row of outlines each."""
+    chosen = slices_to_show(truth)
+    width = PANEL * len(chosen)
+    sheet = Image.new("RGB", (width, (PANEL + CAPTION) * len(rows)), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    for line, row in enumerate(rows):
+        top = line * (PANEL + CAPTION)
+        draw.text((6, top + 3), row.caption, fill=INK, font=font)
+        for column, index in enumerate(chosen):
+            panel = _panel(slices[index], row.labels[index], task)
+            sheet.paste(Image.fromarray(panel), (column * PANEL, top + CAPTION))
+    return sheet
+
+
+def slices_to_show(truth: NDArray[np.uint8]) -> list[int]:
+    """Up to four slices spread over those that hold a structure."""
+    inside = np.flatnonzero(truth.reshape(len(truth), -1).any(axis=1))
+    if not len(inside):
+        inside = np.arange(len(truth))
+    places = np.linspace(0.15, 0.85, min(COLUMNS, len(inside))) if len(inside) > 1 else np.array([0.5])
+    return sorted({int(inside[round(place * (len(inside) - 1))]) for place in places})
+
+
+def what_left(image: NDArray[np.float32], plain: Latents, protected: Latents, sides: int = 3 * PANEL) -> Image.Image:
+    """A slice ``(h, w)``, its latents as they stay, and as they left; one slice each."""
+    panels = [
+        ("The slice: stays", _grey(image)),
+        ("Its latents: stay", _mosaic(plain)),
+        ("What left the site", _mosaic(protected)),
+    ]
+    gap = 12
+    sheet = Image.new("RGB", (3 * sides + 2 * gap, sides + CAPTION + 6), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
+    for number, (caption, picture) in enumerate(panels):
+        left = number * (sides + gap)
+        draw.text((left + 6, 2), caption, fill=INK, font=font)
+        scaled = Image.fromarray(picture).convert("RGB")
+        scaled.thumbnail((sides, sides))
+        grown = scaled.resize(_fit(scaled.size, sides), Image.Resampling.NEAREST)
+        sheet.paste(grown, (left, CAPTION + 6))
+    return sheet
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, optimize=True)
+
+
+def _panel(image: NDArray[np.float32], labels: NDArray[np.uint8], task: Task) -> Picture:
+    base = Image.fromarray(_grey(image))
+    size = _fit(base.size, PANEL)
+    pixels = np.array(base.resize(size, Image.Resampling.BICUBIC).convert("RGB"))
+    grown = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    for label in task.labels:
+        mask = grown == label.value
+        pixels[mask & ~binary_erosion(mask, iterations=2)] = label.color
+    framed = np.full((PANEL, PANEL, 3), PAPER, np.uint8)
+    top, left = (PANEL - size[1]) // 2, (PANEL - size[0]) // 2
+    framed[top : top + size[1], left : left + size[0]] = pixels
+    return framed
+
+
+def _mosaic(latents: Latents) -> Picture:
+    """All channels of the first slice side by side, a block a scale; three standard deviations from black to white."""
+    blocks = [_tiles(values[0].float().cpu().numpy()) for values in latents.values()]
+    width = max(block.shape[1] for block in blocks)
+    repeated = [np.kron(b, np.ones((max(1, width // b.shape[1]),) * 2, np.uint8)) for b in blocks]
+    width = max(block.shape[1] for block in repeated)
+    padded = [np.pad(b, ((0, 4), (0, width - b.shape[1])), constant_values=PAPER[0]) for b in repeated]
+    return np.concatenate(padded)[:-4]
+
+
+def _tiles(values: NDArray[np.float32]) -> Picture:
+    channels, height, width = values.shape
+    columns = 2 ** ceil(np.log2(sqrt(channels)))
+    scaled = np.clip(127.5 + values / (values.std() + 1e-9) * 127.5 / 3, 0, 255).astype(np.uint8)
+    empty = np.zeros((-channels % columns, height, width), np.uint8)
+    grid = np.concatenate([scaled, empty]).reshape(-1, columns, height, width)
+    return np.ascontiguousarray(grid.transpose(0, 2, 1, 3).reshape(-1, columns * width))
+
+
+def _grey(image: NDArray[np.float32]) -> Picture:
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def _fit(size: tuple[int, int], side: int) -> tuple[int, int]:
+    factor = side / max(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

@@ -1,0 +1,177 @@
+"""What happens in the demo, in order: every step is a command of the README, printed before it runs.
+
+The commands of a site run in this process, as the same person would type them; the server is a process of its own on
+loopback. Keys and site profiles live in a temporary folder and are gone with it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ppcmi_server.cli.main import main as ppcmi_server
+
+from ppcmi.cli.main import main as ppcmi
+from ppcmi.errors import PpcmiError
+from ppcmi.reading import CaseFiles, find_cases
+from ppcmi.site import SiteProfile
+from ppcmi.task import Task, load_task
+from support.real_server import RealServer
+
+VARIANTS_BELOW_CASES = 20
+"""Sites with fewer labelled cases export more augmented encodings of each."""
+
+
+class DemoError(PpcmiError):
+    """The demo cannot go on."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the demo is played with.
+
+    :param data: folder with images/, labels/ and split.csv (columns id, fold, site).
+    :param effort: length of every training; 1 is the product's usual.
+    :param umn_epochs: length of the server's training, or None for its usual.
+    """
+
+    data: Path
+    task_file: Path
+    effort: float = 1.0
+    umn_epochs: int | None = None
+
+    @property
+    def task(self) -> Task:
+        """The task that is played."""
+        return load_task(self.task_file)
+
+    @property
+    def letters(self) -> list[str]:
+        """Sites by their name in split.csv.
+
+        :raises DemoError: if the table names no sites or a site lacks cases to learn from or to be judged on.
+        """
+        cases = find_cases(self.data)
+        letters = sorted({case.site for case in cases if case.site})
+        if not letters:
+            raise DemoError("The data folder's split.csv has no column 'site' that says which case is whose.")
+        for letter in letters:
+            for fold in ("train", "test"):
+                if not self.cases(letter, fold):
+                    raise DemoError(f"Site {letter} has no labelled case in fold '{fold}' of split.csv.")
+        return letters
+
+    def cases(self, letter: str, fold: str) -> list[CaseFiles]:
+        """A site's labelled cases of a fold."""
+        return [c for c in find_cases(self.data) if c.site == letter and c.fold == fold and c.label is not None]
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by stage, summed over the sites."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+class Hospital:
+    """A site at its command line."""
+
+    def __init__(self, letter: str, folder: Path) -> None:
+        self.letter = letter
+        self.name = f"Hospital {letter}"
+        self._folder = folder / letter
+
+    def __call__(self, *words: object) -> None:
+        """Run ``ppcmi WORDS`` as this site."""
+        texts = [str(word) for word in words]
+        say(f"\n{self.name}$ ppcmi {_shown(texts)}")
+        _require(ppcmi([*texts, "--site", str(self._folder)]), "ppcmi")
+
+    @property
+    def profile(self) -> SiteProfile:
+        """The site's profile."""
+        return SiteProfile.open(self._folder)
+
+
+def train_together(plan: Plan, server: RealServer, hospitals: list[Hospital], clock: Stopwatch) -> None:
+    """From enrolment to an active model that every site has validated."""
+    task, scratch = plan.task.name, server.folder.parent
+    first, *others = hospitals
+    with clock.stage("enrol, found, invite"):
+        for hospital in hospitals:
+            code = server.add_site(hospital.name)
+            hospital("site", "init", "--server", server.url, "--code", code)
+        first("consortium", "create", "--task", task)
+        for other in others:
+            first("consortium", "invite", "--task", task, other.name)
+            other("consortium", "join", "--task", task)
+    with clock.stage("train the codec"):
+        first("codec", "train", *_own_cases(plan, first), "--effort", plan.effort)
+    for hospital in hospitals:
+        file = scratch / f"{hospital.letter}.ppcmi"
+        few = len(plan.cases(hospital.letter, "train")) < VARIANTS_BELOW_CASES
+        with clock.stage("export"):
+            hospital("cohort", "export", *_own_cases(plan, hospital), "-o", file, "--variants", 4 if few else 2)
+        with clock.stage("upload"):
+            hospital("cohort", "upload", file)
+    with clock.stage("train the server's network"):
+        operator(server, "train", task, *(() if plan.umn_epochs is None else ("--epochs", plan.umn_epochs)))
+    for hospital in hospitals:
+        with clock.stage("refine the sites' decoders"):
+            hospital("codec", "refine", *_own_cases(plan, hospital), "--effort", plan.effort)
+        if plan.cases(hospital.letter, "val"):
+            with clock.stage("validate"):
+                hospital("model", "validate", *_own_cases(plan, hospital))
+    operator(server, "model", "activate", task, 1)
+
+
+def segment_held_out(plan: Plan, hospitals: list[Hospital], out: Path, clock: Stopwatch) -> None:
+    """Every site segments its held-out scans privately, into ``out/SITE``."""
+    for hospital in hospitals:
+        images = [case.image for case in plan.cases(hospital.letter, "test")]
+        with clock.stage("segment"):
+            hospital("segment", "--task", plan.task.name, *images, "-o", out / hospital.letter)
+
+
+def operator(server: RealServer, *words: object) -> None:
+    """Run ``ppcmi-server WORDS`` on the embedded server."""
+    texts = [str(word) for word in words]
+    say(f"\nOperator$ ppcmi-server {_shown(texts)}")
+    _require(ppcmi_server([*texts, "--dir", str(server.folder)]), "ppcmi-server")
+
+
+def say(text: str) -> None:
+    """A line of the story, in order with what the commands write."""
+    print(text, flush=True)
+
+
+def _own_cases(plan: Plan, hospital: Hospital) -> tuple[object, ...]:
+    return ("--task", plan.task.name, "--cases", plan.data, "--where", f"site={hospital.letter}")
+
+
+def _shown(words: list[str]) -> str:
+    """A command as it would be typed; long lists of files are cut short."""
+    quoted = [shlex.quote(Path(word).name if word.startswith("/") else word) for word in words]
+    return " ".join(quoted if len(quoted) <= 14 else [*quoted[:5], "...", *quoted[-3:]])
+
+
+def _require(code: int, command: str) -> None:
+    sys.stdout.flush()
+    if code != 0:
+        raise DemoError(f"The last '{command}' command failed, see its message above.")
