@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy_report import report
+from benchmarks.accuracy_report import PAPER, report
 from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium, train_together
 from benchmarks.results import here_and_now
 from ppcmi.codec.codec import Codec
@@ -161,7 +161,7 @@ class Run:
         b = self.budget
         config = CodecTrainingConfig(images=b.images, masks=b.masks, local=b.local)
         if preset == "paper":
-            # Its local network is never asked.
+            # As published there is no local network; the sites' own are trained below, each from its own images.
             config = CodecTrainingConfig(preset="paper", images=b.paper_codec, masks=b.paper_codec, local=FitConfig(1))
         codec = train_codec(founder.train, self.task, config, held_out=founder.validation, report=_show)
         self.networks.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,8 @@ class Run:
         kept = self.networks / f"decoder-{site.name}-{codec.fingerprint}.safetensors"
         if kept.exists():
             return SiteDecoder.load(kept, codec)
-        decoder = refine_local_network(codec, site.train, RefinementConfig(local=self.budget.refine), report=_show)
+        length = self.budget.alone if codec.preset == "paper" else self.budget.refine
+        decoder = refine_local_network(codec, site.train, RefinementConfig(local=length), report=_show)
         decoder.save(kept)
         return decoder
 
@@ -259,7 +260,7 @@ class Run:
         self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
 
     def _paper(self) -> None:
-        name = "as published: paper codecs, UMN and protocol"
+        name = PAPER
         if f"{name}, server's part alone" in self.rows:
             return
         codecs = [self._codec(site, "paper") for site in self.sites]
@@ -272,7 +273,7 @@ class Run:
         plains = [encode_site(c, site.train, 0, 0) for c, site in zip(codecs, self.sites, strict=True)]
         config = replace(paper_config(epochs=self.budget.paper_epochs), minimum_steps=80 if self.few else 0)
         umn = train_together(members, plains, replace(config, validation_share=0.0, patience=0), report=_show_umn)
-        decoders = {site.name: SiteDecoder(c) for c, site in zip(codecs, self.sites, strict=True)}
+        decoders = {site.name: self._refined(c, site) for c, site in zip(codecs, self.sites, strict=True)}
         self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
 
 

@@ -12,7 +12,7 @@ from benchmarks.results import SEPARATOR, Measurement, Origin, measurement, merg
 Row = Mapping[str, Any]
 
 ALONE, POOLED, COARSE = "each site alone", "U-Net on pooled raw images", "private, coarse"
-PAPER = "as published: paper codecs, UMN and protocol"
+PAPER = "private, paper codecs, UMN and protocol"
 LOWEST_DICE = {"hippocampus_mr": 0.82, "fetal_head_us": 0.94}
 LARGEST_DISTANCE = {"hippocampus_mr": 0.04, "fetal_head_us": 0.02}
 LARGEST_I8_LOSS = 0.005

@@ -25,8 +25,8 @@ INTRODUCTION = """\
 
 Every number here was written by the benchmark named beside it, into a file of [results](results), and this page is
 rendered from those files. Dice is on held-out patients (fold `test` of the data folder's split.csv), one seed;
-differences of a few thousandths are noise. "alone" is a U-Net on one site's images, "pooled" the same U-Net on all sites'
-raw images, "private" the product: the site's refined network averaged with the decoded answer of the server.
+differences of a few thousandths are noise. "alone" is a U-Net on one site's images, "pooled" the same U-Net on all
+sites' raw images, "private" the product: the site's refined network averaged with the decoded answer of the server.
 """
 
 

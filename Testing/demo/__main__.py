@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from ppcmi.phantoms import write_phantom_folder
 
 from demo.alone import segment_alone, train_alone
 from demo.page import Shown, write_page
@@ -25,6 +24,7 @@ from ppcmi.bundle import unpack
 from ppcmi.errors import PpcmiError, UsageError
 from ppcmi.latents import Stream
 from ppcmi.metrics import score_case
+from ppcmi.phantoms import write_phantom_folder
 from ppcmi.reading import CaseFiles, read_labels, read_volume
 from ppcmi.session import open_link
 from ppcmi.slicing import slice_labels, slice_volume

@@ -49,8 +49,9 @@ class SiteDecoder(nn.Module):
         self.to(codec.device).eval()
 
     def weight(self, profile: Profile) -> float:
-        """The server's share for ``profile``; all of it with the published codec, which knows no other part."""
-        return 1.0 if self.codec.preset == "paper" else self.weights.get(profile.value, USUAL_WEIGHT)
+        """The server's share for ``profile``; as published it is all of it, unless the site chose otherwise."""
+        usual = 1.0 if self.codec.preset == "paper" else USUAL_WEIGHT
+        return self.weights.get(profile.value, usual)
 
     def decode(self, latents: Latents, slices: Tensor, profile: Profile) -> Tensor:
         """Standardized mask latents and slices ``(n, c, h, w)`` to probabilities ``(n, K + 1, h, w)``."""
