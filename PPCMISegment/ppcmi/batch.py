@@ -44,7 +44,7 @@ def segment_files(
 ) -> Iterator[BatchItem]:
     """Segment every image to ``output/NAME.seg.nrrd`` and ``.nii.gz``; an event whenever something has happened.
 
-    :raises WriteError: if the folder cannot be made.
+    :raises WriteError: if the folder cannot be made, or a result would take an image's place.
     :raises ConnectionFailedError: if the server cannot be reached: the remaining volumes would fail as well.
     """
     try:
@@ -53,6 +53,7 @@ def segment_files(
         raise WriteError(f"The output folder cannot be made: {error.strerror}.") from error
     finished = _finished(output / MANIFEST)
     names = result_names(images)
+    _require_other_files(images, output, names)
     for number, (source, name) in enumerate(zip(images, names, strict=True), start=1):
         item = BatchItem(source, name, number, len(images))
         made_from = {**_identity(source), **provenance_of(link)}
@@ -83,6 +84,12 @@ def result_names(images: Sequence[Path]) -> list[str]:
         candidates = [name, *(f"{name}-{number}" for number in range(2, len(images) + 2))]
         names.append(next(candidate for candidate in candidates if candidate not in names))
     return names
+
+
+def _require_other_files(images: Sequence[Path], output: Path, names: Sequence[str]) -> None:
+    results = {(output / f"{name}{ending}").resolve() for name in names for ending in ENDINGS}
+    if results & {image.resolve() for image in images}:
+        raise WriteError("A result would take the place of an image; choose another folder for the results.")
 
 
 def _segment_one(

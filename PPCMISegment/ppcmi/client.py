@@ -193,7 +193,10 @@ class ServerClient:
 
     def create_cohort(self, task: str, header: bytes) -> str:
         """Announce a cohort by its file's header; the same header gives the same id again."""
-        return str(self._json("POST", f"/v1/tasks/{_part(task)}/cohorts", {"header": _text(header)})["cohort_id"])
+        answer = self._json("POST", f"/v1/tasks/{_part(task)}/cohorts", {"header": _text(header)})
+        if "cohort_id" not in answer:
+            raise ConnectionFailedError(OFF_PROTOCOL)
+        return str(answer["cohort_id"])
 
     def cohort(self, cohort_id: str) -> dict[str, Any]:
         """State, received frames and number of cases of a cohort of the caller's."""

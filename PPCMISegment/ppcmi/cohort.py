@@ -19,23 +19,26 @@ from ppcmi.client import ServerClient
 from ppcmi.codec.augment import augment_pair
 from ppcmi.codec.codec import Codec
 from ppcmi.cohort_file import CohortReader, CohortWriter
-from ppcmi.errors import GeometryError, ReadError, SiteError
+from ppcmi.errors import CodecError, GeometryError, ReadError, SiteError
 from ppcmi.in_flight import InFlight
-from ppcmi.latents import Stream
+from ppcmi.latents import Profile, Stream
 from ppcmi.protection import Protection
 from ppcmi.reading import CaseFiles, read_labels, read_volume
-from ppcmi.site import SiteProfile, TaskProfile
+from ppcmi.site import Membership, SiteProfile, TaskProfile
 from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.task import Task
 
 POLL_S = 0.1
+
+FEW_CASES = 20
+"""Up to so many labelled cases a site has few."""
 
 
 @dataclass(frozen=True)
 class ExportSettings:
     """How cases are exported.
 
-    :param variants: augmented encodings of each case besides the case as it is.
+    :param variants: augmented encodings of each case besides the case as it is; see :func:`usual_variants`.
     :param seed: of the augmentation.
     :param slices_per_bundle: also the batch of encoding.
     """
@@ -43,6 +46,18 @@ class ExportSettings:
     variants: int = 0
     seed: int = 0
     slices_per_bundle: int = 64
+
+
+def usual_variants(cases: int) -> int:
+    """Augmented encodings of each of so many labelled cases: they help most where labels are few."""
+    return 4 if cases <= FEW_CASES else 2
+
+
+def usual_profile(membership: Membership, codec: Codec) -> Profile:
+    """The privacy profile where nobody chose one; the published protocol and codec need all scales."""
+    if membership.mode == "paper":
+        return Profile.PAPER
+    return Profile.FULL if codec.preset == "paper" else Profile.COARSE
 
 
 @dataclass(frozen=True)
@@ -101,8 +116,11 @@ def export_cohort(
     A case that cannot be read is reported and left out; the file appears when all are done.
 
     :raises SiteError: if no case has labels, or none could be read.
+    :raises CodecError: if the codec cannot work with the profile's scales.
     """
     chosen = settings or ExportSettings()
+    if codec.preset == "paper" and protection.profile not in (Profile.PAPER, Profile.FULL):
+        raise CodecError("The published codec needs all three scales; export with the profile full.")
     labelled = [case for case in cases if case.label is not None]
     if not labelled:
         raise SiteError("None of the chosen cases has labels, so there is nothing to export.")

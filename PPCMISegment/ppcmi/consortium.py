@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from ppcmi import sealing
 from ppcmi.client import ServerClient, decode_binary
 from ppcmi.codec.codec import Codec
-from ppcmi.errors import CodecError, KeyMismatchError, PpcmiError, SiteError
+from ppcmi.errors import CodecError, KeyMismatchError, ServerRefusedError, SiteError
 from ppcmi.files import write_atomically
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.site import KEY_BYTES, Membership, Mode, Scope, SiteProfile, TaskProfile, printable, task_from_server
@@ -62,15 +62,22 @@ class Peer:
 def create(site: SiteProfile, client: ServerClient, task_name: str, scope: Scope, mode: Mode) -> TaskProfile:
     """Found the consortium of a task, with a new inner key.
 
+    If the server's answer was lost, the key is kept, and founding again goes on from there.
+
     :raises SiteError: if the site takes part already.
     :raises ServerRefusedError: if there is a consortium already; have a member invite you.
     """
-    task, _ = task_from_server(client, task_name)
+    task, answer = task_from_server(client, task_name)
+    if site.takes_part_in(task.name) and answer.get("consortium") is None and site.task(task.name).membership.founder:
+        part = site.task(task.name)
+        client.create_consortium(task.name, part.membership.scope, part.membership.mode, inner_check_of(part))
+        return part
     part = site.add_task(task, Membership(scope, mode, founder=True), secrets.token_bytes(KEY_BYTES))
     try:
         client.create_consortium(task.name, scope, mode, inner_check_of(part))
-    except PpcmiError:
-        site.forget_task(task.name)
+    except ServerRefusedError as error:
+        if error.status < 500:  # else it may have been founded all the same
+            site.forget_task(task.name)
         raise
     return part
 

@@ -17,9 +17,9 @@ def choose_device(name: str = "auto") -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, present in available.items() if present))
-    kind = name.split(":", maxsplit=1)[0]
-    if kind not in available:
-        raise UsageError("The device is one of auto, cpu, cuda, mps.")
+    kind, _, index = name.partition(":")
+    if kind not in available or (":" in name and not index.isdecimal()):
+        raise UsageError("The device is one of auto, cpu, cuda, mps, or one of several such as cuda:1.")
     if not available[kind]:
         raise UsageError(f"This machine has no working {kind} device; use --device cpu.")
     return torch.device(name)

@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppcmi import sealing
-from ppcmi.client import ServerClient, normalize_url
-from ppcmi.errors import SiteError, UsageError
+from ppcmi.client import OFF_PROTOCOL, ServerClient, normalize_url
+from ppcmi.errors import ConnectionFailedError, SiteError, UsageError
 from ppcmi.files import write_atomically
 from ppcmi.task import Task, load_task, parse_task, task_to_json
 
 FORMAT = "ppcmi-site/1"
 KEY_BYTES = 32
+_FROM_SERVER = ("site_id", "site_name", "server_public_key", "link_salt")
 
 Mode = Literal["two-layer", "paper"]
 Scope = Literal["consortium", "site"]
@@ -83,15 +84,10 @@ class SiteProfile:
         # The key is on disk before the code is spent: a full disk must not leave a site that nobody can be.
         private = _secret(folder / "private.key", sealing.new_private_key())
         answer = client.enrol(code.strip(), sealing.public_key_of(private))
+        if not {"token", *_FROM_SERVER} <= answer.keys():
+            raise ConnectionFailedError(OFF_PROTOCOL)
         write_atomically(folder / "token", str(answer["token"]).encode(), mode=0o600)
-        document = {
-            "format": FORMAT,
-            "server_url": url,
-            "site_id": str(answer["site_id"]),
-            "site_name": str(answer["site_name"]),
-            "server_public_key": str(answer["server_public_key"]),
-            "link_salt": str(answer["link_salt"]),
-        }
+        document = {"format": FORMAT, "server_url": url, **{name: str(answer[name]) for name in _FROM_SERVER}}
         write_atomically(folder / "site.json", _json(document))
         return cls.open(folder)
 
@@ -198,6 +194,17 @@ class SiteProfile:
         """The pseudonym that a case has had before, or None."""
         known: Mapping[str, str] = _read_json(self.folder / "pseudonyms.json", None).get(task, {})
         return known.get(case)
+
+    def uploaded_cases(self, task: str) -> frozenset[str]:
+        """Names of the cases in cohorts that this site uploaded: a model may have been trained on them."""
+        known: Mapping[str, str] = _read_json(self.folder / "pseudonyms.json", None).get(task, {})
+        uploaded = {
+            pseudonym
+            for facts in self.cohorts().values()
+            if facts.get("task") == task
+            for pseudonym in facts.get("pseudonyms", [])
+        }
+        return frozenset(name for name, pseudonym in known.items() if pseudonym in uploaded)
 
     def record_cohort(self, cohort_id: str, facts: Mapping[str, Any]) -> None:
         """Remember an uploaded cohort, or what changed about it."""

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ppcmi import consortium, sealing
+from ppcmi.client import ServerClient
 from ppcmi.codec.codec import Codec
-from ppcmi.errors import CodecError, KeyMismatchError, PpcmiError, ServerRefusedError, SiteError
+from ppcmi.errors import CodecError, ConnectionFailedError, KeyMismatchError, PpcmiError, ServerRefusedError, SiteError
 from ppcmi.task import load_task
 from support.relay import relay_for
 
@@ -53,6 +54,28 @@ def test_a_member_that_is_invited_has_the_founder_s_inner_key(site_a, site_b):
     assert consortium.inner_check_of(joined) == consortium.inner_check_of(founded)
     assert inviter.fingerprint == sealing.fingerprint(site_a.public_key)
     assert (founded.membership.founder, joined.membership.founder) == (True, False)
+
+
+def test_a_lost_answer_to_founding_does_not_lose_the_inner_key(site_a, a_relay, monkeypatch):
+    founding = ServerClient.create_consortium
+
+    def lose_the_answer(*arguments):
+        founding(*arguments)
+        raise ConnectionFailedError("The server does not answer in time; try again later.")
+
+    with monkeypatch.context() as network, pytest.raises(ConnectionFailedError):
+        network.setattr(ServerClient, "create_consortium", lose_the_answer)
+        found(site_a)
+    assert consortium.inner_check_of(site_a.task(TASK)) == a_relay.consortium["inner_check"]
+    with pytest.raises(SiteError, match="already"):
+        found(site_a)
+
+
+def test_founding_that_never_arrived_goes_on_with_the_same_key(site_a, a_relay):
+    key = found(site_a).inner_key
+    a_relay.consortium = None
+    assert found(site_a).inner_key == key
+    assert a_relay.consortium is not None
 
 
 def test_the_server_sees_neither_the_inner_key_nor_a_way_to_it(site_a, site_b, a_relay):

@@ -150,6 +150,14 @@ def test_what_is_remembered_about_a_cohort_is_added_to(a_site):
     assert a_site.cohorts() == {"c": {"task": "phantom", "state": "whole"}}
 
 
+def test_what_was_uploaded_is_known_by_name(a_site):
+    pseudonyms = a_site.pseudonyms("phantom", ["one", "two"])
+    assert a_site.uploaded_cases("phantom") == frozenset()
+    a_site.record_cohort("c", {"task": "phantom", "pseudonyms": [pseudonyms["two"]]})
+    assert a_site.uploaded_cases("phantom") == {"two"}
+    assert a_site.uploaded_cases("another task") == frozenset()
+
+
 def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, b"before")

@@ -9,8 +9,18 @@ from pathlib import Path
 
 from ppcmi import consortium
 from ppcmi.cli.console import Console
-from ppcmi.cli.model import add_model, newest_model
-from ppcmi.cli.options import Command, Parser, add_cases, add_command, add_group, add_task, chosen_cases
+from ppcmi.cli.model import add_model, chosen_model
+from ppcmi.cli.options import (
+    HELD_OUT,
+    Command,
+    Parser,
+    add_cases,
+    add_command,
+    add_group,
+    add_task,
+    chosen_cases,
+    fitting_cases,
+)
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.quality import CodecQuality, require_good_masks
 from ppcmi.codec.refinement import RefinementConfig, refine_decoder
@@ -85,7 +95,7 @@ def _train(command: Command) -> int:
         raise SiteError("The site has a codec already, and what was made with it needs it; --replace trains a new one.")
     chosen = chosen_cases(options)
     labelled = _read([case for case in chosen if case.label is not None], part.task, console)
-    held_out = _held_out(command, part.task)
+    held_out = _held_out(command, part.task, frozenset())
     unlabelled = [case for case in chosen if case.label is None]
     if options.unlabelled is not None:
         unlabelled += find_cases(options.unlabelled)
@@ -125,12 +135,13 @@ def _publish(command: Command) -> int:
 def _refine(command: Command) -> int:
     site, options, console = command.site(), command.options, command.console
     client, part = site.client(), site.task(options.task)
-    number = options.model if options.model is not None else newest_model(client.models(part.task.name))
-    link = open_link(site, part, client, LinkOptions(model=number, device=command.device()))
+    number = chosen_model(options, client)
+    # Without the site's decoder: an earlier one may belong to an earlier codec.
+    link = open_link(site, part, client, LinkOptions(number, device=command.device(), use_local_network=False))
     labelled = _read([case for case in chosen_cases(options) if case.label is not None], part.task, console)
-    validation = _held_out(command, part.task)
+    validation = _held_out(command, part.task, site.uploaded_cases(part.task.name))
     if validation is None:
-        console.remark("The folder has no fold 'val', so the server's share keeps its usual value.")
+        console.remark("There are no labelled cases of fold 'val', so the server's share keeps its usual value.")
 
     def map_images(latents: Latents) -> Latents:
         return run(map_latents(latents, link))
@@ -146,12 +157,16 @@ def _refine(command: Command) -> int:
         report=_report_to(console),
     )
     decoder.save(part.decoder_path)
+    share = decoder.weight(link.profile)
     console.result(
-        f"The server's share in this site's predictions is {refinement.weight:.2f} (profile {link.profile})."
+        f"The server's share in this site's predictions is {share:.2f} (model {link.model}, {link.profile})."
     )
     if refinement.dice_by_weight:
-        alone, best = refinement.dice_by_weight[0.0], max(refinement.dice_by_weight.values())
-        console.result(f"Mean Dice on the site's validation cases: {alone:.3f} alone, {best:.3f} together.")
+        dice = refinement.dice_by_weight
+        console.result(
+            f"Mean Dice on the site's validation cases: {dice[0.0]:.3f} alone, {dice[1.0]:.3f} the server alone, "
+            f"{max(dice.values()):.3f} together."
+        )
     console.remark(f"Next: 'ppcmi model validate --task {part.task.name} --cases FOLDER'.")
     return 0
 
@@ -163,12 +178,15 @@ def _own_part(command: Command) -> TaskProfile:
     return part
 
 
-def _held_out(command: Command, task: Task) -> SliceSet | None:
-    """Labelled cases of fold ``val``, or None in a folder without folds."""
-    everything = find_cases(command.options.cases)
-    if command.options.fold == "all" or not any(case.fold == "val" for case in everything):
+def _held_out(command: Command, task: Task, uploaded: frozenset[str]) -> SliceSet | None:
+    """Labelled cases of fold ``val`` that were not ``uploaded``, or None if there are none."""
+    if command.options.fold == "all":
         return None
-    held_out = [case for case in chosen_cases(command.options, fold="val") if case.label is not None]
+    held_out = [
+        case
+        for case in fitting_cases(command.options)
+        if case.fold == HELD_OUT and case.label is not None and case.name not in uploaded
+    ]
     return _read(held_out, task, command.console) if held_out else None
 
 

@@ -10,12 +10,14 @@ from ppcmi.cli.console import megabytes
 from ppcmi.cli.options import Command, Parser, add_cases, add_command, add_group, add_task, chosen_cases
 from ppcmi.cohort_file import CohortReader
 from ppcmi.consortium import ensure_codec
-from ppcmi.errors import ServerRefusedError, SiteError
+from ppcmi.errors import ServerRefusedError, SiteError, UsageError
 from ppcmi.latents import Profile
 from ppcmi.pipeline import run
 from ppcmi.protection import protection_of
 from ppcmi.quantization import Quantization
 from ppcmi.site import SiteProfile, TaskProfile
+
+MOST_VARIANTS = 100
 
 
 def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
@@ -34,8 +36,7 @@ def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--profile",
         choices=[str(p) for p in Profile],
-        default=str(Profile.COARSE),
-        help="privacy profile, which scales leave: fewer show less of the image (default: coarse)",
+        help="privacy profile, which scales leave: fewer show less of the image (default: coarse; paper in mode paper)",
     )
     parser.add_argument(
         "--quantization",
@@ -46,9 +47,9 @@ def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--variants",
         type=int,
-        default=0,
         metavar="N",
-        help="augmented encodings of each case besides itself; helps where labelled cases are few (default: 0)",
+        help="augmented encodings of each case besides itself; the file grows as much "
+        "(default: 2, or 4 with at most 20 cases)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the augmentation (default: 0)")
     parser = add_command(
@@ -73,15 +74,18 @@ def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
 
 def _export(command: Command) -> int:
     site, options, console = command.site(), command.options, command.console
-    if options.variants < 0:
-        raise SiteError("--variants is 0 or more.")
+    if options.variants is not None and not 0 <= options.variants <= MOST_VARIANTS:
+        raise UsageError(f"--variants is a number from 0 to {MOST_VARIANTS}.")
     part = site.task(options.task)
+    cases = [case for case in chosen_cases(options) if case.label is not None]
     codec = ensure_codec(site.client(), part).to(command.device())
-    profile, quantization = Profile(options.profile), Quantization(options.quantization)
+    profile = Profile(options.profile) if options.profile else cohort.usual_profile(part.membership, codec)
+    quantization = Quantization(options.quantization)
     protection = protection_of(site, part, codec.fingerprint, profile, quantization=quantization)
-    settings = cohort.ExportSettings(options.variants, options.seed)
+    variants = cohort.usual_variants(len(cases)) if options.variants is None else options.variants
+    settings = cohort.ExportSettings(variants, options.seed)
     steps = cohort.export_cohort(
-        chosen_cases(options), site, part, codec=codec, protection=protection, path=options.output, settings=settings
+        cases, site, part, codec=codec, protection=protection, path=options.output, settings=settings
     )
 
     def show(progress: cohort.ExportProgress) -> None:
@@ -95,7 +99,11 @@ def _export(command: Command) -> int:
 
     summary = run(steps, show)
     size = megabytes(summary.bytes_written)
-    console.result(f"Wrote {summary.cases} cases ({summary.slices} slices, {size}) to {options.output}.")
+    console.result(
+        f"Wrote {summary.cases} cases ({summary.slices} slices, each {1 + variants} times, profile {profile}, {size}) "
+        f"to {options.output}."
+    )
+    console.remark(f"Next: 'ppcmi cohort upload {options.output}'.")
     return next((error.exit_code for error in summary.skipped.values()), 0)
 
 
@@ -111,6 +119,7 @@ def _upload(command: Command) -> int:
 
     summary = run(cohort.upload_cohort(options.file, site, part, site.client()), show)
     console.result(f"The server has cohort {summary.cohort_id}: {summary.cases} cases, {summary.slices} slices.")
+    console.remark(f"Next: once the server has trained a model, 'ppcmi codec refine --task {part.task.name} ...'.")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``ppcmi consortium``: found, invite, join."""
+"""``ppcmi consortium``: found, invite, join, show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 
 from ppcmi import consortium, sealing
 from ppcmi.cli.options import Command, Parser, add_command, add_group, add_task
-from ppcmi.site import TaskProfile
+from ppcmi.consortium import own_codec
+from ppcmi.site import TaskProfile, printable, task_from_server
 
 SHARED_KEY_WARNING = (
     "Members share one inner key: a member that colludes with the server could read other members' latents."
@@ -50,12 +51,21 @@ def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
         group, "join", _join, "Take up the newest invitation to a task.", "ppcmi consortium join --task hippocampus-mr"
     )
     add_task(parser)
+    parser = add_command(
+        group,
+        "show",
+        _show,
+        "What the consortium of a task shares, and how far this site is in it; nothing secret.",
+        "ppcmi consortium show --task hippocampus-mr",
+    )
+    add_task(parser)
 
 
 def _create(command: Command) -> int:
     site, options, console = command.site(), command.options, command.console
     part = consortium.create(site, site.client(), options.task, options.scope, options.mode)
-    console.result(f"Founded the consortium of {part.task.identity} (scope {options.scope}, mode {options.mode}).")
+    scope, mode = part.membership.scope, part.membership.mode
+    console.result(f"Founded the consortium of {part.task.identity} (scope {scope}, mode {mode}).")
     _show_check(command, part)
     console.remark(f"Next: 'ppcmi codec train --task {options.task} --cases FOLDER'.")
     return 0
@@ -71,6 +81,9 @@ def _invite(command: Command) -> int:
     console.result(f"Its fingerprint:  {peer.fingerprint}")
     _show_check(command, part)
     console.remark(f"Call {peer.site_name} and compare: 'ppcmi site show' there must print this fingerprint.")
+    console.remark(f"Next: 'ppcmi consortium join --task {options.task}' at {peer.site_name}.")
+    if part.membership.scope == "consortium":
+        console.remark(SHARED_KEY_WARNING)
     return 0
 
 
@@ -84,6 +97,35 @@ def _join(command: Command) -> int:
     console.remark(f"Call {peer.site_name} and compare both fingerprints and the check of the inner key.")
     if part.membership.scope == "consortium":
         console.remark(SHARED_KEY_WARNING)
+        console.remark(f"Next: 'ppcmi cohort export', or at once 'ppcmi segment', with --task {options.task}.")
+    else:
+        console.remark(f"Next: 'ppcmi codec train --task {options.task} --cases FOLDER'.")
+    return 0
+
+
+def _show(command: Command) -> int:
+    site, console = command.site(), command.console
+    task, answer = task_from_server(site.client(), command.options.task)
+    found, active = answer.get("consortium"), answer.get("active_model")
+    console.result(f"Task          {task.identity}")
+    if not isinstance(found, dict):
+        console.result("Consortium    none yet; 'ppcmi consortium create' founds it")
+        return 0
+    shown = {
+        "Founder": found.get("founder"),
+        "Scope": found.get("scope"),
+        "Mode": found.get("mode"),
+        "Codec": found.get("codec") or ("each site has its own" if found.get("scope") == "site" else "none yet"),
+        "Active model": active.get("number") if isinstance(active, dict) else "none yet",
+        "This site": "is a member" if found.get("member") else "is no member; a member can invite it",
+    }
+    for name, value in shown.items():
+        console.result(f"{name:<12}  {printable(str(value))}")
+    if site.takes_part_in(task.name):
+        part = site.task(task.name)
+        if part.codec_path.exists():
+            console.result(f"Codec here    {own_codec(part).fingerprint}")
+        _show_check(command, part)
     return 0
 
 

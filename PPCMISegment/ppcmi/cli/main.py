@@ -7,10 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from ppcmi.cli import codec, cohort, consortium, model, segment, site
 from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command, Parser
 from ppcmi.errors import CancelledError, PpcmiError
+
+OTHER_EXIT_CODE = 1
 
 DESCRIPTION = """\
 Private collaborative medical image segmentation: keyed latents leave the site, images never do.
@@ -39,9 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end(console, str(error), error.exit_code)
     except KeyboardInterrupt:
         return _end(console, "Cancelled; what was finished before is kept.", CancelledError.exit_code)
+    except torch.OutOfMemoryError:
+        return _end(console, "The device's memory is too small; use --device cpu.", OTHER_EXIT_CODE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has read enough
         return 0
+    except OSError as error:
+        return _end(console, f"A file cannot be read or written: {error.strerror or 'unknown cause'}.", OTHER_EXIT_CODE)
     return run
 
 

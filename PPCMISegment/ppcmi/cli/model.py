@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import Any
 
-from ppcmi.cli.options import Command, Parser, add_cases, add_command, add_group, add_task, chosen_cases
+from ppcmi.cli.options import (
+    HELD_OUT,
+    Command,
+    Parser,
+    add_cases,
+    add_command,
+    add_group,
+    add_task,
+    cases_to_judge_on,
+)
+from ppcmi.client import ServerClient
+from ppcmi.errors import SiteError
 from ppcmi.pipeline import run
 from ppcmi.session import LinkOptions, open_link
-from ppcmi.validation import ValidationProgress, validate
+from ppcmi.validation import Means, Validation, ValidationProgress, validate
+
+SHOWN = {"Dice": "dice", "HD95 mm": "hd95_mm", "ASD mm": "asd_mm"}
+"""Columns of the table of scores; more are reported."""
 
 
 def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
@@ -31,7 +44,7 @@ def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
         "ppcmi model validate --task hippocampus-mr --cases FOLDER --model 1",
     )
     add_task(parser)
-    add_cases(parser, fold="val")
+    add_cases(parser, fold=HELD_OUT)
     add_model(parser)
     parser.add_argument("--keep", action="store_true", help="show the scores and send nothing")
 
@@ -41,9 +54,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=int, metavar="N", help="number of the model (default: the newest)")
 
 
-def newest_model(models: list[dict[str, Any]]) -> int | None:
-    """Number of the newest model, or None if there is none."""
-    return max((int(model["number"]) for model in models), default=None)
+def chosen_model(options: argparse.Namespace, client: ServerClient) -> int:
+    """The number that ``--model`` gives, or the newest model's.
+
+    :raises SiteError: if there is none.
+    """
+    if options.model is not None:
+        return int(options.model)
+    numbers = [int(model["number"]) for model in client.models(options.task)]
+    if not numbers:
+        raise SiteError("There is no model for this task yet; ask the server's operator to train one.")
+    return max(numbers)
 
 
 def _list(command: Command) -> int:
@@ -65,24 +86,48 @@ def _list(command: Command) -> int:
 def _validate(command: Command) -> int:
     site, options, console = command.site(), command.options, command.console
     client, part = site.client(), site.task(options.task)
-    number = options.model if options.model is not None else newest_model(client.models(part.task.name))
+    number = chosen_model(options, client)
+    cases, held_out = cases_to_judge_on(command, part)
     link = open_link(site, part, client, LinkOptions(model=number, device=command.device()))
 
     def show(progress: ValidationProgress) -> None:
-        console.progress(f"scored {progress.done}/{progress.total} cases", last=progress.done == progress.total)
+        within = (
+            "" if progress.slices is None else f", slices {progress.slices.done}/{progress.slices.total} of the next"
+        )
+        text = f"scored {progress.done}/{progress.total} cases{within}"
+        console.progress(text, last=progress.done == progress.total)
 
-    validation = run(validate(chosen_cases(options), link), show)
+    validation = run(validate(cases, link), show)
     for name, error in validation.skipped.items():
         console.remark(f"ppcmi: left out {name}: {error}")
-    rows = []
-    for label, scores in validation.private.items():
-        alone = validation.alone.get(label, {}).get("dice", math.nan)
-        rows.append([label, *(_number(scores[metric]) for metric in ("dice", "hd95_mm", "asd_mm")), _number(alone)])
-    console.table(["label", "Dice", "HD95 mm", "ASD mm", "Dice alone"], rows)
-    if not options.keep:
+    console.result(f"Model {link.model}, profile {link.profile}, {len(validation.cases)} cases of this site:")
+    _show_scores(command, validation)
+    if options.keep:
+        console.remark("Nothing was reported.")
+    elif not held_out:
+        console.remark("Nothing was reported, as only scores on held-out cases tell how good a model is.")
+    else:
         client.report_validation(part.task.name, link.model, validation.numbers())
-        console.result(f"Reported the means of {len(validation.cases)} cases for model {link.model}.")
+        console.result(f"Reported the means of {len(validation.cases)} cases for model {link.model} (numbers only).")
     return next((error.exit_code for error in validation.skipped.values()), 0)
+
+
+def _show_scores(command: Command, validation: Validation) -> None:
+    """A row a label and one of their mean: with the server, beside it the site alone."""
+    private, alone = validation.private, validation.alone
+    ways = [private, alone] if alone else [private]
+    rows = [[label, *(_number(way[label][metric]) for metric in SHOWN.values() for way in ways)] for label in private]
+    if len(rows) > 1:
+        rows.append(["mean", *(_number(_mean(way, metric)) for metric in SHOWN.values() for way in ways)])
+    headers = [name + suffix for name in SHOWN for suffix in ("", " alone")[: len(ways)]]
+    command.console.table(["label", *headers], rows)
+    if alone:
+        command.console.remark("'alone' is this site's own network without the server.")
+
+
+def _mean(means: Means, metric: str) -> float:
+    values = [scores[metric] for scores in means.values() if not math.isnan(scores[metric])]
+    return sum(values) / len(values) if values else math.nan
 
 
 def _number(value: float) -> str:

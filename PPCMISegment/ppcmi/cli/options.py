@@ -14,7 +14,10 @@ from ppcmi.cli.console import Console
 from ppcmi.device import choose_device
 from ppcmi.errors import UsageError
 from ppcmi.reading import CaseFiles, find_cases
-from ppcmi.site import SiteProfile
+from ppcmi.site import SiteProfile, TaskProfile
+
+HELD_OUT = "val"
+"""The fold that models and decoders are judged on."""
 
 
 @dataclass(frozen=True)
@@ -106,19 +109,50 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen_cases(options: argparse.Namespace, fold: str | None = None) -> list[CaseFiles]:
+def fitting_cases(options: argparse.Namespace) -> list[CaseFiles]:
+    """The cases that ``--cases`` and ``--where`` name, of every fold."""
+    conditions = _conditions(options.where)
+    return [case for case in find_cases(options.cases) if _has(case, conditions)]
+
+
+def chosen_cases(options: argparse.Namespace) -> list[CaseFiles]:
     """The cases that ``--cases``, ``--fold`` and ``--where`` name.
 
-    :param fold: instead of ``--fold``, for commands that use more than one.
     :raises UsageError: if there are none.
     """
-    wanted = fold if fold is not None else options.fold
-    found = [case for case in find_cases(options.cases) if _has(case, _conditions(options.where))]
-    if wanted != "all" and any(case.fold is not None for case in found):
-        found = [case for case in found if case.fold == wanted]
+    found = fitting_cases(options)
+    if options.fold != "all" and any(case.fold is not None for case in found):
+        found = [case for case in found if case.fold == options.fold]
     if not found:
         raise UsageError("No case of the folder fits --fold and --where; look into its split.csv.")
     return found
+
+
+def cases_to_judge_on(command: Command, part: TaskProfile) -> tuple[list[CaseFiles], bool]:
+    """Labelled cases that ``--cases``, ``--fold`` and ``--where`` name, and whether none of them was uploaded.
+
+    By default uploaded cases are left out, as a model scores too well on what it was trained on; with another fold
+    than the default they stay and the user is told.
+
+    :raises UsageError: if none is left.
+    """
+    options, console = command.options, command.console
+    labelled = [case for case in chosen_cases(options) if case.label is not None]
+    uploaded = command.site().uploaded_cases(part.task.name)
+    fresh = [case for case in labelled if case.name not in uploaded]
+    if len(fresh) == len(labelled):
+        return labelled, True
+    known = len(labelled) - len(fresh)
+    if options.fold != HELD_OUT:
+        console.remark(f"{known} of these {len(labelled)} cases were uploaded for training: the scores are too good.")
+        return labelled, False
+    if not fresh:
+        raise UsageError(
+            "All these cases were uploaded for training, so none of them can judge a model; mark others as 'val' in "
+            "the folder's split.csv, or score these all the same by --fold all."
+        )
+    console.remark(f"Left out {known} of {len(labelled)} cases, as they were uploaded for training.")
+    return fresh, True
 
 
 def _conditions(texts: Sequence[str]) -> dict[str, str]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from ppcmi.batch import BatchItem, segment_files
 from ppcmi.cli.console import megabytes
 from ppcmi.cli.options import Command, Parser, add_command, add_task
-from ppcmi.errors import PpcmiError, UsageError
+from ppcmi.errors import ReadError, UsageError
 from ppcmi.quantization import Quantization
 from ppcmi.reading import find_images
 from ppcmi.session import LinkOptions, open_link
+
+NAMES = {"done": "done", "skipped": "done before", "failed": "failed"}
 
 
 def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
@@ -40,34 +44,43 @@ def _segment(command: Command) -> int:
     site, options, console = command.site(), command.options, command.console
     if not 1 <= options.in_flight <= 64:
         raise UsageError("--in-flight is a number from 1 to 64.")
-    images = [image for source in options.inputs for image in find_images(source)]
-    if not images:
-        raise UsageError("There is no image in what was given; formats are DICOM, NIfTI, NRRD, MHA, PNG and TIFF.")
+    images = _images(options.inputs)
     choices = LinkOptions(
         options.model, Quantization(options.quantization), device=command.device(), in_flight=options.in_flight
     )
     link = open_link(site, site.task(options.task), site.client(), choices)
-    finished: list[BatchItem] = []
+    outcomes: Counter[str] = Counter()
+    exit_code = 0
     for item in segment_files(images, link, options.output):
+        if item.error is not None:
+            console.remark(f"ppcmi: {item.name}: {item.error}")
+            exit_code = exit_code or item.error.exit_code
         if item.outcome is not None:
-            finished.append(item)
+            outcomes[item.outcome] += 1
+            console.result(_line(item))
         elif item.progress is not None:
             step = item.progress
             console.progress(f"{item.number}/{item.total} {item.name}: {step.done}/{step.total} slices")
-    console.table(["volume", "result", "seconds", "sent", "received"], [_row(item) for item in finished])
-    failures = [item for item in finished if item.error is not None]
-    for item in failures:
-        console.remark(f"ppcmi: {item.name}: {item.error}")
-    return _exit_code(failures)
+    counts = [f"{outcomes[outcome]} {name}" for outcome, name in NAMES.items() if outcomes[outcome]]
+    console.result(f"{', '.join(counts)}; model {link.model}, profile {link.profile}; results in {options.output}")
+    return exit_code
 
 
-def _row(item: BatchItem) -> list[str]:
+def _images(sources: Sequence[Path]) -> list[Path]:
+    """Every image of the sources; an error of one says which, as several may have been given."""
+    images: list[Path] = []
+    for source in sources:
+        try:
+            images += find_images(source)
+        except ReadError as error:
+            raise ReadError(f"{source}: {error}") from error
+    return images
+
+
+def _line(item: BatchItem) -> str:
+    """A finished volume's line."""
+    start = f"{item.name}  {NAMES[item.outcome or 'failed']}"
     if item.outcome != "done" or item.progress is None:
-        return [item.name, "done before" if item.outcome == "skipped" else "failed", "-", "-", "-"]
+        return start
     sent, received = megabytes(item.progress.bytes_sent), megabytes(item.progress.bytes_received)
-    return [item.name, "done", f"{item.seconds:.1f}", sent, received]
-
-
-def _exit_code(failures: list[BatchItem]) -> int:
-    errors: list[PpcmiError] = [item.error for item in failures if item.error is not None]
-    return errors[0].exit_code if errors else 0
+    return f"{start}  {item.seconds:.1f} s  {sent} sent  {received} received"

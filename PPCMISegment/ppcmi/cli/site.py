@@ -9,7 +9,7 @@ from pathlib import Path
 from ppcmi import sealing
 from ppcmi.cli.options import Command, Parser, add_command, add_group
 from ppcmi.client import ServerClient
-from ppcmi.site import SiteProfile
+from ppcmi.site import SiteProfile, printable
 
 
 def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
@@ -31,7 +31,9 @@ def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
         help="certificate authority (PEM) of the server, where the system does not know it",
     )
     add_command(group, "show", _show, "Who the site is and what it takes part in; nothing secret.", "ppcmi site show")
-    add_command(group, "test", _test, "Call the server and check that it knows the site.", "ppcmi site test")
+    add_command(
+        group, "test", _test, "Call the server: does it know the site, and which tasks does it have?", "ppcmi site test"
+    )
 
 
 def _init(command: Command) -> int:
@@ -40,7 +42,8 @@ def _init(command: Command) -> int:
     console.result(f"Enrolled as {site.identity.site_name} at {site.identity.server_url}.")
     console.result(f"This site's fingerprint:   {sealing.fingerprint(site.public_key)}")
     console.result(f"The server's fingerprint:  {sealing.fingerprint(site.identity.server_public_key)}")
-    console.remark("Next: 'ppcmi consortium create --task T', or 'join' if another site has invited you.")
+    console.remark("Next: 'ppcmi consortium create --task T', or 'ppcmi consortium join --task T' after an invitation.")
+    console.remark("'ppcmi site test' lists the server's tasks.")
     return 0
 
 
@@ -66,8 +69,8 @@ def _test(command: Command) -> int:
     start = time.perf_counter()
     info = client.info()
     milliseconds = 1000 * (time.perf_counter() - start)
-    me = client.me()
-    console.result(
-        f"The server answers in {milliseconds:.0f} ms (version {info.get('version')}) and knows {me.get('site_name')}."
-    )
+    me, version = printable(str(client.me().get("site_name"))), printable(str(info.get("version")))
+    console.result(f"The server answers in {milliseconds:.0f} ms (version {version}) and knows {me}.")
+    names = [printable(str(dict(answer.get("task") or {}).get("name"))) for answer in client.tasks()]
+    console.result(f"Its tasks: {', '.join(names) or 'none yet; the server has to be given one'}")
     return 0
