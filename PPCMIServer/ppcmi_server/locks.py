@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ppcmi_server.errors import OperatorError
 
+PAUSE_S = 0.05
+
 
 @contextmanager
-def hold_lock(path: Path, refusal: str) -> Iterator[None]:
+def hold_lock(path: Path, refusal: str, patience_s: float = 0.0) -> Iterator[None]:
     """Hold the lock at ``path`` while the context lasts.
 
+    :param patience_s: how long to wait for it; whoever looks with :func:`is_locked` holds it for a moment.
     :raises OperatorError: with the sentence ``refusal``, if another process holds it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + patience_s
     try:
-        if not _try_lock(descriptor):
-            raise OperatorError(refusal)
+        while not _try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                raise OperatorError(refusal)
+            time.sleep(PAUSE_S)
         yield
     finally:
         os.close(descriptor)

@@ -65,6 +65,11 @@ def single_codec(model: Model) -> str | None:
     return next(iter(model.codecs)) if model.scope == "consortium" and len(model.codecs) == 1 else None
 
 
+def model_of_job(session: Session, job_id: int) -> Model | None:
+    """The model that came of a job, if any."""
+    return session.scalar(select(Model).where(Model.job_id == job_id))
+
+
 def curve(session: Session, job_id: int) -> list[JobEpoch]:
     """A job's losses by epoch."""
     return list(session.scalars(select(JobEpoch).where(JobEpoch.job_id == job_id).order_by(JobEpoch.epoch)))

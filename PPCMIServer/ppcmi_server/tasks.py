@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ppcmi.errors import TaskError
@@ -61,6 +61,11 @@ def find_task(session: Session, name: str) -> Task:
 def is_member(session: Session, task: Task, site_id: str) -> bool:
     """Whether a site takes part in a task."""
     return session.get(Member, (task.id, site_id)) is not None
+
+
+def members(session: Session, task: Task) -> int:
+    """How many sites take part in a task."""
+    return session.scalar(select(func.count()).select_from(Member).where(Member.task_id == task.id)) or 0
 
 
 def membership(session: Session, name: str, caller: Caller) -> TaskMembership:

@@ -1,0 +1,132 @@
+"""``ppcmi-server serve``: answer the sites until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from ppcmi.cli.options import Parser
+from ppcmi.client import is_loopback
+from ppcmi_server.app import create_app
+from ppcmi_server.cli.options import Command, add_command
+from ppcmi_server.config import ServerConfig
+from ppcmi_server.errors import OperatorError
+from ppcmi_server.locks import hold_lock
+
+DEFAULT_PORT = 8765
+GRACE_S = 15
+KEEP_ALIVE_S = 30
+LOG_FORMAT = "%(asctime)s %(name)s %(message)s"
+
+
+def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+    """The command."""
+    parser = add_command(
+        groups,
+        "serve",
+        _serve,
+        "Answer the sites until Ctrl-C or SIGTERM. Other machines are served over TLS only.",
+        "ppcmi-server serve /srv/ppcmi --host 0.0.0.0 --tls-cert server.pem --tls-key server-key.pem",
+    )
+    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="the server's folder, as --dir")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help=f"0 takes any that is free (default: {DEFAULT_PORT})"
+    )
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain (PEM)")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="the certificate's private key (PEM)")
+    parser.add_argument(
+        "--insecure-without-tls",
+        action="store_true",
+        help="serve other machines without TLS all the same, e.g. behind a proxy that adds it: tokens travel in clear",
+    )
+
+
+def _serve(command: Command) -> int:
+    options, config = command.options, command.config
+    _require_safe(options)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
+    logging.getLogger("ppcmi_server").setLevel(logging.INFO)
+    with (
+        hold_lock(config.folder / "serve.lock", "This server runs already; stop it before you start it again."),
+        _listen(options.host, options.port) as listener,
+    ):
+        server = _AnnouncingServer(_uvicorn_config(config, options), command, listener)
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn sends it once more
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            command.console.remark("Stopped.")
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+    if not server.started:
+        raise OperatorError("The server could not start; its log says why.")
+    return 0
+
+
+class _AnnouncingServer(uvicorn.Server):
+    """Says where it listens once it does."""
+
+    def __init__(self, config: uvicorn.Config, command: Command, listener: socket.socket) -> None:
+        super().__init__(config)
+        self._command = command
+        self._listener = listener
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
+        await super().startup(sockets)
+        if self.started:
+            scheme, host = "https" if self.config.is_ssl else "http", self._command.options.host
+            host = f"[{host}]" if ":" in host else host
+            self._command.console.result(f"Listening on {scheme}://{host}:{self._listener.getsockname()[1]}")
+
+
+def _uvicorn_config(config: ServerConfig, options: argparse.Namespace) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(config),
+        log_config=None,
+        access_log=False,  # its lines hold addresses and names; ppcmi_server.api.access_log's do not
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
+    )
+
+
+def _require_safe(options: argparse.Namespace) -> None:
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise OperatorError("TLS takes both --tls-cert and --tls-key.")
+    for file in (options.tls_cert, options.tls_key):
+        if file is not None and not file.is_file():
+            raise OperatorError("The file of --tls-cert or --tls-key does not exist.")
+    if options.tls_cert is None and not is_loopback(options.host) and not options.insecure_without_tls:
+        raise OperatorError(
+            "Other machines are served over TLS only; give --tls-cert and --tls-key, or insist with "
+            "--insecure-without-tls."
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket; several servers never share a port.
+
+    :raises OperatorError: if the address is not this machine's or the port is taken.
+    """
+    try:
+        version = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host).version
+        listener = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except ValueError as error:
+        raise OperatorError("--host takes a number such as 127.0.0.1, or localhost.") from error
+    except (OSError, OverflowError) as error:
+        raise OperatorError("The server cannot listen there: the port is taken, or the address not ours.") from error
+    return listener
