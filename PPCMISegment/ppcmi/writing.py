@@ -135,7 +135,6 @@ def _segmentation_fields(geometry: Geometry) -> dict[str, str]:
         "conversion. Can be copied from a volume, using the button.&",
         "MasterRepresentation": "Binary labelmap",
         "ReferenceImageExtentOffset": "0 0 0",
-        "SourceRepresentation": "Binary labelmap",
     }
 
 
