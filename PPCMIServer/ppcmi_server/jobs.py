@@ -200,11 +200,11 @@ def _has_scales(cohort: Cohort, profile: Profile) -> bool:
 
 def _config(request: TrainingRequest, profile: Profile) -> UmnConfig:
     start = paper_config(profile) if request.preset == "paper" else UmnConfig(profile=profile)
-    return replace(
-        start,
-        epochs=start.epochs if request.epochs is None else request.epochs,
-        seed=start.seed if request.seed is None else request.seed,
-    )
+    if request.seed is not None:
+        start = replace(start, seed=request.seed)
+    if request.epochs is not None:
+        start = replace(start, epochs=request.epochs, minimum_steps=0)  # as many passes as were asked for, no more
+    return start
 
 
 def _to_json(config: UmnConfig) -> dict[str, Any]:

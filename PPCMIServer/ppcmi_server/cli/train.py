@@ -33,7 +33,12 @@ def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
         "ppcmi-server train hippocampus-mr",
     )
     parser.add_argument("task", metavar="TASK", help="the task's name")
-    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: the preset's)")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="exactly so many passes over the data (default: as many as the preset says, more where data are few)",
+    )
     parser.add_argument("--preset", choices=("default", "paper"), help="which network (default: default)")
     parser.add_argument(
         "--profile", choices=[str(p) for p in Profile], help="which scales it maps (default: those that the sites sent)"
