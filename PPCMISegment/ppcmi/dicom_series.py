@@ -1,13 +1,15 @@
-"""Which files of a folder make one DICOM image series, in the order of their positions.
+"""Which files of a folder, or frames of a multi-frame file, make one DICOM image, in the order of their positions.
 
 Position and orientation are Image Position (Patient) and Image Orientation (Patient), DICOM PS3.3 C.7.6.2.1.1. Only a
-series whose slices are parallel, straight above each other and evenly spaced is a voxel grid.
+series whose slices are parallel, straight above each other and evenly spaced is a voxel grid. The frames of an enhanced
+multi-frame image say the same in functional groups, C.7.6.16.2.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -25,16 +27,22 @@ UNEVEN = 0.02
 TILTED = 0.01
 """Largest sideways shift from slice to slice, as a part of the gap (0.6 degrees)."""
 
-TAGS = ["SOPClassUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "InstanceNumber"]
+TAGS = [
+    "SOPClassUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "NumberOfFrames",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+]  # fmt: skip
+
+NO_IMAGES = (pydicom.uid.SegmentationStorage, pydicom.uid.RTDoseStorage)
+"""Classes of objects that have pixels and yet are no images."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Slice:
-    """One file's place: position of its first pixel and directions of its rows and columns, LPS millimetres."""
+    """One file's or frame's place: position of its first pixel, directions of its rows and columns, LPS millimetres."""
 
     file: Path
     series: str
-    instance: int
+    frames: int
     position: NDArray[np.float64] | None
     directions: NDArray[np.float64] | None
 
@@ -45,7 +53,11 @@ def series_files(folder: Path) -> list[Path]:
     :raises ReadError: if there is no image series, more than one, or several images at one place.
     :raises GeometryError: if slices are not parallel, not straight above each other, or not evenly spaced.
     """
-    slices = [found for path in sorted(folder.iterdir()) if (found := _slice(path)) is not None]
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ReadError("The folder cannot be opened; check its permissions.") from error
+    slices = [found for path in entries if (found := _slice(path)) is not None]
     series = {found.series for found in slices}
     if not series:
         raise ReadError("The folder has no DICOM images.")
@@ -53,7 +65,32 @@ def series_files(folder: Path) -> list[Path]:
         raise ReadError(f"The folder has {len(series)} DICOM series; put the one to segment into a folder of its own.")
     if len(slices) == 1:
         return [slices[0].file]
-    return [found.file for found in _in_order(slices)]
+    if any(found.frames > 1 for found in slices):
+        raise ReadError("The folder has several multi-frame DICOM images; give the one file to segment.")
+    return [slices[index].file for index in _order(slices)]
+
+
+def frame_positions(file: Path) -> NDArray[np.float64] | None:
+    """Positions ``(n, 3)`` of a multi-frame file's frames as they are stored, LPS millimetres; None for a single frame.
+
+    :raises ReadError: if the file is no image, or its frames are no single volume in order, with one scale.
+    :raises GeometryError: as :func:`series_files`, of the frames.
+    """
+    header = _header(file)
+    if not _is_image(header):
+        raise ReadError("The DICOM file is no image but belongs to one, such as a segmentation; choose the image.")
+    if _frames(header) == 1:
+        return None
+    shared = next(iter(header.get("SharedFunctionalGroupsSequence") or ()), pydicom.Dataset())
+    groups = list(header.get("PerFrameFunctionalGroupsSequence") or ())
+    frames = [_frame(file, frame, shared) for frame in groups]
+    if len(frames) != _frames(header) or any(frame.position is None for frame in frames):
+        raise ReadError("The DICOM file's frames do not say where they lie, as in a film; export one image of them.")
+    scales = {str(_group("PixelValueTransformationSequence", frame, shared)) for frame in groups}
+    order = _order(frames)
+    if len(scales) > 1 or order not in (list(range(len(order))), list(range(len(order)))[::-1]):
+        raise ReadError("The DICOM file's frames differ in scale or are out of order; export them as single images.")
+    return np.array([frame.position for frame in frames])
 
 
 def is_dicom_folder(path: Path) -> bool:
@@ -74,26 +111,50 @@ def _slice(path: Path) -> _Slice | None:
     """The file's place, or None if it is no DICOM image (a segmentation, a report, a directory record)."""
     if not is_dicom_file(path):
         return None
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
-    except (InvalidDicomError, OSError, ValueError) as error:
-        raise ReadError("A DICOM file in the folder is damaged; copy or export the series again.") from error
-    if "Rows" not in header or str(header.get("SOPClassUID")) in (
-        pydicom.uid.SegmentationStorage,
-        pydicom.uid.RTDoseStorage,
-    ):
+    header = _header(path)
+    if not _is_image(header):
         return None
-    position, orientation = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
-    return _Slice(
-        file=path,
-        series=str(header.get("SeriesInstanceUID", "")),
-        instance=int(header.get("InstanceNumber") or 0),
-        position=np.array(position, dtype=float) if position and len(position) == 3 else None,
-        directions=np.array(orientation, dtype=float).reshape(2, 3) if orientation and len(orientation) == 6 else None,
+    series = str(header.get("SeriesInstanceUID", ""))
+    return _Slice(path, series, _frames(header), *_place(header, header))
+
+
+def _frame(file: Path, frame: Any, shared: Any) -> _Slice:
+    position = _group("PlanePositionSequence", frame, shared)
+    return _Slice(file, "", 1, *_place(position, _group("PlaneOrientationSequence", frame, shared)))
+
+
+def _group(name: str, frame: Any, shared: Any) -> Any:
+    """A functional group's one item, of the frame itself or shared by all; empty if there is none."""
+    return next(iter(frame.get(name) or shared.get(name) or ()), pydicom.Dataset())
+
+
+def _header(file: Path) -> Any:
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
+        header.decode()  # pydicom parses values when they are asked for; here is where that can fail
+    except (InvalidDicomError, OSError, ValueError, TypeError, EOFError) as error:
+        raise ReadError("A DICOM file is damaged; copy or export it again.") from error
+    return header
+
+
+def _is_image(header: Any) -> bool:
+    return "Rows" in header and str(header.get("SOPClassUID")) not in NO_IMAGES
+
+
+def _frames(header: Any) -> int:
+    return int(header.get("NumberOfFrames") or 1)
+
+
+def _place(plane: Any, orientation: Any) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    position, directions = plane.get("ImagePositionPatient"), orientation.get("ImageOrientationPatient")
+    return (
+        np.array(position, dtype=float) if position and len(position) == 3 else None,
+        np.array(directions, dtype=float).reshape(2, 3) if directions and len(directions) == 6 else None,
     )
 
 
-def _in_order(slices: list[_Slice]) -> list[_Slice]:
+def _order(slices: list[_Slice]) -> list[int]:
+    """Indices of the slices along their normal."""
     positions = [found.position for found in slices if found.position is not None]
     directions = [found.directions for found in slices if found.directions is not None]
     if len(positions) < len(slices) or len(directions) < len(slices):
@@ -115,4 +176,4 @@ def _in_order(slices: list[_Slice]) -> list[_Slice]:
         raise GeometryError("The DICOM series was made with a tilted gantry; resample it to straight slices first.")
     if (np.abs(gaps - gap) > UNEVEN * gap).any():
         raise GeometryError("The DICOM series' slices are not evenly spaced; one may be missing, or resample it first.")
-    return [slices[index] for index in order]
+    return [int(index) for index in order]

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK
+from numpy.typing import NDArray
 
-from ppcmi.dicom_series import is_dicom_file, is_dicom_folder, series_files
-from ppcmi.errors import ReadError
+from ppcmi.dicom_series import frame_positions, is_dicom_file, is_dicom_folder, series_files
+from ppcmi.errors import GeometryError, ReadError
 from ppcmi.intensity import require_finite
 from ppcmi.volume import Geometry, Volume, lps_from_ras
 
@@ -53,7 +54,8 @@ def read_volume(path: Path) -> Volume:
     A two-dimensional image becomes a volume of one slice.
 
     :raises ReadError: if there is no such image, or it is empty, in color, has a time axis, or is not finite.
-    :raises GeometryError: if a DICOM series is tilted or its slices are not evenly spaced.
+    :raises GeometryError: if a DICOM series is tilted or its slices are not evenly spaced, or a NIfTI file's axes are
+        not perpendicular, which SimpleITK does not read.
     """
     image = _read_series(path) if path.is_dir() else _read_file(path)
     volume = volume_from_image(image)
@@ -140,10 +142,7 @@ def volume_from_image(image: SimpleITK.Image) -> Volume:
 
 
 def image_from_volume(volume: Volume) -> SimpleITK.Image:
-    """The inverse of :func:`volume_from_image`.
-
-    :raises RuntimeError: from SimpleITK, if the volume's axes are not perpendicular.
-    """
+    """The inverse of :func:`volume_from_image`."""
     ijk_to_lps = lps_from_ras @ volume.geometry.ijk_to_ras
     spacing = volume.geometry.spacing_mm
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(volume.voxels))
@@ -176,6 +175,7 @@ def _read_file(path: Path, several_components: str | None = None) -> SimpleITK.I
         raise ReadError("There is no image at the place given; check its spelling.")
     if path.stat().st_size == 0:
         raise ReadError("The image file is empty; copy or export it again.")
+    positions = frame_positions(path) if is_dicom_file(path) else None
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -183,12 +183,27 @@ def _read_file(path: Path, several_components: str | None = None) -> SimpleITK.I
         _check_header(reader, path, several_components)
         image: SimpleITK.Image = reader.Execute()
     except RuntimeError as error:
+        if "orthonormal" in str(error):
+            raise GeometryError("The image's axes are not perpendicular; resample it, or save it as NRRD.") from error
         raise ReadError("The image cannot be read: it is damaged, cut off, or of an unknown format.") from error
     if image.GetDimension() == 2:
         image = SimpleITK.JoinSeries(image)
     while image.GetDimension() > 3:
         image = image[..., 0]
+    if positions is not None:
+        _place_frames(image, positions)
     return image
+
+
+def _place_frames(image: SimpleITK.Image, positions: NDArray[np.float64]) -> None:
+    """Let the third axis go from frame to frame, up or down, as ITK does not."""
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    spacing = float(np.linalg.norm(step))
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    direction[:, 2] = step / spacing
+    image.SetOrigin(positions[0].tolist())
+    image.SetSpacing([*image.GetSpacing()[:2], spacing])
+    image.SetDirection(direction.ravel().tolist())
 
 
 def _check_header(reader: SimpleITK.ImageFileReader, path: Path, several_components: str | None) -> None:
