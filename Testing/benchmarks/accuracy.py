@@ -63,7 +63,7 @@ def budget(task: Task, few: bool) -> Budget:
     The site alone gets as many steps as the consortium's network and its refinement together.
     """
     large = task.slicing.size[0] >= SMALLEST_PAPER_SLICE
-    fit = FitConfig(epochs=12, batch_size=8 if large else 32, minimum_steps=450 if large else (500 if few else 0))
+    fit = FitConfig(epochs=12, batch_size=4 if large else 32, minimum_steps=450 if large else (500 if few else 0))
 
     def share(epochs: int, **changes: float) -> FitConfig:
         return replace(fit, epochs=epochs, minimum_steps=fit.minimum_steps * epochs // 12, **changes)  # type: ignore[arg-type]
