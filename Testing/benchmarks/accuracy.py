@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy_report import PAPER, report
+from benchmarks.accuracy_report import ALONE, COARSE, PAPER, POOLED, report
 from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium, train_together
 from benchmarks.results import here_and_now
 from ppcmi.codec.codec import Codec
@@ -83,12 +83,16 @@ def budget(task: Task, few: bool) -> Budget:
 
 
 class Run:
-    """One data folder with one label budget: rows are measured one by one, each kept at once."""
+    """One data folder with one label budget: rows are measured one by one, each kept at once.
 
-    def __init__(self, data: Path, task: Task, few: bool, store: Path) -> None:
-        self.data, self.task, self.few, self.store = data, task, few, store
-        self.budget = budget(task, few)
-        self.sites = [_site(data, task, name, FEW[data.name] if few else None) for name in SITES]
+    :param labelled: labelled cases a site, None for all.
+    :param store: file for the rows; what is trained lies beside it.
+    """
+
+    def __init__(self, data: Path, task: Task, labelled: int | None, budget: Budget, store: Path) -> None:
+        self.task, self.budget, self.store = task, budget, store
+        self.title = f"{data.name}, {labelled or 'all'} labelled cases a site"
+        self.sites = [_site(data, task, name, labelled) for name in SITES]
         self.origin = asdict(here_and_now())
         self.networks = store.parent / f"{store.stem}-{self.origin['commit']}"
         self.rows: dict[str, dict[str, object]] = json.loads(store.read_text()) if store.exists() else {}
@@ -105,40 +109,40 @@ class Run:
         print(f"{self.title}: {name}: {json.dumps(self.rows[name])}", flush=True)
         return self.rows[name]
 
-    @property
-    def title(self) -> str:
-        """Data set and label budget."""
-        return (
-            f"{self.data.name}, {f'{FEW[self.data.name]} labelled cases a site' if self.few else 'all labelled cases'}"
-        )
-
     def scores(self, predict: Callable[[Site], torch.Tensor]) -> dict[str, object]:
         """Mean Dice by site and over sites of labels ``(n, h, w)`` predicted for each site's test cases."""
         by_site = {site.name: mean_dice(predict(site), site.test, self.task.classes) for site in self.sites}
         return {"dice": sum(by_site.values()) / len(by_site), "by_site": by_site}
 
-    def measure(self, *, comparisons: bool) -> None:
-        """The rows that the product stands on, or those that it is compared with."""
+    def measure_baselines(self) -> None:
+        """Each site alone, and a network that sees all sites' raw images."""
         networks = {site.name: lambda site=site: self._local([site.train], self.budget.alone) for site in self.sites}
-        self.row("each site alone", lambda: self.scores(lambda site: _labels(networks[site.name](), site.test)))
-        self.row("U-Net on pooled raw images", self._pooled)
+        self.row(ALONE, lambda: self.scores(lambda site: _labels(networks[site.name](), site.test)))
+        self.row(POOLED, self._pooled)
+
+    def measure_product(self, profiles: Sequence[Profile] = (Profile.COARSE, Profile.FULL, Profile.MINIMAL)) -> None:
+        """The sites together, by privacy profile, and a member that nobody's labels are from."""
+        shared = self._shared_codec()
+        self.row("codec", lambda: dict(shared[0].report["quality"]))
+        for profile in profiles:
+            self._private(*shared, profile)
+        self.row(f"{COARSE}, fourth member", lambda: self._fourth_member(shared[0], shared[2]))
+
+    def measure_comparisons(self) -> None:
+        """What the product's choices cost or gain: quantization, inner layer, codec scope, the published system."""
+        shared = self._shared_codec()
+        self._private(*shared, Profile.COARSE, quantization=Quantization.F32)
+        self._private(*shared, Profile.COARSE, inner_key=None)
+        self._site_codecs(shared[0])
+        if self.task.slicing.size[0] >= SMALLEST_PAPER_SLICE:
+            self._paper()
+
+    def _shared_codec(self) -> tuple[Codec, dict[str, SiteDecoder], list[PlainLatents]]:
+        """The first site's codec, every site's decoder, and what every site exports."""
         codec = self._codec(self.sites[0])
         decoders = {site.name: self._refined(codec, site) for site in self.sites}
         plains = [encode_site(codec, site.train, self.budget.variants, seed) for seed, site in enumerate(self.sites)]
-        self.row("codec", lambda: dict(codec.report["quality"]))
-        if comparisons:
-            self._compare(codec, decoders, plains)
-            return
-        for profile in (Profile.COARSE, Profile.FULL, Profile.MINIMAL):
-            self._private(codec, decoders, plains, profile)
-        self.row("private, coarse, fourth member", lambda: self._fourth_member(codec, plains))
-
-    def _compare(self, codec: Codec, decoders: dict[str, SiteDecoder], plains: Sequence[PlainLatents]) -> None:
-        self._private(codec, decoders, plains, Profile.COARSE, quantization=Quantization.F32)
-        self._private(codec, decoders, plains, Profile.COARSE, inner_key=None)
-        self._site_codecs(codec)
-        if self.task.slicing.size[0] >= SMALLEST_PAPER_SLICE:
-            self._paper()
+        return codec, decoders, plains
 
     def _pooled(self) -> dict[str, object]:
         network = self._local([site.train for site in self.sites], self.budget.pooled)
@@ -243,7 +247,7 @@ class Run:
             self.row(f"{name}, member without labels", lambda: self.scores(without_labels))
 
     def _site_codecs(self, first: Codec) -> None:
-        name = "private, coarse, a codec for each site"
+        name = f"{COARSE}, a codec for each site"
         if f"{name}, server's part alone" in self.rows:
             return
         codecs = [first, *(self._codec(site) for site in self.sites[1:])]
@@ -327,8 +331,13 @@ def main() -> int:
     tasks = Path(__file__).resolve().parents[2] / "Resources" / "Tasks"
     task = load_task(tasks / f"{TASKS[options.data.name]}.json")
     store = options.store / f"accuracy-{options.data.name}-{'few' if options.few else 'all'}.json"
-    run = Run(options.data, task, options.few, store)
-    run.measure(comparisons=options.comparisons)
+    labelled = FEW[options.data.name] if options.few else None
+    run = Run(options.data, task, labelled, budget(task, options.few), store)
+    if options.comparisons:
+        run.measure_comparisons()
+    else:
+        run.measure_baselines()
+        run.measure_product()
     report(options.store)
     return 0
 

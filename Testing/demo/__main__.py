@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--umn-epochs", type=int, help="length of the server's training (default: its usual)")
     parser.add_argument("--cases-per-site", type=int, default=12, help="phantoms a site (default: 12)")
     parser.add_argument("--seed", type=int, default=1, help="of the phantoms (default: 1)")
+    parser.add_argument("--publish-anyway", action="store_true", help="go on even with a codec that keeps masks badly")
     options = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="ppcmi-demo-") as scratch:
@@ -61,7 +62,7 @@ def play(options: argparse.Namespace, scratch: Path) -> None:
         data, task_file = scratch / "phantoms", TASKS / "phantom.json"
         say("Making phantoms: three sites, each with a scanner of its own.")
         write_phantom_folder(data, cases_per_site=options.cases_per_site, seed=options.seed)
-    plan = Plan(data, task_file or _task_of(data), options.effort, options.umn_epochs)
+    plan = Plan(data, task_file or _task_of(data), options.effort, options.umn_epochs, options.publish_anyway)
     task, out, clock = plan.task, options.out, Stopwatch()
     out.mkdir(parents=True, exist_ok=True)
     hospitals = [Hospital(letter, scratch / "sites") for letter in plan.letters]

@@ -97,7 +97,7 @@ def _panel(image: NDArray[np.float32], labels: NDArray[np.uint8], task: Task) ->
 
 def _mosaic(latents: Latents) -> Picture:
     """All channels of the first slice side by side, a block a scale; three standard deviations from black to white."""
-    blocks = [_tiles(values[0].float().cpu().numpy()) for values in latents.values()]
+    blocks = [_tiles(values[0].float().cpu().numpy()) for _, values in latents.items()]
     width = max(block.shape[1] for block in blocks)
     repeated = [np.kron(b, np.ones((max(1, width // b.shape[1]),) * 2, np.uint8)) for b in blocks]
     width = max(block.shape[1] for block in repeated)

@@ -40,12 +40,14 @@ class Plan:
     :param data: folder with images/, labels/ and split.csv (columns id, fold, site).
     :param effort: length of every training; 1 is the product's usual.
     :param umn_epochs: length of the server's training, or None for its usual.
+    :param publish_anyway: use the codec even if it keeps a structure badly, for a quick look.
     """
 
     data: Path
     task_file: Path
     effort: float = 1.0
     umn_epochs: int | None = None
+    publish_anyway: bool = False
 
     @property
     def task(self) -> Task:
@@ -122,7 +124,8 @@ def train_together(plan: Plan, server: RealServer, hospitals: list[Hospital], cl
             first("consortium", "invite", "--task", task, other.name)
             other("consortium", "join", "--task", task)
     with clock.stage("train the codec"):
-        first("codec", "train", *_own_cases(plan, first), "--effort", plan.effort)
+        anyway = ("--publish-anyway",) if plan.publish_anyway else ()
+        first("codec", "train", *_own_cases(plan, first), "--effort", plan.effort, *anyway)
     for hospital in hospitals:
         file = scratch / f"{hospital.letter}.ppcmi"
         few = len(plan.cases(hospital.letter, "train")) < VARIANTS_BELOW_CASES
