@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from ppcmi.errors import WriteError
@@ -23,5 +24,6 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise WriteError(f"A file cannot be written: {error.strerror}.") from error

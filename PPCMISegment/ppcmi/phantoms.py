@@ -106,17 +106,14 @@ def make_phantom(scanner: Scanner, seed: int) -> tuple[Volume, Volume]:
 def write_phantom_folder(folder: Path, *, cases_per_site: int, seed: int) -> None:
     """A data folder of ``images/``, ``labels/`` and ``split.csv`` for the sites A, B and C.
 
-    Of each site's cases the last quarter is ``test`` (from 3 cases on), the sixth before it ``val`` (from 4 cases on).
-
     :raises WriteError: if the folder cannot be written.
     """
-    folds = _folds(cases_per_site)
     rows = []
     try:
         for part in ("images", "labels"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         for index, (site, scanner) in enumerate(SCANNERS.items()):
-            for number, fold in enumerate(folds, start=1):
+            for number, fold in enumerate(folds(cases_per_site), start=1):
                 name = f"phantom_{site}_{number:02}"
                 case_seed = int(np.random.SeedSequence((seed, index, number)).generate_state(1)[0])
                 for part, volume in zip(("images", "labels"), make_phantom(scanner, case_seed), strict=True):
@@ -128,7 +125,8 @@ def write_phantom_folder(folder: Path, *, cases_per_site: int, seed: int) -> Non
         raise WriteError("The phantoms cannot be written; choose another folder, or make room on the disk.") from error
 
 
-def _folds(cases: int) -> list[str]:
+def folds(cases: int) -> list[str]:
+    """Of a site's cases in order: the last quarter is ``test`` (from 3 on), a sixth before it ``val`` (from 4 on)."""
     test = max(1, round(cases / 4)) if cases >= 3 else 0
     val = max(1, round(cases / 6)) if cases >= 4 else 0
     return ["train"] * (cases - val - test) + ["val"] * val + ["test"] * test
