@@ -7,6 +7,8 @@ multi-frame image say the same in functional groups, C.7.6.16.2.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,17 +78,19 @@ def frame_positions(file: Path) -> NDArray[np.float64] | None:
     :raises ReadError: if the file is no image, or its frames are no single volume in order, with one scale.
     :raises GeometryError: as :func:`series_files`, of the frames.
     """
-    header = _header(file)
-    if not _is_image(header):
-        raise ReadError("The DICOM file is no image but belongs to one, such as a segmentation; choose the image.")
-    if _frames(header) == 1:
-        return None
-    shared = next(iter(header.get("SharedFunctionalGroupsSequence") or ()), pydicom.Dataset())
-    groups = list(header.get("PerFrameFunctionalGroupsSequence") or ())
-    frames = [_frame(file, frame, shared) for frame in groups]
-    if len(frames) != _frames(header) or any(frame.position is None for frame in frames):
+    with _damage_is_a_read_error():
+        header = _header(file)
+        if not _is_image(header):
+            raise ReadError("The DICOM file is no image but belongs to one, such as a segmentation; choose the image.")
+        count = _frames(header)
+        if count == 1:
+            return None
+        shared = next(iter(header.get("SharedFunctionalGroupsSequence") or ()), pydicom.Dataset())
+        groups = list(header.get("PerFrameFunctionalGroupsSequence") or ())
+        frames = [_frame(file, frame, shared) for frame in groups]
+        scales = {str(_group("PixelValueTransformationSequence", frame, shared)) for frame in groups}
+    if len(frames) != count or any(frame.position is None for frame in frames):
         raise ReadError("The DICOM file's frames do not say where they lie, as in a film; export one image of them.")
-    scales = {str(_group("PixelValueTransformationSequence", frame, shared)) for frame in groups}
     order = _order(frames)
     if len(scales) > 1 or order not in (list(range(len(order))), list(range(len(order)))[::-1]):
         raise ReadError("The DICOM file's frames differ in scale or are out of order; export them as single images.")
@@ -111,11 +115,12 @@ def _slice(path: Path) -> _Slice | None:
     """The file's place, or None if it is no DICOM image (a segmentation, a report, a directory record)."""
     if not is_dicom_file(path):
         return None
-    header = _header(path)
-    if not _is_image(header):
-        return None
-    series = str(header.get("SeriesInstanceUID", ""))
-    return _Slice(path, series, _frames(header), *_place(header, header))
+    with _damage_is_a_read_error():
+        header = _header(path)
+        if not _is_image(header):
+            return None
+        series = str(header.get("SeriesInstanceUID", ""))
+        return _Slice(path, series, _frames(header), *_place(header, header))
 
 
 def _frame(file: Path, frame: Any, shared: Any) -> _Slice:
@@ -129,12 +134,16 @@ def _group(name: str, frame: Any, shared: Any) -> Any:
 
 
 def _header(file: Path) -> Any:
+    return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
+
+
+@contextmanager
+def _damage_is_a_read_error() -> Iterator[None]:
+    """Around all that reads values: pydicom parses them when they are asked for."""
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
-        header.decode()  # pydicom parses values when they are asked for; here is where that can fail
-    except (InvalidDicomError, OSError, ValueError, TypeError, EOFError) as error:
+        yield
+    except (InvalidDicomError, OSError, ValueError, TypeError, AttributeError, EOFError) as error:
         raise ReadError("A DICOM file is damaged; copy or export it again.") from error
-    return header
 
 
 def _is_image(header: Any) -> bool:
