@@ -17,17 +17,17 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from ppcmi.bundle import BundleHeader, Mode
+from ppcmi.bundle import BundleHeader, Mode, read_header
 from ppcmi.channel import Channel
 from ppcmi.cohort_file import CohortHeader, CohortKey, cohort_digest, frame_digest, parse_header
-from ppcmi.errors import BundleError
+from ppcmi.errors import BundleError, KeyMismatchError
 from ppcmi.latents import Profile, Stream, scale_shapes
 from ppcmi.task import Task as TaskDocument
 from ppcmi.task import parse_task
 from ppcmi_server import audit, clock
 from ppcmi_server.blobs import BlobStore
 from ppcmi_server.database.engine import Database
-from ppcmi_server.database.schema import Case, Cohort, Frame, JobCohort, Model, Task
+from ppcmi_server.database.schema import Case, Cohort, Consortium, Frame, JobCohort, Model, Task
 from ppcmi_server.errors import conflict, not_found
 from ppcmi_server.identity import Caller
 from ppcmi_server.keys import KEY_BYTES, ServerKeys, decrypt, encrypt
@@ -110,7 +110,9 @@ class CohortStore:
             if _is_there(session, cohort, index, digest):
                 return False
             task = session.get_one(Task, cohort.task_id)
+            consortium = session.get_one(Consortium, cohort.task_id)
         frame, bundle, inner_check = self._open(cohort, parse_task(task.document), caller, index, data)
+        _require_inner_key(inner_check, consortium)
         context = _frame_context(cohort_id, digest)
         self._blobs.write(frame.blob, encrypt(self.cohort_key(cohort), bundle, context))
         try:
@@ -221,9 +223,9 @@ class CohortStore:
         if cohort.header is None:
             raise _withdrawn()
         part, bundle = CohortKey.open(cohort.header, self._keys.private_key).open_frame(index, data)
-        mode = parse_header(cohort.header).mode
-        header, _ = self._channel_of(caller, task.identity, mode).open(bundle)
-        _require_labelled(header, task)
+        header = read_header(bundle)
+        _require_labelled(header, task)  # before room for any latent is made
+        self._channel_of(caller, task.identity, parse_header(cohort.header).mode).open(bundle)
         digest = frame_digest(data)
         frame = Frame(
             cohort_id=cohort.id, index=index, digest=digest,
@@ -267,6 +269,13 @@ def require_shapes(header: BundleHeader, task: TaskDocument) -> None:
     """
     if dict(header.shapes) != scale_shapes(task.slicing.size, Profile(header.profile).scales):
         raise BundleError("The latents do not have the shapes of the task's slices; use the task's own codec.")
+
+
+def _require_inner_key(inner_check: str | None, consortium: Consortium) -> None:
+    if consortium.scope == "consortium" and inner_check != consortium.inner_check:
+        raise KeyMismatchError("The cohort was protected with another inner key than the consortium's; join it again.")
+    if (inner_check is None) != (consortium.mode == "paper"):
+        raise BundleError("An inner key protects bundles in mode 'two-layer' and only there; export the cohort again.")
 
 
 def _is_there(session: Session, cohort: Cohort, index: int, digest: bytes) -> bool:

@@ -1,0 +1,161 @@
+"""The real application on a real socket in this process, with sites that speak the protocol by ``ServerClient``."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+import torch
+import uvicorn
+
+from ppcmi import sealing
+from ppcmi.channel import open_channel
+from ppcmi.client import Patience, ServerClient, decode_binary
+from ppcmi.cohort_file import CohortReader, CohortWriter
+from ppcmi.klt.inner import InnerLayer
+from ppcmi.latents import Latents, Profile, Stream, scale_shapes
+from ppcmi.protection import Protection
+from ppcmi.quantization import Quantization
+from ppcmi_server import identity, tasks
+from ppcmi_server.app import create_app
+from ppcmi_server.config import Limits, create_folder
+from ppcmi_server.services import Services, open_services
+from support.codecs import tiny_task
+
+TASK = tiny_task()
+CODEC = "c0dec" + "0" * 27
+INNER_KEY = bytes(range(32))
+IMPATIENT = Patience(connect_s=5, read_s=30, attempts=1)
+START_S = 30
+
+
+def make_latents(slices: int, seed: int, profile: Profile = Profile.COARSE) -> Latents:
+    """Random latents of the task's shapes."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = scale_shapes(TASK.slicing.size, profile.scales)
+    return Latents({scale: torch.randn(slices, *shape, generator=generator) for scale, shape in shapes.items()})
+
+
+def pseudonym(number: int) -> str:
+    return f"{number:032x}"
+
+
+class SiteAtServer:
+    """An enrolled site: its keys, its client, and what it sends."""
+
+    def __init__(self, url: str, code: str) -> None:
+        self.private_key = sealing.new_private_key()
+        answer = ServerClient(url, patience=IMPATIENT).enrol(code, sealing.public_key_of(self.private_key))
+        self.site_id, self.name, self.token = answer["site_id"], answer["site_name"], answer["token"]
+        self.server_public_key = decode_binary(answer["server_public_key"])
+        context = b"ppcmi link|" + self.site_id.encode() + b"|" + decode_binary(answer["link_salt"])
+        self.link_key = sealing.agree(self.private_key, self.server_public_key, context=context)
+        self.url = url
+        self.client = ServerClient(url, self.token, patience=IMPATIENT)
+
+    def protection(self, inner_key: bytes = INNER_KEY, **changes: object) -> Protection:
+        fields: dict[str, object] = {
+            "channel": open_channel(self.link_key, TASK.identity, "two-layer"),
+            "inner": InnerLayer(inner_key, TASK.identity),
+            "codec": CODEC,
+            "profile": Profile.COARSE,
+            "quantization": Quantization.F32,
+        }
+        return Protection(**(fields | changes))
+
+    def bundle(self, images: Latents, case: int = 1, **changes: object) -> bytes:
+        """A bundle to be mapped."""
+        return self.protection(**changes).protect({Stream.IMAGE: images}, pseudonym(case), range(len(images)))
+
+    def write_cohort(self, path: Path, cases: Sequence[int], slices: int = 4, **changes: object) -> CohortReader:
+        """A cohort file; each case has two bundles, the second an augmented variant of the first."""
+        protection = self.protection(**changes)
+        with CohortWriter(
+            path,
+            server_public_key=self.server_public_key,
+            task=TASK.identity,
+            codec=protection.codec,
+            profile=protection.profile,
+            mode="two-layer",
+            quantization=protection.quantization,
+        ) as writer:
+            for case in cases:
+                bundles = [
+                    protection.protect(
+                        {s: make_latents(slices, 10 * case + i, protection.profile) for i, s in enumerate(Stream)},
+                        pseudonym(case),
+                        range(slices),
+                        variant,
+                    )
+                    for variant in range(2)
+                ]
+                writer.add_case(pseudonym(case), bundles)
+        return CohortReader(path)
+
+    def upload(self, cohort: CohortReader) -> str:
+        """Announce, send and commit; the cohort's id."""
+        cohort_id = self.client.create_cohort(TASK.name, cohort.header_bytes)
+        for index, frame in cohort.frames():
+            self.client.put_frame(cohort_id, index, frame.data)
+        self.client.commit_cohort(cohort_id, cohort.end.frames, cohort.end.digest)
+        return cohort_id
+
+    def call(self, method: str, path: str, **options: object) -> requests.Response:
+        """A bare request with the site's token."""
+        headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
+        return requests.request(method, self.url + path, headers=headers, timeout=30, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class AppServer:
+    """A served application."""
+
+    services: Services
+    url: str
+
+    def add_site(self, name: str) -> SiteAtServer:
+        with self.services.database.writing() as session:
+            code = identity.add_site(session, name)
+        return SiteAtServer(self.url, code)
+
+    def add_consortium(self, *names: str, scope: str = "consortium") -> list[SiteAtServer]:
+        """Enrolled sites that all take part in the task; the first founds and publishes a codec."""
+        sites = [self.add_site(name) for name in names]
+        founder = sites[0]
+        founder.client.create_consortium(TASK.name, scope, "two-layer", InnerLayer(INNER_KEY, TASK.identity).check())
+        if scope == "consortium":
+            founder.client.put_codec(TASK.name, b"encrypted codec", CODEC)
+        for site in sites[1:]:
+            founder.client.invite(TASK.name, site.site_id, b"sealed")
+            site.client.join(TASK.name)
+        return sites
+
+
+@contextmanager
+def app_server(folder: Path, **limits: float) -> Iterator[AppServer]:
+    """Serve the task from a new server folder until the context ends."""
+    config = dataclasses.replace(create_folder(folder), device="cpu", limits=Limits(**limits))
+    services = open_services(config)
+    with services.database.writing() as session:
+        tasks.add_task(session, TASK)
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(config, services), port=0, log_config=None, timeout_graceful_shutdown=2)
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + START_S
+    while not server.started:
+        assert time.monotonic() < deadline, "the application did not start"
+        assert thread.is_alive(), "the application ended"
+        time.sleep(0.01)
+    (listener,) = server.servers[0].sockets
+    try:
+        yield AppServer(services, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    finally:
+        server.should_exit = True
+        thread.join(20)
