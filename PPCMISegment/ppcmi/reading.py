@@ -10,7 +10,11 @@ DICOM folders are :mod:`ppcmi.dicom_series`'s. Errors are one sentence and name 
 from __future__ import annotations
 
 import csv
+import gzip
+import math
+import os
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +33,11 @@ VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 IMAGE_ENDINGS = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", *PICTURE_ENDINGS)
 """Longest first, so that the first that fits is the whole ending."""
 
+FOLDS = ("train", "val", "test")
+
 COMPLEX = (SimpleITK.sitkComplexFloat32, SimpleITK.sitkComplexFloat64)
+
+_NIFTI_SIZE = re.compile(r"dim\[[1-7]\]|bitpix|vox_offset")
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,8 @@ def find_cases(folder: Path) -> list[CaseFiles]:
     A label belongs to the image of the same name without ending. ``split.csv`` has a column ``id``, the same names,
     and any of ``fold``, ``site`` and others.
 
-    :raises ReadError: if there are no images, two have the same name, or the table has no column ``id``.
+    :raises ReadError: if there are no images, two have the same name, or the table has no column ``id``, a case twice
+        or an unknown fold.
     """
     images = _by_stem(find_images(folder / "images")) if (folder / "images").is_dir() else {}
     if not images:
@@ -181,6 +190,8 @@ def _read_file(path: Path, several_components: str | None = None) -> SimpleITK.I
     try:
         reader.ReadImageInformation()
         _check_header(reader, path, several_components)
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            _require_whole_nifti(reader, path)
         image: SimpleITK.Image = reader.Execute()
     except RuntimeError as error:
         if "orthonormal" in str(error):
@@ -221,6 +232,31 @@ def _check_header(reader: SimpleITK.ImageFileReader, path: Path, several_compone
         raise ReadError("The picture does not say how large its pixels are; save it as NRRD or MetaImage with spacing.")
 
 
+def _require_whole_nifti(reader: SimpleITK.ImageFileReader, path: Path) -> None:
+    """Refuse a NIfTI file that ends before its voxels do, which ITK reads without a word.
+
+    The last four bytes of a gzip file are its content's size (RFC 1952); only where they do not agree it is unpacked.
+    """
+    fields = {key: float(reader.GetMetaData(key)) for key in reader.GetMetaDataKeys() if _NIFTI_SIZE.fullmatch(key)}
+    voxels = math.prod(max(1, int(size)) for key, size in fields.items() if key.startswith("dim["))
+    expected = int(fields["vox_offset"]) + voxels * int(fields["bitpix"]) // 8
+    with path.open("rb") as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+        size = stream.seek(0, os.SEEK_END)
+        if zipped:
+            stream.seek(-4, os.SEEK_END)
+            if int.from_bytes(stream.read(4), "little") == expected % (1 << 32):
+                return
+            stream.seek(0)
+            try:
+                with gzip.open(stream) as content:
+                    size = sum(len(block) for block in iter(lambda: content.read(1 << 20), b""))
+            except (EOFError, OSError, zlib.error):
+                size = 0
+    if size < expected:
+        raise ReadError("The image is cut off: the file ends before its voxels do; copy or export it again.")
+
+
 def _segment_values(image: SimpleITK.Image) -> set[int]:
     """Label values that the header of a ``.seg.nrrd`` gives to segments; none if it is no such file."""
     keys = [key for key in image.GetMetaDataKeys() if re.fullmatch(r"Segment\d+_LabelValue", key)]
@@ -252,6 +288,12 @@ def _split_rows(path: Path) -> dict[str, dict[str, str]]:
             table = csv.DictReader(stream)
             if "id" not in (table.fieldnames or ()):
                 raise ReadError("The data folder's split.csv has no column 'id'.")
-            return {row["id"]: {key: value or "" for key, value in row.items() if key is not None} for row in table}
+            rows = [{key: value or "" for key, value in row.items() if key is not None} for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ReadError("The data folder's split.csv is not a table of comma-separated UTF-8 text.") from error
+    if any(row.get("fold", "") not in ("", *FOLDS) for row in rows):
+        raise ReadError("The data folder's split.csv has another word where 'fold' is train, val or test.")
+    by_id = {row["id"]: row for row in rows}
+    if len(by_id) != len(rows):
+        raise ReadError("The data folder's split.csv names a case twice; leave one row of it.")
+    return by_id

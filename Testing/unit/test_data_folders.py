@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import SimpleITK
+
+from ppcmi.errors import ReadError
+from ppcmi.reading import find_cases, find_images
+from support.dicom import write_series
+from support.volumes import a_geometry, smooth_labels
+
+
+@pytest.fixture
+def a_folder(tmp_path):
+    """Three images in two formats, labels of two of them, and a table."""
+    for part, names in (("images", ("a.nii.gz", "b.c.nrrd", "d.mha")), ("labels", ("a.nrrd", "d.seg.nrrd"))):
+        (tmp_path / part).mkdir()
+        for name in names:
+            save_image(tmp_path / part / name)
+    (tmp_path / "images" / ".hidden.nii").touch()
+    (tmp_path / "images" / "readme.txt").write_text("hello")
+    (tmp_path / "split.csv").write_text("id,fold,site,age\na,train,A,61\nb.c,,B,\nunknown,test,C,50\n")
+    return tmp_path
+
+
+def save_image(path):
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), str(path))
+
+
+def test_cases_are_images_with_what_belongs_to_them(a_folder):
+    first, second, third = find_cases(a_folder)
+    assert (first.name, first.image.name, first.label.name) == ("a", "a.nii.gz", "a.nrrd")
+    assert (first.fold, first.site, first.attributes) == ("train", "A", {"age": "61"})
+    assert (second.name, second.label, second.fold, second.site) == ("b.c", None, None, "B")
+    assert (third.name, third.label.name, third.fold, third.attributes) == ("d", "d.seg.nrrd", None, {})
+
+
+def test_a_folder_named_label_and_no_table_will_do(a_folder):
+    (a_folder / "labels").rename(a_folder / "label")
+    (a_folder / "split.csv").unlink()
+    assert [case.label is not None for case in find_cases(a_folder)] == [True, False, True]
+    assert {case.fold for case in find_cases(a_folder)} == {None}
+
+
+def test_a_dicom_folder_is_an_image(a_folder):
+    series = a_folder / "images" / "series"
+    write_series(smooth_labels(a_geometry((3, 8, 8)), 1, 0, 2.0), series)
+    assert find_cases(a_folder)[-1].name == "series"
+    assert find_images(series) == [series]
+    assert [image.name for image in find_images(a_folder / "images")] == ["a.nii.gz", "b.c.nrrd", "d.mha", "series"]
+    assert find_images(a_folder / "images" / "a.nii.gz") == [a_folder / "images" / "a.nii.gz"]
+
+
+def test_a_table_from_a_spreadsheet_is_read(a_folder):
+    (a_folder / "split.csv").write_bytes("\ufeffid,fold\r\na,val\r\n".encode())
+    assert find_cases(a_folder)[0].fold == "val"
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        (b"name,fold\na,train\n", "no column 'id'"),
+        (b"", "no column 'id'"),
+        (b"id,fold\na,training\n", "'fold' is train, val or test"),
+        (b"id,fold\na,train\na,test\n", "names a case twice"),
+        (b"id,fold\na\xff,train\n", "not a table of comma-separated UTF-8"),
+        (b'id,fold\n"' + b"a" * 200_000, "not a table of comma-separated UTF-8"),
+    ],
+)
+def test_a_table_that_is_wrong_is_one_sentence(a_folder, table, sentence):
+    (a_folder / "split.csv").write_bytes(table)
+    with pytest.raises(ReadError, match=sentence) as caught:
+        find_cases(a_folder)
+    assert str(a_folder) not in str(caught.value)
+
+
+def test_two_images_of_one_name_are_refused(a_folder):
+    save_image(a_folder / "images" / "a.mha")
+    with pytest.raises(ReadError, match="same name but for their ending"):
+        find_cases(a_folder)
+
+
+def test_folders_without_images_are_refused(tmp_path):
+    with pytest.raises(ReadError, match="no folder 'images'"):
+        find_cases(tmp_path)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(ReadError, match="no image of a known format"):
+        find_cases(tmp_path)
+    with pytest.raises(ReadError, match="no image at the place given"):
+        find_images(tmp_path / "missing")
