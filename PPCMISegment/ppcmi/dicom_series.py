@@ -147,7 +147,10 @@ def _damage_is_a_read_error() -> Iterator[None]:
 
 
 def _is_image(header: Any) -> bool:
-    return "Rows" in header and str(header.get("SOPClassUID")) not in NO_IMAGES
+    sop_class = pydicom.uid.UID(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", ""))
+    if "Rows" not in header and sop_class.name.endswith("Image Storage"):
+        raise EOFError("an image without rows was cut off in its header")
+    return "Rows" in header and sop_class not in NO_IMAGES
 
 
 def _frames(header: Any) -> int:

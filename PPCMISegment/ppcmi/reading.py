@@ -169,14 +169,25 @@ def _read_series(folder: Path) -> SimpleITK.Image:
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileNames([str(file) for file in files])
     try:
+        if len({_pixel_type(file) for file in files}) > 1:  # slices with scales of their own, as of PET
+            reader.SetOutputPixelType(SimpleITK.sitkFloat32)
         image: SimpleITK.Image = reader.Execute()
     except RuntimeError as error:
         raise ReadError(
-            "The DICOM series cannot be read: its images differ in size, or their encoding is unknown."
+            "The DICOM series cannot be read: its images differ in size, are cut off, or their encoding is unknown."
         ) from error
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise ReadError("The DICOM series is in color; only images with one value a pixel can be segmented.")
     return image
+
+
+def _pixel_type(file: Path) -> int:
+    """SimpleITK's type of a DICOM file's rescaled values; the first file's would truncate the others'."""
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    return int(reader.GetPixelID())
 
 
 def _read_file(path: Path, several_components: str | None = None) -> SimpleITK.Image:

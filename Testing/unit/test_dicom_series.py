@@ -1,7 +1,7 @@
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import BasicTextSRStorage, SegmentationStorage
 from scipy.spatial.transform import Rotation
 
 from ppcmi.errors import GeometryError, ReadError
@@ -56,6 +56,16 @@ def test_slope_and_intercept_make_stored_values_real_ones(tmp_path, dtype, low):
     assert scan.voxels.min() == low
     np.testing.assert_array_equal(read_volume(tmp_path / "hu").voxels, scan.voxels.astype(int) * 2 - 1024)
     np.testing.assert_allclose(read_volume(tmp_path / "pet").voxels, scan.voxels * 0.25 + 0.5)
+
+
+def test_slices_with_scales_of_their_own_are_not_truncated(tmp_path):
+    scan = a_scan(np.uint16)
+    slopes = (1, 0.5, 0.25, 2, 3, 0.1)
+    for path, slope in zip(write_series(scan, tmp_path, RescaleIntercept="0"), slopes, strict=True):
+        header = pydicom.dcmread(path)
+        header.RescaleSlope = str(slope)
+        header.save_as(path)
+    np.testing.assert_allclose(read_volume(tmp_path).voxels, scan.voxels * np.reshape(slopes, (6, 1, 1)), rtol=1e-6)
 
 
 def test_files_need_no_ending_and_other_files_do_not_matter(tmp_path):
@@ -146,12 +156,14 @@ def test_a_damaged_position_is_one_sentence(tmp_path):
         read_volume(tmp_path)
 
 
-def test_a_cut_off_file_is_one_sentence(tmp_path):
+@pytest.mark.parametrize("end", [-1, -30, 600, 400, 340, 300])
+def test_a_cut_off_file_is_one_sentence_and_no_missing_slice(tmp_path, end):
     path = write_series(a_scan(), tmp_path)[0]
-    path.write_bytes(path.read_bytes()[:400])
-    with pytest.raises(ReadError) as caught:
-        read_volume(path)
-    assert str(tmp_path) not in str(caught.value)
+    path.write_bytes(path.read_bytes()[:end])
+    for place in (path, tmp_path):
+        with pytest.raises(ReadError, match=r"^[A-Z][^\n]*\.$") as caught:
+            read_volume(place)
+        assert str(tmp_path) not in str(caught.value)
 
 
 def test_a_segmentation_is_no_image_and_does_not_disturb_one(tmp_path):
@@ -165,7 +177,7 @@ def test_a_segmentation_is_no_image_and_does_not_disturb_one(tmp_path):
 
 
 def test_a_folder_of_reports_has_no_images(tmp_path):
-    write_series(a_scan(), tmp_path, Rows=None, PixelData=None)
+    write_series(a_scan(), tmp_path, SOPClassUID=BasicTextSRStorage, Rows=None, PixelData=None)
     with pytest.raises(ReadError, match="no DICOM images"):
         read_volume(tmp_path)
 
