@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -12,6 +13,8 @@ from ppcmi_server import __version__
 from ppcmi_server.api import cohort_routes, identity_routes, model_routes, task_routes
 from ppcmi_server.api.access_log import AccessLog
 from ppcmi_server.api.bodies import BodyMemory
+from ppcmi_server.api.examples import add_examples
+from ppcmi_server.api.overload import Overload
 from ppcmi_server.api.problems import add_handlers
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.services import Services, open_services, start_mapper
@@ -45,7 +48,8 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
     )  # fmt: skip
     app.state.services = opened
     app.state.body_memory = BodyMemory(config.limits.bodies_bytes)
-    app.add_middleware(AccessLog)
+    app.add_middleware(Overload, requests=config.limits.requests)
+    app.add_middleware(AccessLog)  # the last one added is the outermost
     add_handlers(app)
     for router in (
         identity_routes.public,
@@ -58,4 +62,17 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
         model_routes.binary,
     ):
         app.include_router(router)
+    _describe_with_examples(app)
     return app
+
+
+def _describe_with_examples(app: FastAPI) -> None:
+    describe = app.openapi
+    described: dict[str, Any] = {}
+
+    def with_examples() -> dict[str, Any]:
+        if not described:
+            described.update(add_examples(describe()))
+        return described
+
+    app.openapi = with_examples  # type: ignore[method-assign]  # as FastAPI says to

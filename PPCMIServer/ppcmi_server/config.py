@@ -38,7 +38,7 @@ class Limits:
     :param sealed_bytes: an invitation.
     :param bodies_bytes: all binary bodies that are in memory at the same time.
     :param idle_seconds: without a byte of a request's body.
-    :param connections: open at the same time; above it the answer is 503.
+    :param requests: under way at the same time; above it the answer is 503.
     :param queued_requests: mapping requests at the same time; above it the answer is 429.
     :param batch_slices: slices that are mapped at once.
     :param batch_wait_ms: how long a batch waits for requests that are under way.
@@ -52,7 +52,7 @@ class Limits:
     sealed_bytes: int = 64 << 10
     bodies_bytes: int = 1024 * MEBIBYTE
     idle_seconds: float = 60.0
-    connections: int = 256
+    requests: int = 256
     queued_requests: int = 64
     batch_slices: int = 128
     batch_wait_ms: float = 5.0

@@ -111,7 +111,7 @@ class ConsortiumState(Document):
     scope: Scope
     mode: Mode
     founder: SiteName
-    member: bool
+    member: Annotated[bool, Field(examples=[True])]
 
 
 class TaskAnswer(Document):
@@ -239,6 +239,6 @@ class ModelAnswer(Document):
     codec: Hex32 | None
     cases: Count
     slices: Count
-    withdrawn_data: bool
+    withdrawn_data: Annotated[bool, Field(examples=[False])]
     curve: list[CurvePoint]
     validations: list[ValidationAnswer]

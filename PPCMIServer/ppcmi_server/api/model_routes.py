@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -35,6 +35,8 @@ binary = APIRouter(
     prefix="/v1/tasks", tags=["models"], route_class=BinaryRoute, responses=describe_problems(401, 403, 404, 422)
 )
 
+ModelNumber = Annotated[int, Path(ge=1, lt=1 << 31, examples=[3])]
+
 
 @router.get("/{name}/models")
 def list_models(name: TaskName, caller: ModelCaller, services: UsesServices) -> list[ModelAnswer]:
@@ -46,7 +48,7 @@ def list_models(name: TaskName, caller: ModelCaller, services: UsesServices) -> 
 
 @router.post("/{name}/models/{number}/validations", status_code=201)
 def add_validation(
-    name: TaskName, number: int, body: ValidationRequest, caller: ModelCaller, services: UsesServices
+    name: TaskName, number: ModelNumber, body: ValidationRequest, caller: ModelCaller, services: UsesServices
 ) -> Nothing:
     """Report a site's scores of a model: numbers only."""
     numbers = body.model_dump(exclude_none=True)
@@ -68,7 +70,7 @@ async def map_bundle(
     services: UsesServices,
     mapper: UsesMapper,
     memory: UsesBodyMemory,
-    model: Annotated[int | None, Query(ge=1, examples=[3])] = None,
+    model: Annotated[int | None, Query(ge=1, lt=1 << 31, examples=[3])] = None,
 ) -> Response:
     """Map a bundle of image latents to one of mask latents; without ``model`` the active one maps."""
     work = await run_in_threadpool(_prepare, services, name, caller, model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -12,10 +12,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ppcmi.errors import BundleError, KeyMismatchError, PpcmiError, TrainingError, WriteError
+from ppcmi_server.api.documents import Document
 from ppcmi_server.errors import RefusalError
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:ppcmi:problem:"
+
+DECLARED = {"body", *(name for document in Document.__subclasses__() for name in document.model_fields)}
+"""Names that the protocol has."""
 
 _STATUS_OF: Mapping[type[PpcmiError], tuple[int, str]] = {
     BundleError: (422, "invalid"),
@@ -86,8 +90,15 @@ async def _from_ppcmi_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _from_validation(_: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
-    where = ".".join(str(part) for part in first.get("loc", ()))[:100]
+    where = ".".join(_location(first.get("loc", ()))) or "request"
     return problem(422, "invalid", "Not valid", f"{where}: {first.get('msg', 'is not valid')}"[:300])
+
+
+def _location(parts: Sequence[str | int]) -> Iterator[str]:
+    """Where in a request something is wrong, without any name that the request itself brought along."""
+    for part in parts:
+        declared = isinstance(part, int) or part in DECLARED or parts[0] != "body"
+        yield str(part) if declared else "(unknown)"
 
 
 async def _from_http(_: Request, error: Exception) -> JSONResponse:

@@ -33,7 +33,7 @@ from ppcmi_server.services import Services
 CODEC_HEADER = "X-PPCMI-Codec"
 
 router = APIRouter(prefix="/v1/tasks", route_class=JsonRoute, responses=describe_problems(401, 403, 404, 422))
-binary = APIRouter(prefix="/v1/tasks", route_class=BinaryRoute, responses=describe_problems(401, 403, 404))
+binary = APIRouter(prefix="/v1/tasks", route_class=BinaryRoute, responses=describe_problems(401, 403, 404, 422))
 
 TaskName = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", examples=["phantom"])]
 Fingerprint = Annotated[str, Header(alias=CODEC_HEADER, pattern=r"^[0-9a-f]{32}$", examples=["00" * 16])]
@@ -93,7 +93,7 @@ def join(name: TaskName, _: Nothing, caller: ConsortiumCaller, services: UsesSer
     status_code=204,
     tags=["consortium"],
     openapi_extra=OCTETS_BODY,
-    responses=describe_problems(409, 413, 422),
+    responses=describe_problems(409, 413),
 )
 async def put_codec(
     name: TaskName, fingerprint: Fingerprint, request: Request, caller: ConsortiumCaller, services: UsesServices

@@ -1,0 +1,173 @@
+"""Training jobs as an operator runs them: in a process of their own, killed, gone on with, stopped, withdrawn from."""
+
+import time
+
+import pytest
+from safetensors.torch import load_file
+from sqlalchemy import select
+
+from ppcmi.errors import CancelledError, TrainingError
+from ppcmi_server import jobs, models, tasks, worker
+from ppcmi_server.cli.main import main
+from ppcmi_server.database.schema import Member, Model
+from ppcmi_server.locks import hold_lock, is_locked
+from ppcmi_server.umn.training import CHECKPOINT_NAME
+from support.app_server import CODEC, TASK, app_server
+
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with app_server(tmp_path_factory.mktemp("jobs") / "server") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cohorts(server, tmp_path_factory):
+    """Two sites' cohorts: six cases of four slices, each slice in two variants."""
+    folder = tmp_path_factory.mktemp("cohorts")
+    a, b = server.add_consortium("Hospital A", "Hospital B")
+    return [
+        (a, a.upload(a.write_cohort(folder / "a.ppcmi", [1, 2, 3]))),
+        (b, b.upload(b.write_cohort(folder / "b.ppcmi", [1, 2, 3]))),  # other cases by the same numbers
+    ]
+
+
+def queue(server, **request):
+    """A new job's number."""
+    with server.services.database.writing() as session:
+        task = tasks.find_task(session, TASK.name)
+        job, new = jobs.queue_job(session, task, jobs.TrainingRequest(**request))
+        assert new
+        return job.id
+
+
+def look(server, number):
+    with server.services.database.reading() as session:
+        return jobs.find_job(session, number), models.curve(session, number), models.model_of_job(session, number)
+
+
+def run_here(server, number, stop=lambda: False):
+    """What a worker does, in this process; the model's number."""
+    with hold_lock(jobs.lock_file(server.services.config, number), "taken"):
+        return worker.run_job(server.services, number, stop)
+
+
+def weights(server, model):
+    return load_file(server.services.config.models_folder / model.file)
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(server, cohorts):
+    number = queue(server, epochs=EPOCHS, seed=5)
+    run_here(server, number)
+    return look(server, number)
+
+
+def test_a_model_records_what_made_it(server, uninterrupted, cohorts):
+    job, curve, model = uninterrupted
+    assert (job.state, [point.epoch for point in curve]) == ("done", list(range(1, EPOCHS + 1)))
+    assert (model.number, model.state, model.profile, model.preset, model.seed) == (1, "ready", "coarse", "default", 5)
+    assert (model.cases, model.slices) == (6, 24)
+    inner_check = cohorts[0][0].protection().inner.check()
+    assert model.codecs == {CODEC: inner_check}
+    assert model.config["epochs"] == EPOCHS
+    assert model.config["minimum_steps"] == 0
+    assert not model.withdrawn_data
+    assert "torch" in model.code_version
+    assert not (server.services.config.job_folder(job.id) / CHECKPOINT_NAME).exists()
+
+
+def test_a_job_whose_process_was_killed_goes_on_and_gives_the_same_model(server, uninterrupted, capsys):
+    number = queue(server, epochs=EPOCHS, seed=5)
+    process = worker.spawn(server.services.config, number)
+    wait_until(lambda: len(look(server, number)[1]) >= 1 or process.poll() is not None)
+    process.kill()
+    process.wait()
+    job, curve, _ = look(server, number)
+    assert job.state == "running"
+    assert 1 <= len(curve) < EPOCHS
+    assert not jobs.is_running(server.services.config, job)
+    folder = str(server.services.config.folder)
+    assert main(["job", "list", "--dir", folder]) == 0
+    assert "interrupted" in capsys.readouterr().out
+    assert main(["train", TASK.name, "--epochs", "9", "--dir", folder]) == TrainingError.exit_code
+    assert "unfinished and has other options" in capsys.readouterr().err
+
+    assert main(["train", TASK.name, "--epochs", str(EPOCHS), "--seed", "5", "--dir", folder, "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert "Model 2 is ready: 6 cases, 24 slices" in out
+    assert f"epoch {EPOCHS} of {EPOCHS}" in err
+    job, curve, model = look(server, number)
+    assert (job.state, len(curve)) == ("done", EPOCHS)
+    _, whole_curve, whole = uninterrupted
+    for point, expected in zip(curve, whole_curve, strict=True):
+        assert point.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
+    expected = weights(server, whole)
+    for name, values in weights(server, model).items():
+        assert values.float().sub(expected[name].float()).abs().max() < 1e-5, name
+
+
+def test_a_job_that_is_stopped_leaves_no_model_and_the_next_one_is_new(server, cohorts, capsys):
+    folder = str(server.services.config.folder)
+    assert main(["train", TASK.name, "--epochs", "2000", "--detach", "--dir", folder, "--device", "cpu"]) == 0
+    with server.services.database.reading() as session:
+        number = max(job.id for job, _ in jobs.list_jobs(session))
+    lock = jobs.lock_file(server.services.config, number)
+    wait_until(lambda: look(server, number)[1])
+    assert is_locked(lock)
+    assert main(["job", "stop", str(number), "--dir", folder]) == 0
+    wait_until(lambda: not is_locked(lock))
+    job, _, model = look(server, number)
+    assert (job.state, model) == ("stopped", None)
+    assert main(["job", "stop", str(number), "--dir", folder]) == TrainingError.exit_code
+    assert "ended already: stopped" in capsys.readouterr().err
+
+
+def test_a_withdrawal_during_training_marks_the_model_and_after_a_crash_the_data_are_left_out(server, tmp_path):
+    c = server.add_site("Hospital C")
+    with server.services.database.reading() as session:
+        task = tasks.find_task(session, TASK.name)
+    with server.services.database.writing() as session:
+        session.add(Member(task_id=task.id, site_id=c.site_id, joined="2026-01-01T00:00:00Z"))
+    withdrawn = c.upload(c.write_cohort(tmp_path / "c.ppcmi", [7, 8]))
+    number = queue(server, epochs=2, seed=1)
+
+    def withdraw_after_the_first_epoch():
+        if len(look(server, number)[1]) == 1:
+            c.client.withdraw(withdrawn)
+            return True
+        return False
+
+    with pytest.raises(CancelledError):
+        run_here(server, number, withdraw_after_the_first_epoch)
+    run_here(server, number)  # begins anew, without what was withdrawn
+    _, curve, model = look(server, number)
+    assert len(curve) == 2
+    assert (model.cases, model.withdrawn_data) == (6, False)
+
+    again = c.upload(c.write_cohort(tmp_path / "c2.ppcmi", [7, 8]))
+    number = queue(server, epochs=2, seed=1)
+    run_here(server, number, lambda: bool(look(server, number)[1] and c.client.withdraw(again)))
+    _, _, model = look(server, number)
+    assert (model.cases, model.withdrawn_data) == (8, True)  # it had been read; the model says so
+    with server.services.database.reading() as session:
+        assert session.scalar(select(Model.withdrawn_data).where(Model.job_id == number))
+
+
+def test_a_job_with_nothing_left_fails_with_a_sentence(server, cohorts, tmp_path, capsys):
+    number = queue(server, epochs=1)
+    for site, cohort_id in cohorts:
+        site.client.withdraw(cohort_id)
+    folder = str(server.services.config.folder)
+    assert main(["train", TASK.name, "--dir", folder]) == TrainingError.exit_code
+    assert "Every cohort of the job was withdrawn" in capsys.readouterr().err
+    assert look(server, number)[0].state == "failed"
