@@ -17,8 +17,8 @@ ORGAN, VESSEL, LESION = 1, 2, 3
 
 @pytest.fixture(scope="module")
 def cases():
-    """Twelve phantoms of each scanner."""
-    return {site: [make_phantom(SCANNERS[site], seed) for seed in range(12)] for site in SITES}
+    """Eight phantoms of each scanner."""
+    return {site: [make_phantom(SCANNERS[site], seed) for seed in range(8)] for site in SITES}
 
 
 def best_threshold_dice(values, truth):
@@ -71,9 +71,9 @@ def test_no_threshold_finds_a_structure(cases, site):
         truth = slice_labels(labels, grid, TASK)
         found.append([best_threshold_dice(slices[:, 1], truth == value) for value in (ORGAN, VESSEL, LESION)])
     organ, vessel, lesion = np.mean(found, axis=0)
-    assert organ < 0.7
+    assert organ < 0.75
     assert vessel < 0.4
-    assert lesion < 0.3
+    assert lesion < 0.2
 
 
 def test_structures_differ_from_what_surrounds_them_more_than_noise(cases):
@@ -85,8 +85,8 @@ def test_structures_differ_from_what_surrounds_them_more_than_noise(cases):
             means = [slices[:, 1][truth == value].mean() for value in (ORGAN, VESSEL, LESION)]
             contrasts.append((means[1] - means[0], means[0] - means[2]))
         vessel, lesion = np.mean(contrasts, axis=0)
-        assert vessel > 0.05
-        assert lesion > 0.05
+        assert vessel > 0.1
+        assert lesion > 0.08
 
 
 def test_one_anatomy_looks_different_in_each_scanner(cases):
