@@ -77,6 +77,11 @@ class Mapper:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
+    @property
+    def waiting(self) -> int:
+        """Requests that are opened and not taken up yet."""
+        return len(self._waiting)
+
     @contextmanager
     def admit(self) -> Iterator[None]:
         """A place in the queue while the context lasts.

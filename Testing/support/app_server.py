@@ -12,6 +12,7 @@ from pathlib import Path
 import requests
 import torch
 import uvicorn
+from fastapi import FastAPI
 
 from ppcmi import sealing
 from ppcmi.channel import open_channel
@@ -24,6 +25,7 @@ from ppcmi.quantization import Quantization
 from ppcmi_server import identity, tasks
 from ppcmi_server.app import create_app
 from ppcmi_server.config import Limits, create_folder
+from ppcmi_server.mapping import Mapper
 from ppcmi_server.services import Services, open_services
 from support.codecs import tiny_task
 
@@ -117,6 +119,11 @@ class AppServer:
 
     services: Services
     url: str
+    app: FastAPI
+
+    @property
+    def mapper(self) -> Mapper:
+        return self.app.state.mapper
 
     def add_site(self, name: str) -> SiteAtServer:
         with self.services.database.writing() as session:
@@ -143,9 +150,8 @@ def app_server(folder: Path, **limits: float) -> Iterator[AppServer]:
     services = open_services(config)
     with services.database.writing() as session:
         tasks.add_task(session, TASK)
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(config, services), port=0, log_config=None, timeout_graceful_shutdown=2)
-    )
+    app = create_app(config, services)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + START_S
@@ -155,7 +161,7 @@ def app_server(folder: Path, **limits: float) -> Iterator[AppServer]:
         time.sleep(0.01)
     (listener,) = server.servers[0].sockets
     try:
-        yield AppServer(services, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        yield AppServer(services, f"http://127.0.0.1:{listener.getsockname()[1]}", app)
     finally:
         server.should_exit = True
         thread.join(20)

@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import ssl
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import uvicorn
 
 from ppcmi.cli.options import Parser
 from ppcmi.client import is_loopback
+from ppcmi.device import choose_device
 from ppcmi_server.app import create_app
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.config import ServerConfig
@@ -52,6 +54,7 @@ def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
 def _serve(command: Command) -> int:
     options, config = command.options, command.config
     _require_safe(options)
+    choose_device(options.device)  # an unknown one is an error now, not at the first request
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
     logging.getLogger("ppcmi_server").setLevel(logging.INFO)
     with (
@@ -105,14 +108,26 @@ def _uvicorn_config(config: ServerConfig, options: argparse.Namespace) -> uvicor
 def _require_safe(options: argparse.Namespace) -> None:
     if (options.tls_cert is None) != (options.tls_key is None):
         raise OperatorError("TLS takes both --tls-cert and --tls-key.")
-    for file in (options.tls_cert, options.tls_key):
-        if file is not None and not file.is_file():
-            raise OperatorError("The file of --tls-cert or --tls-key does not exist.")
+    if options.tls_cert is not None:
+        _require_certificate(options.tls_cert, options.tls_key)
     if options.tls_cert is None and not is_loopback(options.host) and not options.insecure_without_tls:
         raise OperatorError(
             "Other machines are served over TLS only; give --tls-cert and --tls-key, or insist with "
             "--insecure-without-tls."
         )
+
+
+def _require_certificate(certificate: Path, key: Path) -> None:
+    """Try what uvicorn will do.
+
+    :raises OperatorError: if it would fail, or ask for a passphrase.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
+    except OSError as error:  # ssl.SSLError is one of them
+        raise OperatorError(
+            "The files of --tls-cert and --tls-key are not a certificate and its key without a passphrase (PEM)."
+        ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from subprocess import Popen
 
 from ppcmi.cli.options import Parser
+from ppcmi.device import choose_device
 from ppcmi.errors import CancelledError, TrainingError
 from ppcmi.latents import Profile
 from ppcmi_server import jobs, models
@@ -61,6 +62,7 @@ def _train(command: Command) -> int:
     options, console = command.options, command.console
     profile = None if options.profile is None else Profile(options.profile)
     request = jobs.TrainingRequest(options.preset, profile, options.epochs, options.seed)
+    choose_device(options.device)  # an unknown one is an error now, not in the other process
     with command.database.writing() as session:
         job, new = jobs.queue_job(session, task_named(session, options.task), request)
         number, epochs = job.id, jobs.config_of(job).epochs

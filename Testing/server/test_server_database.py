@@ -1,0 +1,77 @@
+"""The database: migrations make exactly the tables that the code has, transactions are whole, the audit log stays."""
+
+import sqlite3
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Column, Integer, MetaData, Table, create_engine, select, text
+from sqlalchemy.exc import DatabaseError, IntegrityError
+
+from ppcmi_server import audit
+from ppcmi_server.config import create_folder
+from ppcmi_server.database.engine import Database
+from ppcmi_server.database.schema import AuditEvent, Base, Member, Site
+
+
+@pytest.fixture
+def database(tmp_path):
+    database = Database(create_folder(tmp_path / "server"))
+    database.upgrade()
+    yield database
+    database.close()
+
+
+def differences(database, metadata):
+    engine = create_engine(database.url)
+    with engine.connect() as connection:
+        found = compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata)
+    engine.dispose()
+    return found
+
+
+def test_the_newest_migration_is_the_schema(database):
+    assert differences(database, Base.metadata) == []
+    more = MetaData()
+    for table in Base.metadata.tables.values():
+        table.to_metadata(more)
+    Table("forgotten", more, Column("id", Integer, primary_key=True))
+    assert len(differences(database, more)) == 1  # it would be noticed
+
+
+def test_upgrading_again_changes_nothing(database):
+    with database.writing() as session:
+        session.add(Site(id="0" * 16, name="Hospital A", created="2026-01-01T00:00:00Z"))
+    database.upgrade()
+    with database.reading() as session:
+        assert [site.name for site in session.scalars(select(Site))] == ["Hospital A"]
+
+
+def test_a_transaction_is_whole_or_nothing_and_references_hold(database):
+    def add_two_of_one_name():
+        with database.writing() as session:
+            for number in "01":
+                session.add(Site(id=number * 16, name="Hospital A", created="2026-01-01T00:00:00Z"))
+                session.flush()
+
+    with pytest.raises(IntegrityError):
+        add_two_of_one_name()
+    with pytest.raises(IntegrityError), database.writing() as session:
+        session.add(Member(task_id=1, site_id="1" * 16, joined="2026-01-01T00:00:00Z"))
+    with database.reading() as session:
+        assert session.scalars(select(Site)).all() == []
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM audit_events", "UPDATE audit_events SET actor = 'nobody'"])
+def test_the_audit_log_only_grows(database, statement):
+    with database.writing() as session:
+        audit.record(session, audit.OPERATOR, "site.add", site="0" * 16)
+    with pytest.raises(DatabaseError, match="append"), database.writing() as session:
+        session.execute(text(statement))
+    connection = sqlite3.connect(database.url.removeprefix("sqlite:///"))
+    with pytest.raises(sqlite3.DatabaseError):
+        connection.execute(statement)
+    connection.close()
+    with database.reading() as session:
+        (event,) = session.scalars(select(AuditEvent))
+    assert (event.actor, event.action, event.objects) == ("operator", "site.add", {"site": "0" * 16})
