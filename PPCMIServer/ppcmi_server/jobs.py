@@ -89,6 +89,12 @@ def is_running(config: ServerConfig, job: Job) -> bool:
     return job.state in UNFINISHED and is_locked(lock_file(config, job.id))
 
 
+def interrupted(session: Session, config: ServerConfig) -> list[int]:
+    """Numbers of the jobs that are unfinished while no process works on them."""
+    unfinished = session.scalars(select(Job).where(Job.state.in_(UNFINISHED)).order_by(Job.id))
+    return [job.id for job in unfinished if not is_running(config, job)]
+
+
 def request_stop(session: Session, config: ServerConfig, number: int) -> bool:
     """Have a job stopped; whether a process has to notice first.
 

@@ -1,5 +1,8 @@
 """Training jobs as an operator runs them: in a process of their own, killed, gone on with, stopped, withdrawn from."""
 
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -95,7 +98,8 @@ def test_a_job_whose_process_was_killed_goes_on_and_gives_the_same_model(server,
     job, curve, _ = look(server, number)
     assert job.state == "running"
     assert 1 <= len(curve) < EPOCHS
-    assert not jobs.is_running(server.services.config, job)
+    with server.services.database.reading() as session:
+        assert jobs.interrupted(session, server.services.config) == [number]
     folder = str(server.services.config.folder)
     assert main(["job", "list", "--dir", folder]) == 0
     assert "interrupted" in capsys.readouterr().out
@@ -116,7 +120,7 @@ def test_a_job_whose_process_was_killed_goes_on_and_gives_the_same_model(server,
         assert values.float().sub(expected[name].float()).abs().max() < 1e-5, name
 
 
-def test_a_job_that_is_stopped_leaves_no_model_and_the_next_one_is_new(server, cohorts, capsys):
+def test_a_detached_job_is_shown_left_alone_and_stopped(server, cohorts, capsys):
     folder = str(server.services.config.folder)
     assert main(["train", TASK.name, "--epochs", "2000", "--detach", "--dir", folder, "--device", "cpu"]) == 0
     with server.services.database.reading() as session:
@@ -124,6 +128,19 @@ def test_a_job_that_is_stopped_leaves_no_model_and_the_next_one_is_new(server, c
     lock = jobs.lock_file(server.services.config, number)
     wait_until(lambda: look(server, number)[1])
     assert is_locked(lock)
+
+    command = [sys.executable, "-m", "ppcmi_server", "train", TASK.name, "--dir", folder]
+    looking_on = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    shown = [looking_on.stderr.readline() for _ in range(2)]
+    assert f"Job {number} is under way" in shown[0]
+    assert "epoch 1 of 2000: loss " in shown[1]
+    looking_on.send_signal(signal.SIGINT)
+    rest = looking_on.communicate(timeout=30)[1]
+    assert looking_on.returncode == CancelledError.exit_code
+    assert f"job {number} goes on" in rest
+    assert f"'ppcmi-server job stop {number}' ends it" in rest
+    assert is_locked(lock)
+
     assert main(["job", "stop", str(number), "--dir", folder]) == 0
     wait_until(lambda: not is_locked(lock))
     job, _, model = look(server, number)

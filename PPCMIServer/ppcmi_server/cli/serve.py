@@ -16,11 +16,13 @@ import uvicorn
 from ppcmi.cli.options import Parser
 from ppcmi.client import is_loopback
 from ppcmi.device import choose_device
+from ppcmi_server import jobs
 from ppcmi_server.app import create_app
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.locks import hold_lock
+from ppcmi_server.worker import spawn
 
 DEFAULT_PORT = 8765
 GRACE_S = 15
@@ -34,7 +36,8 @@ def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
         groups,
         "serve",
         _serve,
-        "Answer the sites until Ctrl-C or SIGTERM. Other machines are served over TLS only.",
+        "Answer the sites until Ctrl-C or SIGTERM, and go on with trainings that were interrupted. Other machines are "
+        "served over TLS only.",
         "ppcmi-server serve /srv/ppcmi --host 0.0.0.0 --tls-cert server.pem --tls-key server-key.pem",
     )
     parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="the server's folder, as --dir")
@@ -62,6 +65,7 @@ def _serve(command: Command) -> int:
         _listen(options.host, options.port) as listener,
     ):
         server = _AnnouncingServer(_uvicorn_config(config, options), command, listener)
+        _go_on_with_jobs(command)
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn sends it once more
         try:
             server.run(sockets=[listener])
@@ -72,6 +76,15 @@ def _serve(command: Command) -> int:
     if not server.started:
         raise OperatorError("The server could not start; its log says why.")
     return 0
+
+
+def _go_on_with_jobs(command: Command) -> None:
+    """Start trainings again that ended with the machine or by force."""
+    with command.database.reading() as session:
+        numbers = jobs.interrupted(session, command.config)
+    for number in numbers:
+        spawn(command.config, number)
+        command.console.remark(f"Job {number} was interrupted and goes on.")
 
 
 class _AnnouncingServer(uvicorn.Server):

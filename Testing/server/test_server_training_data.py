@@ -1,0 +1,103 @@
+"""What the network learns from: the latents that sites sent, without the link layer, as their inner keys leave them."""
+
+import pytest
+import torch
+
+from ppcmi.errors import TrainingError
+from ppcmi.klt.inner import InnerLayer
+from ppcmi.latents import Profile, Stream
+from ppcmi_server import jobs, tasks
+from ppcmi_server.database.schema import Cohort
+from ppcmi_server.training_data import load_dataset, stored_cohorts
+from support.app_server import TASK, app_server, make_latents
+
+CODECS = ("a" * 32, "b" * 32)
+KEYS = (b"a" * 32, b"b" * 32)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two sites with a codec and an inner key of their own; the first one sent case 1 twice, once with all scales."""
+    folder = tmp_path_factory.mktemp("data")
+    with app_server(folder / "server") as server:
+        sites = server.add_consortium("Hospital A", "Hospital B", scope="site")
+        for site, codec, key in zip(sites, CODECS, KEYS, strict=True):
+            site.upload(site.write_cohort(folder / f"{codec}.ppcmi", [1, 2], codec=codec, inner_key=key))
+        full = {"codec": CODECS[0], "inner_key": KEYS[0], "profile": Profile.FULL}
+        sites[0].upload(sites[0].write_cohort(folder / "full.ppcmi", [1], slices=3, **full))
+        yield server, sites
+
+
+@pytest.fixture(scope="module")
+def server(world):
+    return world[0]
+
+
+def load(server, profile):
+    with server.services.database.writing() as session:
+        task = tasks.find_task(session, TASK.name)
+        job, _ = jobs.queue_job(session, task, jobs.TrainingRequest(profile=profile))
+        stored = stored_cohorts(session, jobs.cohorts_of(session, job))
+        checks = jobs.codec_checks([part.cohort for part in stored])
+        jobs.request_stop(session, server.services.config, job.id)
+    return load_dataset(server.services, TASK, profile, stored), checks
+
+
+def test_latents_arrive_as_the_inner_key_left_them_and_cases_stay_together(server):
+    dataset, checks = load(server, Profile.COARSE)
+    assert len(dataset) == 2 * (2 * 2 * 4) + 2 * 3
+    assert checks == {codec: InnerLayer(key, TASK.identity).check() for codec, key in zip(CODECS, KEYS, strict=True)}
+    assert set(dataset.codecs) == set(CODECS)
+    assert len(torch.unique(dataset.case)) == 4  # case 1 of one site is not case 1 of the other
+    seen = 0
+    for codec, key in zip(CODECS, KEYS, strict=True):
+        inner = InnerLayer(key, TASK.identity)
+        for number in (1, 2):
+            sent = {stream: inner.apply(make_latents(4, 10 * number + i), stream) for i, stream in enumerate(Stream)}
+            where = torch.nonzero(
+                (dataset.member == dataset.codecs.index(codec))
+                & (dataset.images["b"].float() - sent[Stream.IMAGE]["b"][0]).abs().amax((1, 2, 3)).lt(0.01)
+            )[:, 0]
+            assert [int(dataset.variant[first]) for first in where] == [0, 1]
+            for first in where:
+                own = dataset.select(torch.arange(int(first), int(first) + 4))
+                assert len(torch.unique(own.case)) == 1
+                for scale in Profile.COARSE.scales:
+                    for got, stream in ((own.images, Stream.IMAGE), (own.masks, Stream.MASK)):
+                        assert got[scale].dtype == torch.float16
+                        torch.testing.assert_close(got[scale].float(), sent[stream][scale], atol=5e-3, rtol=2e-3)
+                seen += 1
+    assert seen == 8
+
+
+def test_cohorts_with_more_scales_than_the_profile_serve_it_and_others_do_not(server):
+    dataset, _ = load(server, Profile.MINIMAL)
+    assert tuple(dataset.images) == ("b",)
+    dataset, _ = load(server, Profile.FULL)
+    assert (tuple(dataset.images), len(dataset)) == (("s3", "s4", "b"), 6)
+
+
+def test_one_codec_under_two_inner_keys_is_not_trained_on(world, tmp_path):
+    server, (_, site) = world
+    other = site.write_cohort(tmp_path / "other.ppcmi", [5], codec=CODECS[0], inner_key=KEYS[1])
+    cohort_id = site.upload(other)
+    with pytest.raises(TrainingError, match="different inner keys"):
+        load(server, Profile.COARSE)
+    with server.services.database.reading() as session:
+        assert session.get_one(Cohort, cohort_id).state == "whole"
+    site.client.withdraw(cohort_id)
+    load(server, Profile.COARSE)
+
+
+def test_bytes_that_are_missing_are_noticed(server):
+    with server.services.database.writing() as session:
+        cohort = next(iter(session.query(Cohort).where(Cohort.state == "whole")))
+        (stored,) = stored_cohorts(session, [cohort])
+    name = stored.frames[0].blob
+    kept = server.services.blobs.read(name)
+    server.services.blobs.delete(name)
+    try:
+        with pytest.raises(FileNotFoundError):
+            load_dataset(server.services, TASK, Profile.MINIMAL, [stored])
+    finally:
+        server.services.blobs.write(name, kept)
