@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,10 @@ import requests
 from ppcmi.client import Patience, ServerClient
 from ppcmi.errors import ConnectionFailedError
 from ppcmi_server.cli.main import build_parser, main
+from ppcmi_server.config import load_config
+from ppcmi_server.database.engine import Database
+from ppcmi_server.database.schema import Job
+from ppcmi_server.umn.training import UmnConfig
 from support.loopback import write_certificate
 
 TASK_FILE = Path(__file__).parents[2] / "Resources" / "Tasks" / "phantom.json"
@@ -193,6 +199,28 @@ def test_a_server_process_serves_alone_and_ends_on_sigterm_with_a_plain_log(fold
     for never in ("secret", "Traceback", "127.0.0.1", str(folder)):
         assert never not in log
     assert log.endswith("Stopped.\n")
+
+
+def test_a_server_that_starts_goes_on_with_interrupted_jobs(folder):
+    assert main(["task", "add", str(TASK_FILE)]) == 0
+    database = Database(load_config(folder))
+    config = {**asdict(UmnConfig()), "profile": "coarse"}
+    with database.writing() as session:
+        session.add(Job(id=1, task_id=1, state="running", config=config, created="2026-01-01T00:00:00Z"))
+    with serving(folder) as (_, process):
+        deadline = time.monotonic() + 60
+        while (job := _job(database)).state == "running":
+            assert time.monotonic() < deadline, "the job did not go on"
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert "Job 1 was interrupted and goes on." in process.communicate(timeout=20)[1]
+    assert (job.state, job.message) == ("failed", "There is no latent to train on; upload a cohort first.")
+    database.close()
+
+
+def _job(database):
+    with database.reading() as session:
+        return session.get_one(Job, 1)
 
 
 def test_a_server_process_serves_tls_to_those_who_trust_its_certificate(folder, tmp_path):

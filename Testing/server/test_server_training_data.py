@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ppcmi.errors import TrainingError
+from ppcmi.errors import ServerRefusedError, TrainingError
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.latents import Profile, Stream
 from ppcmi_server import jobs, tasks
@@ -40,7 +40,8 @@ def load(server, profile):
         stored = stored_cohorts(session, jobs.cohorts_of(session, job))
         checks = jobs.codec_checks([part.cohort for part in stored])
         jobs.request_stop(session, server.services.config, job.id)
-    return load_dataset(server.services, TASK, profile, stored), checks
+        chosen = jobs.config_of(job).profile
+    return load_dataset(server.services, TASK, chosen, stored), checks
 
 
 def test_latents_arrive_as_the_inner_key_left_them_and_cases_stay_together(server):
@@ -101,3 +102,19 @@ def test_bytes_that_are_missing_are_noticed(server):
             load_dataset(server.services, TASK, Profile.MINIMAL, [stored])
     finally:
         server.services.blobs.write(name, kept)
+
+
+def test_in_paper_mode_the_server_holds_plain_latents_and_takes_no_others(tmp_path):
+    paper = {"inner_key": None, "profile": Profile.PAPER}
+    with app_server(tmp_path / "server") as server:
+        (site,) = server.add_consortium("Hospital A", inner_key=None)
+        site.upload(site.write_cohort(tmp_path / "paper.ppcmi", [1], **paper))
+        keyed = site.write_cohort(tmp_path / "keyed.ppcmi", [2])
+        with pytest.raises(ServerRefusedError, match="another mode"):
+            site.upload(keyed)
+        dataset, checks = load(server, None)
+        assert list(checks.values()) == [None]
+        for i, got in enumerate((dataset.images, dataset.masks)):
+            plain = make_latents(4, 10 + i, Profile.PAPER)
+            for scale in plain:
+                torch.testing.assert_close(got[scale][:4].float(), plain[scale], atol=5e-3, rtol=2e-3)

@@ -60,10 +60,11 @@ class SiteAtServer:
         self.url = url
         self.client = ServerClient(url, self.token, patience=IMPATIENT)
 
-    def protection(self, inner_key: bytes = INNER_KEY, **changes: object) -> Protection:
+    def protection(self, inner_key: bytes | None = INNER_KEY, **changes: object) -> Protection:
+        """How latents leave; without an inner key it is mode ``paper``."""
         fields: dict[str, object] = {
-            "channel": open_channel(self.link_key, TASK.identity, "two-layer"),
-            "inner": InnerLayer(inner_key, TASK.identity),
+            "channel": open_channel(self.link_key, TASK.identity, "paper" if inner_key is None else "two-layer"),
+            "inner": None if inner_key is None else InnerLayer(inner_key, TASK.identity),
             "codec": CODEC,
             "profile": Profile.COARSE,
             "quantization": Quantization.F32,
@@ -83,7 +84,7 @@ class SiteAtServer:
             task=TASK.identity,
             codec=protection.codec,
             profile=protection.profile,
-            mode="two-layer",
+            mode="paper" if protection.inner is None else "two-layer",
             quantization=protection.quantization,
         ) as writer:
             for case in cases:
@@ -130,11 +131,15 @@ class AppServer:
             code = identity.add_site(session, name)
         return SiteAtServer(self.url, code)
 
-    def add_consortium(self, *names: str, scope: str = "consortium") -> list[SiteAtServer]:
+    def add_consortium(
+        self, *names: str, scope: str = "consortium", inner_key: bytes | None = INNER_KEY
+    ) -> list[SiteAtServer]:
         """Enrolled sites that all take part in the task; the first founds and publishes a codec."""
         sites = [self.add_site(name) for name in names]
         founder = sites[0]
-        founder.client.create_consortium(TASK.name, scope, "two-layer", InnerLayer(INNER_KEY, TASK.identity).check())
+        mode = "paper" if inner_key is None else "two-layer"
+        check = None if inner_key is None else InnerLayer(inner_key, TASK.identity).check()
+        founder.client.create_consortium(TASK.name, scope, mode, check)
         if scope == "consortium":
             founder.client.put_codec(TASK.name, b"encrypted codec", CODEC)
         for site in sites[1:]:
