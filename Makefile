@@ -10,6 +10,9 @@ PYTEST_ARGS ?=
 # Tests run in two processes; more threads than cores slow each other down.
 TEST_PROCESSES ?= 2
 
+# Threads that wait spin by default, which on a shared machine costs more than the work itself.
+export OMP_WAIT_POLICY := PASSIVE
+
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements-dev.lock
 

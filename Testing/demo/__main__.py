@@ -31,6 +31,9 @@ from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.volume import Volume
 from support.real_server import real_server
 
+PHANTOM_EFFORT = 0.4
+"""Enough for phantoms to show what is to be shown, within minutes on two cores."""
+
 TASKS = Path(__file__).resolve().parents[2] / "Resources" / "Tasks"
 
 
@@ -40,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder with images/, labels/, split.csv (default: phantoms)")
     parser.add_argument("--task", type=Path, help="task file (default: of the folder's name in Resources/Tasks)")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the results")
-    parser.add_argument("--effort", type=float, default=1.0, help="length of every training (default: 1)")
+    parser.add_argument("--effort", type=float, help="length of every training (default: 1; phantoms 0.4)")
     parser.add_argument("--umn-epochs", type=int, help="length of the server's training (default: its usual)")
-    parser.add_argument("--cases-per-site", type=int, default=12, help="phantoms a site (default: 12)")
+    parser.add_argument("--cases-per-site", type=int, default=8, help="phantoms a site (default: 8)")
     parser.add_argument("--seed", type=int, default=1, help="of the phantoms (default: 1)")
     parser.add_argument("--publish-anyway", action="store_true", help="go on even with a codec that keeps masks badly")
     options = parser.parse_args(arguments)
@@ -57,12 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def play(options: argparse.Namespace, scratch: Path) -> None:
     """The whole demo; keys and site profiles lie in ``scratch``."""
-    data, task_file = options.data, options.task
+    data, task_file, effort = options.data, options.task, options.effort or 1.0
     if data is None:
+        effort = options.effort or PHANTOM_EFFORT
         data, task_file = scratch / "phantoms", TASKS / "phantom.json"
         say("Making phantoms: three sites, each with a scanner of its own.")
         write_phantom_folder(data, cases_per_site=options.cases_per_site, seed=options.seed)
-    plan = Plan(data, task_file or _task_of(data), options.effort, options.umn_epochs, options.publish_anyway)
+    plan = Plan(data, task_file or _task_of(data), effort, options.umn_epochs, options.publish_anyway)
     task, out, clock = plan.task, options.out, Stopwatch()
     out.mkdir(parents=True, exist_ok=True)
     hospitals = [Hospital(letter, scratch / "sites") for letter in plan.letters]

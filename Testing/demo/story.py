@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ppcmi_server.cli.main import main as ppcmi_server
-
 from ppcmi.cli.main import main as ppcmi
 from ppcmi.errors import PpcmiError
 from ppcmi.reading import CaseFiles, find_cases
 from ppcmi.site import SiteProfile
 from ppcmi.task import Task, load_task
+from ppcmi_server.cli.main import main as ppcmi_server
 from support.real_server import RealServer
 
 VARIANTS_BELOW_CASES = 20
