@@ -29,6 +29,7 @@ MEBIBYTE = 1 << 20
 JSON_BYTES = 4 * MEBIBYTE
 BUNDLE_BYTES = 512 * MEBIBYTE
 CODEC_BYTES = 256 * MEBIBYTE
+NOT_FOUND = 404
 OCTETS = "application/octet-stream"
 CODEC_HEADER = "X-PPCMI-Codec"
 OFF_PROTOCOL = "The server's answer is not what the protocol says; is it a PPCMI server?"

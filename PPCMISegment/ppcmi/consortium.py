@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ppcmi import sealing
-from ppcmi.client import ServerClient, decode_binary
+from ppcmi.client import NOT_FOUND, ServerClient, decode_binary
 from ppcmi.codec.codec import Codec
 from ppcmi.errors import CodecError, KeyMismatchError, ServerRefusedError, SiteError
 from ppcmi.files import write_atomically
@@ -83,8 +83,18 @@ def create(site: SiteProfile, client: ServerClient, task_name: str, scope: Scope
 
 
 def find_peer(client: ServerClient, name: str) -> Peer:
-    """The site called ``name``."""
-    answer = client.find_site(name)
+    """The site called ``name``.
+
+    :raises SiteError: if the server has none.
+    """
+    try:
+        answer = client.find_site(name)
+    except ServerRefusedError as error:
+        if error.status != NOT_FOUND:
+            raise
+        raise SiteError(
+            "No site of that name has enrolled at the server; 'ppcmi site show' at the other site prints its name."
+        ) from error
     return Peer(
         str(answer.get("site_id")), printable(str(answer.get("site_name"))), decode_binary(answer.get("public_key"))
     )
@@ -117,7 +127,7 @@ def join(site: SiteProfile, client: ServerClient, task_name: str) -> tuple[TaskP
     task, _ = task_from_server(client, task_name)
     if site.takes_part_in(task.name):
         raise SiteError(f"The site takes part in task '{task.name}' already.")
-    sealed, inviter = client.invitation(task.name)
+    sealed, inviter = _newest_invitation(client, task.name)
     peer = find_peer(client, inviter)
     context = _invitation_context(task, peer.site_id, site.identity.site_id)
     membership, shared = _read_invitation(
@@ -198,6 +208,17 @@ def ensure_codec(client: ServerClient, part: TaskProfile) -> Codec:
 
 def _invitation_context(task: Task, sender: str, receiver: str) -> bytes:
     return b"|".join((b"ppcmi invitation", task.identity.encode(), sender.encode(), receiver.encode()))
+
+
+def _newest_invitation(client: ServerClient, task: str) -> tuple[bytes, str]:
+    try:
+        return client.invitation(task)
+    except ServerRefusedError as error:
+        if error.status != NOT_FOUND:
+            raise
+        raise SiteError(
+            "Nobody has invited this site to the task yet; ask a member for 'ppcmi consortium invite'."
+        ) from error
 
 
 def _proof(agreed: bytes, shared: bytes | None) -> str:

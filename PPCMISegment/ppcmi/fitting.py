@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from ppcmi.device import mixed_precision
 from ppcmi.errors import CancelledError, TrainingError
 
+REPORT_EVERY_S = 1.0
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -40,7 +42,12 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class FitReport:
-    """What happened in one epoch; ``score`` is the validation score (larger is better), None if there is none."""
+    """What happened in an epoch so far.
+
+    :param loss: mean over what was seen in the epoch.
+    :param score: validation score at the epoch's end (larger is better); None before that, or if there is none.
+    :param share: of the epoch that is done; 1 at its end.
+    """
 
     stage: str
     epoch: int
@@ -48,10 +55,11 @@ class FitReport:
     loss: float
     score: float | None
     seconds: float
+    share: float = 1.0
 
 
 Report = Callable[[FitReport], None]
-"""Called after each epoch. May raise :class:`ppcmi.errors.CancelledError` to end the training."""
+"""Called after each epoch, and within one about every second. May raise CancelledError to end the training."""
 
 
 def ignore_report(report: FitReport) -> None:
@@ -89,7 +97,7 @@ def fit(
     for epoch in range(config.epochs):
         started = time.monotonic()
         network.train()
-        total = torch.zeros(())
+        total, seen, told = torch.zeros(()), 0, started
         for batch in batches(items, epoch_items, config.batch_size, generator):
             optimizer.zero_grad(set_to_none=True)
             with mixed_precision(device):
@@ -99,6 +107,11 @@ def fit(
             optimizer.step()
             schedule.step()
             total += loss.detach().cpu() * len(batch)
+            seen += len(batch)
+            if seen < epoch_items and time.monotonic() - told > REPORT_EVERY_S:
+                told = time.monotonic()
+                mean, share = float(total) / seen, seen / epoch_items
+                report(FitReport(stage, epoch + 1, config.epochs, mean, None, told - started, share))
         if not torch.isfinite(total):
             raise TrainingError("Training diverged (the loss is not a number); lower the learning rate.")
         network.eval()

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppcmi import sealing
-from ppcmi.client import OFF_PROTOCOL, ServerClient, normalize_url
-from ppcmi.errors import ConnectionFailedError, SiteError, UsageError
+from ppcmi.client import NOT_FOUND, OFF_PROTOCOL, ServerClient, normalize_url
+from ppcmi.errors import ConnectionFailedError, ServerRefusedError, SiteError, UsageError
 from ppcmi.files import write_atomically
 from ppcmi.task import Task, load_task, parse_task, task_to_json
 
@@ -261,8 +261,16 @@ class TaskProfile:
 
 
 def task_from_server(client: ServerClient, name: str) -> tuple[Task, dict[str, Any]]:
-    """The task ``name`` as the server has it, and the whole answer."""
-    answer = client.task(name)
+    """The task ``name`` as the server has it, and the whole answer.
+
+    :raises SiteError: if the server has no such task.
+    """
+    try:
+        answer = client.task(name)
+    except ServerRefusedError as error:
+        if error.status != NOT_FOUND:
+            raise
+        raise SiteError("The server has no task of that name; 'ppcmi site test' lists those it has.") from error
     return parse_task(json.dumps(answer.get("task"))), answer
 
 

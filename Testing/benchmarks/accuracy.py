@@ -303,6 +303,8 @@ def _ask(member: Member, umn: TrainedUmn, cases: SliceSet) -> Latents:
 
 
 def _show(report: FitReport) -> None:
+    if report.share < 1:
+        return
     score = "" if report.score is None else f" score {report.score:.4f}"
     print(
         f"  {report.stage} {report.epoch}/{report.epochs} loss {report.loss:.4f}{score} {report.seconds:.0f} s",

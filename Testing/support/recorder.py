@@ -101,7 +101,7 @@ def inflated(data: bytes) -> Iterator[bytes]:
 def _found_in_plain(data: bytes, words: Iterable[str]) -> set[str]:
     """Which words are in ``data`` as it is.
 
-    Thousands of forms in many megabytes: every eight bytes of it are looked up, by a hash, among the forms' first eight.
+    Thousands of forms in many megabytes: every eight bytes are looked up, by a hash, among the forms' first.
     """
     by_start: dict[bytes, list[tuple[bytes, str]]] = {}
     for word in words:

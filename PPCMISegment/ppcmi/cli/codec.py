@@ -218,8 +218,9 @@ def _report_to(console: Console) -> Report:
     def show(report: FitReport) -> None:
         score = "" if report.score is None else f", score {report.score:.3f}"
         epoch, loss = f"epoch {report.epoch}/{report.epochs}", f"loss {report.loss:.4f}"
-        text = f"{report.stage}: {epoch}, {loss}{score}, {report.seconds:.0f} s"
-        console.progress(text, last=report.epoch == report.epochs)
+        share = "" if report.share == 1 else f" {report.share:.0%}"
+        text = f"{report.stage}: {epoch}{share}, {loss}{score}, {report.seconds:.0f} s"
+        console.progress(text, last=report.epoch == report.epochs and report.share == 1)
 
     return show
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ppcmi import cohort
 from ppcmi.cli.console import megabytes
 from ppcmi.cli.options import Command, Parser, add_cases, add_command, add_group, add_task, chosen_cases
+from ppcmi.client import NOT_FOUND
 from ppcmi.cohort_file import CohortReader
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import ServerRefusedError, SiteError, UsageError
@@ -131,7 +132,7 @@ def _list(command: Command) -> int:
         try:
             state = str(client.cohort(cohort_id).get("state"))
         except ServerRefusedError as error:
-            if error.status != 404:
+            if error.status != NOT_FOUND:
                 raise
             state = "unknown to the server"
         rows.append([cohort_id, str(facts.get("task")), str(facts.get("profile")), str(facts.get("cases", "-")), state])

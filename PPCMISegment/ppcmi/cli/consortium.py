@@ -81,9 +81,9 @@ def _invite(command: Command) -> int:
     console.result(f"Its fingerprint:  {peer.fingerprint}")
     _show_check(command, part)
     console.remark(f"Call {peer.site_name} and compare: 'ppcmi site show' there must print this fingerprint.")
-    console.remark(f"Next: 'ppcmi consortium join --task {options.task}' at {peer.site_name}.")
     if part.membership.scope == "consortium":
         console.remark(SHARED_KEY_WARNING)
+    console.remark(f"Next: 'ppcmi consortium join --task {options.task}' at {peer.site_name}.")
     return 0
 
 

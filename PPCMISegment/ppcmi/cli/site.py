@@ -42,8 +42,11 @@ def _init(command: Command) -> int:
     console.result(f"Enrolled as {site.identity.site_name} at {site.identity.server_url}.")
     console.result(f"This site's fingerprint:   {sealing.fingerprint(site.public_key)}")
     console.result(f"The server's fingerprint:  {sealing.fingerprint(site.identity.server_public_key)}")
-    console.remark("Next: 'ppcmi consortium create --task T', or 'ppcmi consortium join --task T' after an invitation.")
-    console.remark("'ppcmi site test' lists the server's tasks.")
+    console.remark("Compare the server's fingerprint with what its operator tells you.")
+    console.remark("Next: 'ppcmi site test' lists the server's tasks; for one of them found the consortium by")
+    console.remark(
+        "'ppcmi consortium create --task T', or have a member invite you and 'ppcmi consortium join --task T'."
+    )
     return 0
 
 
