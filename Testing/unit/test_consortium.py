@@ -111,7 +111,7 @@ def test_a_consortium_is_founded_once_and_the_second_try_leaves_nothing_behind(s
 
 def test_nobody_joins_without_an_invitation(site_a, site_b):
     found(site_a)
-    with pytest.raises(ServerRefusedError):
+    with pytest.raises(SiteError, match="ask a member"):
         consortium.join(site_b, site_b.client(), TASK)
     assert not site_b.takes_part_in(TASK)
 
