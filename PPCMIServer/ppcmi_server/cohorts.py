@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from ppcmi.bundle import BundleHeader, Mode, read_header
 from ppcmi.channel import Channel
 from ppcmi.cohort_file import CohortHeader, CohortKey, cohort_digest, frame_digest, parse_header
-from ppcmi.errors import BundleError, KeyMismatchError
+from ppcmi.errors import BundleError, KeyMismatchError, PpcmiError
 from ppcmi.latents import Profile, Stream, scale_shapes
 from ppcmi.task import Task as TaskDocument
 from ppcmi.task import parse_task
@@ -124,6 +124,9 @@ class CohortStore:
                     raise BundleError("The cohort's bundles were made with different inner keys; export it again.")
                 current.inner_check = inner_check
                 session.add(frame)
+        except PpcmiError:
+            self._blobs.delete(frame.blob)  # the cohort was withdrawn or another frame stored in the meantime
+            raise
         except IntegrityError:
             raise conflict(
                 "frame-differs", "Another frame of this index arrived at the same time; send it again."

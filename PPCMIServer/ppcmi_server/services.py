@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 
 from ppcmi.bundle import Mode
 from ppcmi.channel import Channel, open_channel
@@ -78,7 +80,7 @@ def start_mapper(services: Services) -> Mapper:
             model = session.get(Model, model_id)
         if model is None:
             raise TrainingError("The model does not exist any longer; choose another.")
-        return TrainedUmn.load(config.models_folder / model.file).to(device)
+        return _load_umn(config.models_folder / model.file, model.file_digest).to(device)
 
     return Mapper(
         load,
@@ -87,3 +89,13 @@ def start_mapper(services: Services) -> Mapper:
         batch_wait_s=limits.batch_wait_ms / 1000,
         models_in_memory=limits.models_in_memory,
     )
+
+
+def _load_umn(file: Path, digest: str) -> TrainedUmn:
+    """A model's network, if its file is the one that was trained."""
+    umn = TrainedUmn.load(file)
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != digest:
+        raise TrainingError("The model's file is not the one that was trained; restore it from a backup.")
+    return umn

@@ -1,6 +1,8 @@
 """Every route refuses whoever may not use it. The table is held against the OpenAPI document: no route is forgotten."""
 
 import base64
+import re
+from pathlib import Path
 
 import pytest
 import requests
@@ -176,3 +178,9 @@ def test_a_code_works_once_and_a_wrong_one_never(world):
     expect_problem(requests.post(enrol, json=small_order, timeout=30), 422)  # does not spend the code
     assert requests.post(enrol, json={**body, "code": f" {code.upper()} "}, timeout=30).status_code == 201
     expect_problem(requests.post(enrol, json=body, timeout=30), 403)
+
+
+def test_the_protocols_page_names_every_route():
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    named = {(method, path.split("?")[0]) for method, path in re.findall(r"^\| `([A-Z]+) (/\S+)`", page, re.MULTILINE)}
+    assert named == set(GUARDED) | PUBLIC

@@ -10,6 +10,7 @@ from ppcmi.errors import ServerRefusedError, TrainingError
 from ppcmi.latents import Profile, Stream
 from ppcmi.sealing import new_private_key, public_key_of
 from ppcmi_server import jobs, tasks
+from ppcmi_server.blobs import BlobStore
 from ppcmi_server.database.schema import Cohort, Frame, Job, JobCohort, Model
 from support.app_server import TASK, app_server, make_latents, pseudonym
 
@@ -188,6 +189,20 @@ def test_withdrawing_a_cohort_removes_bytes_and_key_and_marks_its_models(server,
         site.client.put_frame(cohort_id, 0, frames_of(cohort)[0])
     assert site.client.create_cohort(TASK.name, cohort.header_bytes) == cohort_id  # it does not come back as another
     assert site.client.cohort(kept_id)["state"] == "whole"
+
+
+def test_a_withdrawal_while_a_frame_arrives_leaves_nothing_of_it(server, site, cohort, monkeypatch):
+    cohort_id = site.client.create_cohort(TASK.name, cohort.header_bytes)
+    write = BlobStore.write
+
+    def withdraw_then_write(blobs, name, content):
+        site.client.withdraw(cohort_id)
+        write(blobs, name, content)
+
+    monkeypatch.setattr(BlobStore, "write", withdraw_then_write)
+    with refused(409, "withdrawn"):
+        site.client.put_frame(cohort_id, 0, frames_of(cohort)[0])
+    assert not [name for name in bytes_of(server) if cohort_id in name]
 
 
 def test_withdrawing_cases_one_by_one_ends_with_the_cohort_withdrawn(server, site, cohort):

@@ -1,6 +1,7 @@
 """Mapping: requests of several sites in one batch, each answered under its own key; a full queue says so."""
 
 import dataclasses
+import hashlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +45,15 @@ def umn(server, sites):
         umn = TrainedUmn(description, build_network(description))
     for parameter in umn.network.parameters():
         parameter.requires_grad_(False).add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator()))
-    umn.save(server.services.config.models_folder / "a.safetensors")
+    add_model(server, sites[0], umn)
+    return umn
+
+
+def add_model(server, site, umn, digest=None):
+    """The network as the task's active model 1."""
+    file = server.services.config.models_folder / "a.safetensors"
+    umn.save(file)
+    digest = digest or hashlib.sha256(file.read_bytes()).hexdigest()
     with server.services.database.writing() as session:
         task = tasks.find_task(session, TASK.name)
         session.add(Job(id=1, task_id=task.id, state="done", config={}, created="2026-01-01T00:00:00Z"))
@@ -52,12 +61,11 @@ def umn(server, sites):
         session.add(
             Model(
                 task_id=task.id, number=1, job_id=1, state="active", preset="default", profile="coarse",
-                mode="two-layer", scope="consortium", codecs={CODEC: sites[0].protection().inner.check()}, config={},
-                seed=1, code_version="-", file="a.safetensors", file_digest="-", cases=1, slices=1,
+                mode="two-layer", scope="consortium", codecs={CODEC: site.protection().inner.check()}, config={},
+                seed=1, code_version="-", file=file.name, file_digest=digest, cases=1, slices=1,
                 created="2026-01-01T00:00:00Z",
             )
         )  # fmt: skip
-    return umn
 
 
 class Gate:
@@ -210,6 +218,15 @@ def test_without_an_active_model_or_with_an_unknown_one_there_is_no_mapping(serv
     assert read_header(site.call("POST", f"/v1/tasks/{TASK.name}/map", data=bundle).content).model == 1
     with pytest.raises(ServerRefusedError, match="no such model"):
         ask(site, bundle, model=2)
+
+
+def test_a_model_whose_file_was_exchanged_does_not_map(tmp_path, umn):
+    with app_server(tmp_path / "server") as server:
+        (site,) = server.add_consortium("Hospital A")
+        add_model(server, site, umn, digest="0" * 64)
+        with pytest.raises(ServerRefusedError, match="not the one that was trained") as caught:
+            ask(site, site.bundle(make_latents(1, 1)))
+        assert caught.value.status == 503
 
 
 @dataclasses.dataclass(eq=False)
