@@ -15,7 +15,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,6 +105,22 @@ def find_images(path: Path) -> list[Path]:
     if not path.is_dir():
         raise ReadError("There is no image at the place given; check its spelling.")
     found = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".") and _is_image(entry)]
+    if not found:
+        raise ReadError("The folder has no image of a known format (NIfTI, NRRD, MetaImage, DICOM, PNG, TIFF).")
+    return found
+
+
+def find_images_below(path: Path, without: Path) -> list[Path]:
+    """As :func:`find_images`, also in the folders within a folder, such as a DICOM export's patients and studies.
+
+    :param without: a folder that is left out, as results go there.
+    :raises ReadError: if there is none, or ``path`` is the folder that is left out.
+    """
+    if not path.is_dir() or is_dicom_folder(path):
+        return find_images(path)
+    if path.resolve() == without.resolve():
+        raise ReadError("Images and results are in the same folder; choose another one for the results.")
+    found = list(_images_below(path, without.resolve()))
     if not found:
         raise ReadError("The folder has no image of a known format (NIfTI, NRRD, MetaImage, DICOM, PNG, TIFF).")
     return found
@@ -281,6 +297,16 @@ def _is_image(path: Path) -> bool:
     if path.is_dir():
         return is_dicom_folder(path)
     return path.name.lower().endswith(IMAGE_ENDINGS) or is_dicom_file(path)
+
+
+def _images_below(folder: Path, without: Path) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or entry.resolve() == without:
+            continue
+        if _is_image(entry):
+            yield entry
+        elif entry.is_dir() and not entry.is_symlink():
+            yield from _images_below(entry, without)
 
 
 def _by_stem(paths: list[Path]) -> dict[str, Path]:

@@ -76,7 +76,7 @@ def test_three_sites_train_together_and_a_new_scan_is_segmented_privately(tmp_pa
         b("codec", "refine", *own[b], *TINY)
         out = b("model", "validate", *own[b])
         assert "Dice alone" in out
-        assert "Reported the means of 1 cases" in out
+        assert "Reported the means of 1 case " in out
         assert "Reported" not in b("model", "validate", *own[b], "--fold", "train")  # those were uploaded
         (model,) = b.profile.client().models("phantom")
         assert model["state"] == "ready"

@@ -3,7 +3,7 @@ import pytest
 import SimpleITK
 
 from ppcmi.errors import ReadError
-from ppcmi.reading import find_cases, find_images
+from ppcmi.reading import find_cases, find_images, find_images_below
 from support.dicom import write_series
 from support.volumes import a_geometry, smooth_labels
 
@@ -86,3 +86,18 @@ def test_folders_without_images_are_refused(tmp_path):
         find_cases(tmp_path)
     with pytest.raises(ReadError, match="no image at the place given"):
         find_images(tmp_path / "missing")
+
+
+def test_images_are_found_in_folders_within_folders_but_not_among_the_results(a_folder):
+    images = a_folder / "images"
+    results, study = images / "results", images / "patient" / "study"
+    for folder in (results, study, a_folder / "empty"):
+        folder.mkdir(parents=True)
+    save_image(results / "x.nii.gz")
+    save_image(study / "x.nii.gz")
+    found = [str(image.relative_to(images)) for image in find_images_below(images, without=results)]
+    assert found == ["a.nii.gz", "b.c.nrrd", "d.mha", "patient/study/x.nii.gz"]
+    with pytest.raises(ReadError, match="same folder"):
+        find_images_below(results, without=results)
+    with pytest.raises(ReadError, match="no image"):
+        find_images_below(a_folder / "empty", without=results)

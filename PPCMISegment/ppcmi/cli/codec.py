@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ppcmi import consortium
-from ppcmi.cli.console import Console
+from ppcmi.cli.console import Console, counted
 from ppcmi.cli.model import add_model, chosen_model
 from ppcmi.cli.options import (
     HELD_OUT,
@@ -137,6 +137,7 @@ def _refine(command: Command) -> int:
     client, part = site.client(), site.task(options.task)
     number = chosen_model(options, client)
     # Without the site's decoder: an earlier one may belong to an earlier codec.
+    console.progress("asking the server for the model")
     link = open_link(site, part, client, LinkOptions(number, device=command.device(), use_local_network=False))
     labelled = _read([case for case in chosen_cases(options) if case.label is not None], part.task, console)
     validation = _held_out(command, part.task, site.uploaded_cases(part.task.name))
@@ -231,5 +232,5 @@ def _show_quality(quality: CodecQuality, console: Console) -> None:
         dice = [f"{value:.3f}" for value in quality.mask_dice[profile].values()]
         rows.append([profile, f"{psnr:.1f}", f"{quality.ssim[profile]:.3f}", *dice])
     labels = [f"Dice {name}" for name in next(iter(quality.mask_dice.values()))]
-    console.result(f"Reconstruction of {quality.cases} held-out cases:")
+    console.result(f"Reconstruction of {counted(quality.cases, 'held-out case')}:")
     console.table(["profile", "PSNR dB", "SSIM", *labels], rows)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ppcmi import cohort
-from ppcmi.cli.console import megabytes
+from ppcmi.cli.console import counted, megabytes
 from ppcmi.cli.options import Command, Parser, add_cases, add_command, add_group, add_task, chosen_cases
 from ppcmi.client import NOT_FOUND
 from ppcmi.cohort_file import CohortReader
@@ -78,15 +78,16 @@ def _export(command: Command) -> int:
     if options.variants is not None and not 0 <= options.variants <= MOST_VARIANTS:
         raise UsageError(f"--variants is a number from 0 to {MOST_VARIANTS}.")
     part = site.task(options.task)
-    cases = [case for case in chosen_cases(options) if case.label is not None]
+    labelled = [case for case in chosen_cases(options) if case.label is not None]
+    console.progress("fetching the codec if there is a newer one")
     codec = ensure_codec(site.client(), part).to(command.device())
     profile = Profile(options.profile) if options.profile else cohort.usual_profile(part.membership, codec)
     quantization = Quantization(options.quantization)
     protection = protection_of(site, part, codec.fingerprint, profile, quantization=quantization)
-    variants = cohort.usual_variants(len(cases)) if options.variants is None else options.variants
+    variants = cohort.usual_variants(len(labelled)) if options.variants is None else options.variants
     settings = cohort.ExportSettings(variants, options.seed)
     steps = cohort.export_cohort(
-        cases, site, part, codec=codec, protection=protection, path=options.output, settings=settings
+        labelled, site, part, codec=codec, protection=protection, path=options.output, settings=settings
     )
 
     def show(progress: cohort.ExportProgress) -> None:
@@ -100,9 +101,9 @@ def _export(command: Command) -> int:
 
     summary = run(steps, show)
     size = megabytes(summary.bytes_written)
+    cases, times = counted(summary.cases, "case"), counted(1 + variants, "time")
     console.result(
-        f"Wrote {summary.cases} cases ({summary.slices} slices, each {1 + variants} times, profile {profile}, {size}) "
-        f"to {options.output}."
+        f"Wrote {cases} ({summary.slices} slices, each {times}, profile {profile}, {size}) to {options.output}."
     )
     console.remark(f"Next: 'ppcmi cohort upload {options.output}'.")
     return next((error.exit_code for error in summary.skipped.values()), 0)
@@ -119,7 +120,9 @@ def _upload(command: Command) -> int:
         )
 
     summary = run(cohort.upload_cohort(options.file, site, part, site.client()), show)
-    console.result(f"The server has cohort {summary.cohort_id}: {summary.cases} cases, {summary.slices} slices.")
+    console.result(
+        f"The server has cohort {summary.cohort_id}: {counted(summary.cases, 'case')}, {summary.slices} slices."
+    )
     console.remark(f"Next: once the server has trained a model, 'ppcmi codec refine --task {part.task.name} ...'.")
     return 0
 

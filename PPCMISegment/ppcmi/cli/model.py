@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
+from ppcmi.cli.console import counted
 from ppcmi.cli.options import (
     HELD_OUT,
     Command,
@@ -88,6 +89,7 @@ def _validate(command: Command) -> int:
     client, part = site.client(), site.task(options.task)
     number = chosen_model(options, client)
     cases, held_out = cases_to_judge_on(command, part)
+    console.progress("asking the server for the model")
     link = open_link(site, part, client, LinkOptions(model=number, device=command.device()))
 
     def show(progress: ValidationProgress) -> None:
@@ -100,7 +102,9 @@ def _validate(command: Command) -> int:
     validation = run(validate(cases, link), show)
     for name, error in validation.skipped.items():
         console.remark(f"ppcmi: left out {name}: {error}")
-    console.result(f"Model {link.model}, profile {link.profile}, {len(validation.cases)} cases of this site:")
+    console.result(
+        f"Model {link.model}, profile {link.profile}, {counted(len(validation.cases), 'case')} of this site:"
+    )
     _show_scores(command, validation)
     if options.keep:
         console.remark("Nothing was reported.")
@@ -108,7 +112,9 @@ def _validate(command: Command) -> int:
         console.remark("Nothing was reported, as only scores on held-out cases tell how good a model is.")
     else:
         client.report_validation(part.task.name, link.model, validation.numbers())
-        console.result(f"Reported the means of {len(validation.cases)} cases for model {link.model} (numbers only).")
+        console.result(
+            f"Reported the means of {counted(len(validation.cases), 'case')} for model {link.model} (numbers only)."
+        )
     return next((error.exit_code for error in validation.skipped.values()), 0)
 
 

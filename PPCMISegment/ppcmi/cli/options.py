@@ -144,7 +144,7 @@ def cases_to_judge_on(command: Command, part: TaskProfile) -> tuple[list[CaseFil
         return labelled, True
     known = len(labelled) - len(fresh)
     if options.fold != HELD_OUT:
-        console.remark(f"{known} of these {len(labelled)} cases were uploaded for training: the scores are too good.")
+        console.remark(f"Of these {len(labelled)} cases {known} were uploaded for training: the scores are too good.")
         return labelled, False
     if not fresh:
         raise UsageError(

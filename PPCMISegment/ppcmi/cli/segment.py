@@ -12,7 +12,7 @@ from ppcmi.cli.console import megabytes
 from ppcmi.cli.options import Command, Parser, add_command, add_task
 from ppcmi.errors import ReadError, UsageError
 from ppcmi.quantization import Quantization
-from ppcmi.reading import find_images
+from ppcmi.reading import find_images_below
 from ppcmi.session import LinkOptions, open_link
 
 NAMES = {"done": "done", "skipped": "done before", "failed": "failed"}
@@ -28,7 +28,9 @@ def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
         "ppcmi segment --task hippocampus-mr scan.nii.gz dicom-folder/ -o results/",
     )
     add_task(parser)
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="image, DICOM folder, or directory of them")
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="IN", help="image, DICOM folder, or directory with such"
+    )
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="folder for the results")
     parser.add_argument("--model", type=int, metavar="N", help="number of the model (default: the active one)")
     parser.add_argument(
@@ -44,10 +46,11 @@ def _segment(command: Command) -> int:
     site, options, console = command.site(), command.options, command.console
     if not 1 <= options.in_flight <= 64:
         raise UsageError("--in-flight is a number from 1 to 64.")
-    images = _images(options.inputs)
+    images = _images(options.inputs, options.output)
     choices = LinkOptions(
         options.model, Quantization(options.quantization), device=command.device(), in_flight=options.in_flight
     )
+    console.progress("asking the server for the model")
     link = open_link(site, site.task(options.task), site.client(), choices)
     outcomes: Counter[str] = Counter()
     exit_code = 0
@@ -66,12 +69,12 @@ def _segment(command: Command) -> int:
     return exit_code
 
 
-def _images(sources: Sequence[Path]) -> list[Path]:
+def _images(sources: Sequence[Path], output: Path) -> list[Path]:
     """Every image of the sources; an error of one says which, as several may have been given."""
     images: list[Path] = []
     for source in sources:
         try:
-            images += find_images(source)
+            images += find_images_below(source, without=output)
         except ReadError as error:
             raise ReadError(f"{source}: {error}") from error
     return images

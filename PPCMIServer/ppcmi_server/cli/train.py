@@ -85,7 +85,8 @@ def _train(command: Command) -> int:
         ) from None
     console.result(f"Model {model.number} is ready: {model.cases} cases, {model.slices} slices, {model.profile}.")
     console.remark(
-        f"Next: the sites run 'ppcmi model validate'; then 'ppcmi-server model activate {options.task} {model.number}'."
+        f"Next: the sites run 'ppcmi codec refine' and 'ppcmi model validate'; "
+        f"then 'ppcmi-server model activate {options.task} {model.number}'."
     )
     return 0
 
