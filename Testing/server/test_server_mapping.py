@@ -162,7 +162,8 @@ def test_a_full_queue_says_when_to_come_back_and_a_patient_client_does(server, s
     assert all(read_header(answer.result(WAIT_S)).model == 1 for answer in answers)
 
 
-def test_a_request_whose_client_went_away_is_not_mapped(server, sites, gate, pool):
+def test_a_request_whose_client_went_away_is_not_mapped(server, sites, gate, pool, caplog):
+    caplog.set_level("INFO", logger="ppcmi_server.access")
     a, b = sites
     first = pool.submit(ask, a, a.bundle(make_latents(1, 1)))
     assert gate.entered.wait(WAIT_S)
@@ -173,7 +174,7 @@ def test_a_request_whose_client_went_away_is_not_mapped(server, sites, gate, poo
         gone.result(WAIT_S)
     last = pool.submit(ask, a, a.bundle(make_latents(2, 3)))
     wait_until(lambda: server.mapper.waiting == 2)
-    time.sleep(0.3)  # the server sees the disconnect on its event loop, which nothing of the above waits for
+    wait_until(lambda: " 499 " in caplog.text)  # the server has seen it
     gate.opened.set()
     first.result(WAIT_S)
     last.result(WAIT_S)

@@ -1,0 +1,96 @@
+"""Models as sites and operator see them: scores of each site, and a model that maps only once somebody activates it."""
+
+import re
+
+import pytest
+
+from ppcmi.errors import ServerRefusedError
+from ppcmi_server import jobs, tasks
+from ppcmi_server.cli.main import main
+from ppcmi_server.database.schema import Job, Model
+from ppcmi_server.umn.training import EpochReport
+from support.app_server import CODEC, TASK, app_server
+
+GOOD = {"Organ": {"dice": 0.9, "iou": 0.82, "hd95_mm": 2.5}, "Vessel": {"dice": 0.7}}
+POOR = {"Organ": {"dice": 0.5}, "Vessel": {"dice": 0.3}}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with app_server(tmp_path_factory.mktemp("models") / "server") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def sites(server):
+    return server.add_consortium("Hospital A", "Hospital B")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_models(server, sites):
+    with server.services.database.writing() as session:
+        task = tasks.find_task(session, TASK.name)
+        for number in (1, 2):
+            session.add(Job(id=number, task_id=task.id, state="done", config={}, created="2026-01-01T00:00:00Z"))
+            session.flush()
+            jobs.record_epoch(session, number, EpochReport(2, 2, 0.4, None, 1.5))
+            jobs.record_epoch(session, number, EpochReport(1, 2, 0.8, 0.9, 1.5))
+            jobs.record_epoch(session, number, EpochReport(1, 2, 0.7, 0.9, 1.5))  # once more, after a crash
+            session.add(
+                Model(
+                    task_id=task.id, number=number, job_id=number, state="ready", preset="default", profile="coarse",
+                    mode="two-layer", scope="consortium", codecs={CODEC: None}, config={}, seed=1, code_version="-",
+                    file="absent", file_digest="-", cases=6, slices=24, created="2026-01-01T00:00:00Z",
+                )
+            )  # fmt: skip
+
+
+def command(server, capsys, *arguments):
+    assert main([*arguments, "--dir", str(server.services.config.folder)]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_model_comes_with_its_curve_and_each_sites_newest_scores(server, sites, capsys):
+    a, b = sites
+    a.client.report_validation(TASK.name, 1, {"cases": 2, "labels": POOR})
+    a.client.report_validation(TASK.name, 1, {"cases": 3, "labels": GOOD, "alone": POOR})
+    b.client.report_validation(TASK.name, 1, {"cases": 1, "labels": POOR})
+    first, second = a.client.models(TASK.name)
+    assert (first["number"], first["codec"], first["cases"], first["slices"]) == (1, CODEC, 6, 24)
+    assert [(point["epoch"], point["train_loss"]) for point in first["curve"]] == [(1, 0.7), (2, 0.4)]
+    assert second["validations"] == []
+    scores = {report["site"]: report for report in first["validations"]}
+    assert set(scores) == {"Hospital A", "Hospital B"}
+    assert scores["Hospital A"]["cases"] == 3
+    assert scores["Hospital A"]["labels"]["Organ"]["dice"] == 0.9
+    assert scores["Hospital A"]["alone"]["Vessel"]["dice"] == 0.3
+    out = command(server, capsys, "model", "list", TASK.name)
+    assert "model 1, Hospital A: Dice 0.800 over 3 cases, alone 0.400" in out
+    assert "model 1, Hospital B: Dice 0.400 over 1 cases, alone -" in out
+
+
+@pytest.mark.parametrize("label", ["Kidney", ""])
+def test_scores_of_labels_that_the_task_lacks_are_refused(sites, label):
+    for part in ("labels", "alone"):
+        numbers = {"cases": 1, "labels": GOOD, part: {label: {"dice": 0.5}}}
+        with pytest.raises(ServerRefusedError) as caught:
+            sites[0].client.report_validation(TASK.name, 2, numbers)
+        assert caught.value.status == 422
+
+
+def test_the_operator_activates_and_the_one_before_is_retired(server, sites, capsys):
+    def states():
+        return [model["state"] for model in sites[1].client.models(TASK.name)]
+
+    def active():
+        found = sites[1].client.task(TASK.name)["active_model"]
+        return found and found["number"]
+
+    assert (states(), active()) == (["ready", "ready"], None)
+    command(server, capsys, "model", "activate", TASK.name, "1")
+    assert (states(), active()) == (["active", "ready"], 1)
+    command(server, capsys, "model", "activate", TASK.name, "2")
+    assert (states(), active()) == (["retired", "active"], 2)
+    command(server, capsys, "model", "activate", TASK.name, "1")  # back again
+    assert (states(), active()) == (["active", "retired"], 1)
+    assert re.search(r"tiny@1 +1 +2\n", command(server, capsys, "task", "list"))
