@@ -47,7 +47,7 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
         docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.services = opened
-    app.state.body_memory = BodyMemory(config.limits.bodies_bytes)
+    app.state.body_memory = BodyMemory(config.limits.memory_bytes)
     app.add_middleware(Overload, requests=config.limits.requests)
     app.add_middleware(AccessLog)  # the last one added is the outermost
     add_handlers(app)

@@ -25,6 +25,8 @@ from ppcmi_server.keys import ServerKeys
 
 FORMAT = "ppcmi-server/1"
 MEBIBYTE = 1 << 20
+MEMORY_OF_A_BYTE = 8
+"""The body, its copy without the encryption, and 8-bit latents as float32, with and without the link layer."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Limits:
     :param bundle_bytes: body of a mapping request.
     :param codec_bytes: body of a published codec.
     :param sealed_bytes: an invitation.
-    :param bodies_bytes: all binary bodies that are in memory at the same time.
+    :param memory_bytes: for binary bodies and what is unpacked from them, all requests together; above it the answer
+        is 503. A byte of a body counts :data:`MEMORY_OF_A_BYTE` times.
     :param idle_seconds: without a byte of a request's body.
     :param requests: under way at the same time; above it the answer is 503.
     :param queued_requests: mapping requests at the same time; above it the answer is 429.
@@ -50,7 +53,7 @@ class Limits:
     bundle_bytes: int = 128 * MEBIBYTE
     codec_bytes: int = 256 * MEBIBYTE
     sealed_bytes: int = 64 << 10
-    bodies_bytes: int = 1024 * MEBIBYTE
+    memory_bytes: int = 4096 * MEBIBYTE
     idle_seconds: float = 60.0
     requests: int = 256
     queued_requests: int = 64
@@ -144,4 +147,9 @@ def _limits(values: Any) -> Limits:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise OperatorError(f"The limit {name} in the server's server.json is a positive number.")
-    return Limits(**values)
+    limits = Limits(**values)
+    if MEMORY_OF_A_BYTE * max(limits.frame_bytes, limits.bundle_bytes) > limits.memory_bytes:
+        raise OperatorError(
+            f"The limit memory_bytes is at least {MEMORY_OF_A_BYTE} times frame_bytes and bundle_bytes."
+        )
+    return limits

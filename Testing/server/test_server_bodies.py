@@ -12,6 +12,7 @@ import requests
 from ppcmi_server import tasks
 from ppcmi_server.api import documents
 from ppcmi_server.api.documents import Document
+from ppcmi_server.config import MEMORY_OF_A_BYTE
 from ppcmi_server.database.schema import Job, Model
 from support.app_server import CODEC, TASK, app_server, make_latents, pseudonym
 
@@ -23,7 +24,7 @@ LIMITS = {
     "bundle_bytes": 64 * KIB,
     "codec_bytes": 64 * KIB,
     "sealed_bytes": KIB,
-    "bodies_bytes": 96 * KIB,
+    "memory_bytes": MEMORY_OF_A_BYTE * 96 * KIB,
     "idle_seconds": 0.5,
     "requests": 6,
 }

@@ -1,6 +1,7 @@
 """The operator's commands: help, one-line errors, exit codes, and a server process that starts, serves and stops."""
 
 import argparse
+import json
 import os
 import re
 import signal
@@ -158,6 +159,28 @@ def test_commands_find_the_folder_by_option_environment_or_the_last_init(folder,
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nothing"))
     monkeypatch.chdir(folder)
     assert tasks_listed()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"format": "ppcmi-server/9"}, "not of format"),
+        ({"colour": "red"}, "does not know"),
+        ({"database_url": 7}, "an address or null"),
+        ({"database_url": "nonsense"}, "not an address that works here"),
+        ({"limits": {"frames": 1}}, "not ones that this version knows"),
+        ({"limits": {"frame_bytes": -1}}, "positive number"),
+        ({"limits": {"frame_bytes": True}}, "positive number"),
+        ({"limits": {"memory_bytes": 1 << 20}}, "at least 8 times"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(folder, settings, sentence, capsys):
+    file = folder / "server.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    assert main(["task", "list"]) == 14
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX'")

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from ppcmi_server.config import Limits
+from ppcmi_server.config import MEMORY_OF_A_BYTE, Limits
 from ppcmi_server.errors import RefusalError
 
 OCTETS = "application/octet-stream"
@@ -57,7 +57,7 @@ class BinaryRoute(APIRoute):
 
 
 class BodyMemory:
-    """How many bytes of binary bodies are in memory, all requests together."""
+    """How much memory binary bodies and what is unpacked from them take, all requests together."""
 
     def __init__(self, total: int) -> None:
         self._left = total
@@ -65,14 +65,15 @@ class BodyMemory:
 
     @contextmanager
     def account(self) -> Iterator[Callable[[int], None]]:
-        """A function to call with the size of each piece; what it took is given back when the context ends.
+        """A function to call with the size of each piece of a body; what it took is given back when the context ends.
 
         The function raises a :class:`RefusalError` (503) when there is no room.
         """
         taken = 0
 
-        def take(count: int) -> None:
+        def take(body_bytes: int) -> None:
             nonlocal taken
+            count = MEMORY_OF_A_BYTE * body_bytes
             with self._lock:
                 if count > self._left:
                     raise RefusalError(
