@@ -1,0 +1,136 @@
+"""What lies on the server's disk: whole or absent, encrypted, and locked by whoever works on it."""
+
+import base64
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ppcmi_server.blobs import BlobStore
+from ppcmi_server.config import create_folder
+from ppcmi_server.errors import OperatorError
+from ppcmi_server.keys import ServerKeys, decrypt, encrypt
+from ppcmi_server.locks import hold_lock, is_locked
+from support.app_server import app_server
+
+HOLD_FOREVER = """
+import sys, time
+from pathlib import Path
+from ppcmi_server.locks import hold_lock
+with hold_lock(Path(sys.argv[1]), "taken"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(params=["directory", "memory://blobs"])
+def blobs(request, tmp_path):
+    store = BlobStore(str(tmp_path / "blobs") if request.param == "directory" else request.param)
+    yield store
+    store.delete("a")
+
+
+def test_a_blob_is_stored_replaced_listed_and_deleted(blobs):
+    assert blobs.names("a") == []
+    blobs.write("a/1", b"one")
+    blobs.write("a/2", b"2" * (3 << 20))
+    blobs.write("a/1", b"another")
+    assert blobs.names("a") == ["1", "2"]
+    assert blobs.read("a/1") == b"another"
+    assert [len(chunk) for chunk in blobs.chunks("a/2")] == [1 << 20] * 3
+    for name in ("a/1", "a/1", "a", "a"):
+        blobs.delete(name)
+    assert blobs.names("a") == []
+    with pytest.raises(FileNotFoundError):
+        blobs.read("a/2")
+
+
+def test_a_blob_that_was_not_finished_is_not_there(tmp_path):
+    blobs = BlobStore(str(tmp_path / "blobs"))
+    blobs.write("a/1", b"whole")
+
+    def fail_half_way():
+        with blobs.writing("a/1") as file:
+            file.write(b"ha")
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        fail_half_way()
+    assert blobs.read("a/1") == b"whole"
+    assert blobs.names("a") == ["1"]
+
+
+def test_what_is_encrypted_opens_only_unaltered_under_its_key_and_context():
+    key, other = os.urandom(32), os.urandom(32)
+    data = encrypt(key, b"content", b"context")
+    assert decrypt(key, data, b"context") == b"content"
+    assert encrypt(key, b"content", b"context") != data
+    altered = bytes([*data[:-1], data[-1] ^ 1])
+    for wrong in (
+        (other, data, b"context"),
+        (key, data, b"another"),
+        (key, altered, b"context"),
+        (key, b"", b"context"),
+    ):
+        with pytest.raises(OperatorError, match="damaged or of another server"):
+            decrypt(*wrong)
+
+
+def test_a_wrapped_key_belongs_to_its_cohort_and_server(tmp_path):
+    mine, other = (ServerKeys.load(create_folder(tmp_path / name).folder) for name in ("a", "b"))
+    wrapped = mine.wrap(b"k" * 32, b"cohort 1")
+    assert mine.unwrap(wrapped, b"cohort 1") == b"k" * 32
+    for keys, context in ((mine, b"cohort 2"), (other, b"cohort 1")):
+        with pytest.raises(OperatorError):
+            keys.unwrap(wrapped, context)
+    assert "k" * 8 not in repr(mine)
+    assert base64.b64encode(mine.storage_key).decode() not in repr(mine)
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"not base64!", base64.b64encode(b"k" * 31)])
+def test_a_damaged_key_file_is_named(tmp_path, content):
+    folder = create_folder(tmp_path / "server").folder
+    (folder / "storage.key").write_bytes(content)
+    with pytest.raises(OperatorError, match=r"missing or damaged|is damaged"):
+        ServerKeys.load(folder)
+
+
+def test_an_interrupted_init_goes_on_with_the_keys_that_it_made(tmp_path):
+    folder = create_folder(tmp_path / "server").folder
+    before = ServerKeys.load(folder)
+    (folder / "server.json").unlink()
+    create_folder(folder)
+    assert ServerKeys.load(folder) == before
+
+
+def test_stored_frames_cannot_be_read_without_the_keys(tmp_path):
+    with app_server(tmp_path / "server") as server:
+        (site,) = server.add_consortium("Hospital A")
+        cohort = site.write_cohort(tmp_path / "a.ppcmi", [1])
+        site.upload(cohort)
+        folder = server.services.config.folder
+        stored = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+        sent = [frame.data for _, frame in cohort.frames()]
+    assert len(stored) > sum(len(frame) for frame in sent)  # they are there
+    assert b"ppcmi-bundle" not in stored
+    assert not any(frame[-64:] in stored for frame in sent)  # nor as they came, for the server's key to open
+    for secret in (site.token.encode(), site.link_key, server.services.keys.storage_key):
+        assert secret not in stored
+
+
+def test_a_lock_ends_with_the_process_that_held_it(tmp_path):
+    lock = tmp_path / "lock"
+    assert not is_locked(lock)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD_FOREVER, str(lock)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        assert is_locked(lock)
+        with pytest.raises(OperatorError, match="taken"), hold_lock(lock, "It is taken.", patience_s=0.2):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert not is_locked(lock)
+    with hold_lock(lock, "It is taken."):
+        assert is_locked(lock)
