@@ -1,52 +1,63 @@
-"""What the KLT costs: milliseconds a slice on one core, for deriving and applying together, and for the inner layer.
+"""What protecting costs beside encoding: ``make bench-klt``.
 
-Run: ``PYTHONPATH=PPCMISegment python Testing/benchmarks/klt_cost.py [slices] [rows]``
+Both layers of the KLT, keys derived anew, on 128 slices of 256 x 256, in turn with the default encoder on the same
+slices: a ratio of one run on one machine. No data are needed; neither depends on what is in a slice.
 """
 
+from __future__ import annotations
+
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 
 import torch
 
+from benchmarks.results import SEPARATOR, here_and_now, measurement, merge
+from ppcmi.codec.codec import Codec
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.klt.link import LinkLayer
-from ppcmi.klt.published import PublishedLayer
 from ppcmi.latents import Latents, Profile, Stream, scale_shapes
+from ppcmi.task import load_task
+
+SLICES, SIZE, ROUNDS = 128, 256, 5
+COMMAND = "make bench-klt"
+TASK = Path(__file__).resolve().parents[2] / "Resources" / "Tasks" / "fetal-head-us.json"
 
 
-def milliseconds(action: Callable[[], object], repeats: int = 5) -> float:
-    """Best of several runs, without the first."""
+def seconds(action: Callable[[], object]) -> float:
+    """Of one call."""
+    start = time.perf_counter()
     action()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times)
+    return time.perf_counter() - start
 
 
-def main() -> None:
-    """Print one line for each profile and layer."""
-    slices = int(sys.argv[1]) if len(sys.argv) > 1 else 128
-    rows = int(sys.argv[2]) if len(sys.argv) > 2 else 256
-    torch.set_num_threads(1)
-    link, inner, published = (layer(bytes(32), "phantom@1") for layer in (LinkLayer, InnerLayer, PublishedLayer))
-    print(f"{slices} slices of {rows} x {rows}, one core, ms a slice")
-    nonce = os.urandom(16)
+def main() -> int:
+    """Measure and write docs/results/klt-cost.json."""
+    task = load_task(TASK)
+    codec = Codec(task, "default")
+    slices = torch.rand(SLICES, task.slicing.channels, SIZE, SIZE)
+    found = []
     for profile in (Profile.FULL, Profile.COARSE, Profile.MINIMAL):
-        shapes = scale_shapes((rows, rows), profile.scales)
-        latents = Latents({scale: torch.randn(slices, *shape) for scale, shape in shapes.items()})
-        costs = {
-            "link apply": milliseconds(partial(link.apply, latents, Stream.IMAGE, nonce)),
-            "link invert": milliseconds(partial(link.invert, latents, Stream.IMAGE, nonce)),
-            "inner apply": milliseconds(partial(inner.apply, latents, Stream.IMAGE)),
-            "published apply": milliseconds(partial(published.apply, latents, Stream.IMAGE, nonce)),
-        }
-        print(f"{profile:8}", *(f"{name} {cost / slices:.3f}" for name, cost in costs.items()), sep="   ")
+        shapes = scale_shapes((SIZE, SIZE), profile.scales)
+        latents = Latents({scale: torch.randn(SLICES, *shape) for scale, shape in shapes.items()})
+
+        def protect(latents: Latents = latents) -> None:
+            inner, link = InnerLayer(os.urandom(32), task.identity), LinkLayer(os.urandom(32), task.identity)
+            link.apply(inner.apply(latents, Stream.IMAGE), Stream.IMAGE, os.urandom(16))
+
+        protect()
+        codec.encode_images(slices)
+        rounds = [(seconds(protect), seconds(lambda: codec.encode_images(slices))) for _ in range(ROUNDS)]
+        ratio = statistics.median(ours / encoder for ours, encoder in rounds)
+        name = SEPARATOR.join((f"{profile}, {SLICES} slices of {SIZE} x {SIZE}", "both layers, time to the encoder's"))
+        found.append(measurement(name, ratio, "ratio", command=COMMAND, origin=here_and_now(), at_most=1.0))
+        print(f"{name}: {ratio:.3f}")
+    merge("klt-cost", found)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -65,12 +65,12 @@ def measurement(
     at_most: float | None = None,
 ) -> Measurement:
     """A number, held against a bound if there is one."""
-    target, holds = None, None
+    measured, target, holds = round(measured, 4), None, None
     if at_least is not None:
         target, holds = f">= {at_least:g}", measured >= at_least
     elif at_most is not None:
         target, holds = f"<= {at_most:g}", measured <= at_most
-    return Measurement(name, target, round(measured, 4), unit, holds, command, **asdict(origin))
+    return Measurement(name, target, measured, unit, holds, command, **asdict(origin))
 
 
 def merge(name: str, measurements: Sequence[Measurement]) -> None:
