@@ -67,6 +67,13 @@ def test_few_validation_cases_move_the_weight_less_than_many():
     assert USUAL_WEIGHT < choose_weight(dice, 1) < choose_weight(dice, 20) < 1.0
 
 
+def test_the_server_s_share_is_never_one_that_the_validation_cases_show_to_be_worse_than_alone():
+    useless = {share / 20: 0.8 if share <= 3 else 0.0 for share in range(21)}
+    assert choose_weight(useless, 1) == 0.15
+    assert choose_weight({share / 20: 0.8 if share == 0 else 0.7 for share in range(21)}, 1) == 0.0
+    assert choose_weight({share / 20: 0.8 for share in range(21)}, 1) == USUAL_WEIGHT
+
+
 def test_a_decoder_survives_its_file_but_not_another_codec(codec, tmp_path):
     decoder = SiteDecoder(codec, {"coarse": 0.25})
     with torch.no_grad():

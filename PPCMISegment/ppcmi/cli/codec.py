@@ -164,9 +164,10 @@ def _refine(command: Command) -> int:
     )
     if refinement.dice_by_weight:
         dice = refinement.dice_by_weight
+        together = dice[min(dice, key=lambda other: abs(other - share))]
         console.result(
             f"Mean Dice on the site's validation cases: {dice[0.0]:.3f} alone, {dice[1.0]:.3f} the server alone, "
-            f"{max(dice.values()):.3f} together."
+            f"{together:.3f} together."
         )
     console.remark(f"Next: 'ppcmi model validate --task {part.task.name} --cases FOLDER'.")
     return 0

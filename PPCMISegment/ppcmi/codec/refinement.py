@@ -8,7 +8,7 @@ A site without labels uses the consortium's network and the usual weight.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -175,6 +175,17 @@ def choose_share(
 
 
 def choose_weight(dice: dict[float, float], cases: int) -> float:
-    """The share with the best Dice, drawn toward the usual one when few cases speak for it."""
+    """The share with the best Dice, drawn toward the usual one when few cases speak for it, but only as far as these
+    cases show that it is no worse than the site alone.
+
+    :param dice: mean Dice by the server's share; share 0 is the site alone.
+    """
     best = max(dice, key=lambda share: (dice[share], -abs(share - USUAL_WEIGHT)))
-    return (cases * best + PRIOR_CASES * USUAL_WEIGHT) / (cases + PRIOR_CASES)
+    drawn = (cases * best + PRIOR_CASES * USUAL_WEIGHT) / (cases + PRIOR_CASES)
+    if dice[_nearest(dice, drawn)] >= dice[0.0]:
+        return drawn
+    return _nearest([share for share in dice if dice[share] >= dice[0.0]], drawn)
+
+
+def _nearest(shares: Iterable[float], wanted: float) -> float:
+    return min(shares, key=lambda share: abs(share - wanted))
