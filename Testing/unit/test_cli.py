@@ -177,11 +177,14 @@ def test_validation_and_test_cases_are_not_exported_unless_asked_for():
     assert parsed.fold == "train"
 
 
-def test_progress_in_a_log_is_sparse_and_on_a_terminal_one_line():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+class Terminal(io.StringIO):
+    """A stream that looks like one that a person watches."""
 
+    def isatty(self):
+        return True
+
+
+def test_progress_in_a_log_is_sparse_and_on_a_terminal_one_line():
     log, terminal = io.StringIO(), Terminal()
     for stream in (log, terminal):
         console = Console(err=stream)
@@ -193,6 +196,15 @@ def test_progress_in_a_log_is_sparse_and_on_a_terminal_one_line():
     quiet = io.StringIO()
     Console(err=quiet, quiet=True).progress("nothing", last=True)
     assert quiet.getvalue() == ""
+
+
+def test_a_result_takes_the_place_of_the_progress_before_it():
+    terminal = Terminal()
+    console = Console(out=terminal, err=terminal)
+    console.progress("half done")
+    console.result("all done")
+    assert terminal.getvalue().split("\r")[-1] == "all done\n"
+    assert terminal.getvalue().count("\n") == 1
 
 
 def test_results_of_scans_with_the_same_name_do_not_overwrite_each_other():

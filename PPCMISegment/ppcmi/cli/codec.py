@@ -28,7 +28,7 @@ from ppcmi.codec.slice_set import SliceSet, read_slice_set
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
 from ppcmi.errors import CodecError, SiteError, UsageError
 from ppcmi.fitting import FitConfig, FitReport, Report
-from ppcmi.latents import Latents
+from ppcmi.latents import Latents, Profile
 from ppcmi.pipeline import map_latents, run
 from ppcmi.reading import CaseFiles, find_cases
 from ppcmi.session import LinkOptions, open_link
@@ -120,7 +120,7 @@ def _publish(command: Command) -> int:
         raise CodecError("There is no trained codec that waits to be published; run 'ppcmi codec train'.")
     codec = Codec.load(part.candidate_path)
     quality = CodecQuality(**codec.report["quality"])
-    _show_quality(quality, console)
+    _show_quality(quality, part.task, console)
     if not command.options.publish_anyway:
         require_good_masks(quality)
     if part.membership.scope == "consortium":
@@ -227,11 +227,12 @@ def _report_to(console: Console) -> Report:
     return show
 
 
-def _show_quality(quality: CodecQuality, console: Console) -> None:
+def _show_quality(quality: CodecQuality, task: Task, console: Console) -> None:
     rows = []
-    for profile, psnr in quality.psnr_db.items():
-        dice = [f"{value:.3f}" for value in quality.mask_dice[profile].values()]
-        rows.append([profile, f"{psnr:.1f}", f"{quality.ssim[profile]:.3f}", *dice])
-    labels = [f"Dice {name}" for name in next(iter(quality.mask_dice.values()))]
+    names = [label.name for label in task.labels]
+    for profile in sorted(quality.psnr_db, key=[str(p) for p in Profile].index):
+        dice = [f"{quality.mask_dice[profile][name]:.3f}" for name in names]
+        rows.append([profile, f"{quality.psnr_db[profile]:.1f}", f"{quality.ssim[profile]:.3f}", *dice])
+    labels = [f"Dice {name}" for name in names]
     console.result(f"Reconstruction of {counted(quality.cases, 'held-out case')}:")
     console.table(["profile", "PSNR dB", "SSIM", *labels], rows)

@@ -28,16 +28,16 @@ class Console:
 
     def result(self, text: str) -> None:
         """A line of the command's result."""
-        self.end_progress()
+        self._clear_progress()
         print(text, file=self._out, flush=True)
 
     def remark(self, text: str) -> None:
         """A line beside the result: what was skipped, what comes next."""
-        self.end_progress()
+        self._clear_progress()
         print(text, file=self._err, flush=True)
 
     def progress(self, text: str, *, last: bool = False) -> None:
-        """How far it is. Called as often as one likes; ``last`` is always shown."""
+        """How far it is. Called as often as one likes; ``last`` is always shown, and stays."""
         now = time.monotonic()
         interval = TERMINAL_INTERVAL_S if self._interactive else LOG_INTERVAL_S
         if self._quiet or (not last and now - self._last < interval):
@@ -45,18 +45,17 @@ class Console:
         self._last = now
         if self._interactive:
             width = shutil.get_terminal_size().columns - 1
-            self._err.write(f"\r{text[:width]:<{width}}")
-            self._open = True
-            if last:
-                self.end_progress()
+            self._err.write(f"\r{text[:width]:<{width}}" + ("\n" if last else ""))
+            self._open = not last
         else:
             self._err.write(text + "\n")
         self._err.flush()
 
-    def end_progress(self) -> None:
-        """Leave the line that changes as it is and go on below it."""
+    def _clear_progress(self) -> None:
+        """Take the line that changes away; what is written next takes its place."""
         if self._open:
-            self._err.write("\n")
+            self._err.write(f"\r{'':<{shutil.get_terminal_size().columns - 1}}\r")
+            self._err.flush()
             self._open = False
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
