@@ -108,6 +108,7 @@ def request_stop(session: Session, config: ServerConfig, number: int) -> bool:
     if is_running(config, job):
         return True
     job.state, job.finished = "stopped", clock.now()
+    delete_checkpoint(config, number)
     return False
 
 
@@ -116,6 +117,11 @@ def lock_file(config: ServerConfig, job: int) -> Path:
     folder = config.job_folder(job)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder / "lock"
+
+
+def delete_checkpoint(config: ServerConfig, job: int) -> None:
+    """Remove what an ended job has learned: nothing goes on from it, and sites may withdraw what it learned from."""
+    (config.job_folder(job) / CHECKPOINT_NAME).unlink(missing_ok=True)
 
 
 def claim(session: Session, config: ServerConfig, number: int) -> Job:
@@ -130,7 +136,7 @@ def claim(session: Session, config: ServerConfig, number: int) -> Job:
         raise TrainingError(f"The job has ended already: {job.state}.")
     if session.scalar(select(JobCohort).where(JobCohort.job_id == number, JobCohort.withdrawn).limit(1)) is not None:
         _forget_withdrawn(session, number)
-        (config.job_folder(number) / CHECKPOINT_NAME).unlink(missing_ok=True)
+        delete_checkpoint(config, number)
     job.state = "running"
     return job
 

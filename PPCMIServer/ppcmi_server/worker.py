@@ -31,7 +31,7 @@ from ppcmi_server.locks import hold_lock
 from ppcmi_server.services import Services, open_services
 from ppcmi_server.training_data import load_dataset, stored_cohorts
 from ppcmi_server.umn.dataset import LatentDataset
-from ppcmi_server.umn.training import CHECKPOINT_NAME, EpochReport, UmnConfig, train_umn
+from ppcmi_server.umn.training import EpochReport, UmnConfig, train_umn
 
 LOG_NAME = "log"
 STOP_POLL_S = 0.5
@@ -90,7 +90,7 @@ def run_job(services: Services, number: int, stop: StopSignal) -> int:
     digest = _make_durable(file)
     with services.database.writing() as session:
         model = _register(session, number, dataset, file.name, digest)
-    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    jobs.delete_checkpoint(services.config, number)
     return model
 
 
@@ -156,6 +156,7 @@ def _finish(services: Services, number: int, state: str, message: str) -> None:
     with services.database.writing() as session:
         if jobs.find_job(session, number).state in jobs.UNFINISHED:
             jobs.finish(session, number, state, message)
+    jobs.delete_checkpoint(services.config, number)
 
 
 def _register(session: Session, number: int, dataset: LatentDataset, file: str, digest: str) -> int:

@@ -92,11 +92,13 @@ def test_a_model_records_what_made_it(server, uninterrupted, cohorts):
 def test_a_job_whose_process_was_killed_goes_on_and_gives_the_same_model(server, uninterrupted, capsys):
     number = queue(server, epochs=EPOCHS, seed=5)
     process = worker.spawn(server.services.config, number)
-    wait_until(lambda: len(look(server, number)[1]) >= 1 or process.poll() is not None)
+    checkpoint = server.services.config.job_folder(number) / CHECKPOINT_NAME
+    wait_until(lambda: checkpoint.exists() or process.poll() is not None)
     process.kill()
     process.wait()
     job, curve, _ = look(server, number)
     assert job.state == "running"
+    assert checkpoint.exists()
     assert 1 <= len(curve) < EPOCHS
     with server.services.database.reading() as session:
         assert jobs.interrupted(session, server.services.config) == [number]
@@ -112,6 +114,9 @@ def test_a_job_whose_process_was_killed_goes_on_and_gives_the_same_model(server,
     assert f"epoch {EPOCHS} of {EPOCHS}" in err
     job, curve, model = look(server, number)
     assert (job.state, len(curve)) == ("done", EPOCHS)
+    log = (checkpoint.parent / worker.LOG_NAME).read_text()
+    assert log.count(f"epoch 1 of {EPOCHS}:") == 1  # it went on, it did not begin anew
+    assert log.count(f"epoch {EPOCHS} of {EPOCHS}:") == 1
     _, whole_curve, whole = uninterrupted
     for point, expected in zip(curve, whole_curve, strict=True):
         assert point.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
@@ -145,6 +150,7 @@ def test_a_detached_job_is_shown_left_alone_and_stopped(server, cohorts, capsys)
     wait_until(lambda: not is_locked(lock))
     job, _, model = look(server, number)
     assert (job.state, model) == ("stopped", None)
+    assert not (lock.parent / CHECKPOINT_NAME).exists()
     assert main(["job", "stop", str(number), "--dir", folder]) == TrainingError.exit_code
     assert "ended already: stopped" in capsys.readouterr().err
 
