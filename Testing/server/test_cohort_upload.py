@@ -1,0 +1,173 @@
+"""Export of a site's cases and their upload to the real application: what is inside, what is left out, going on."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from torch import nn
+
+from ppcmi import cohort, consortium
+from ppcmi.channel import open_channel
+from ppcmi.client import ServerClient
+from ppcmi.codec.codec import Codec
+from ppcmi.cohort_file import CohortKey, CohortReader
+from ppcmi.errors import CodecError, ConnectionFailedError, SiteError
+from ppcmi.latents import Profile, Stream
+from ppcmi.pipeline import run
+from ppcmi.protection import protection_of
+from ppcmi.quantization import Quantization
+from ppcmi.reading import find_cases
+from ppcmi.site import Membership, SiteProfile
+from ppcmi_server import identity
+from ppcmi_server.keys import ServerKeys
+from support.app_server import TASK, app_server
+
+NAMES = ("Jane Doe", "John Doe", "third")
+
+
+@pytest.fixture(scope="module")
+def codec():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        codec = Codec(TASK, "default")
+        for values in filter(torch.is_floating_point, codec.network.state_dict().values()):
+            nn.init.normal_(values, std=0.2)  # some are zeros before they are trained
+        return codec
+
+
+@pytest.fixture
+def cases(tmp_path):
+    """A data folder of three labelled cases and one without labels."""
+    random = np.random.default_rng(1)
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+        for name in (*NAMES, "unlabelled")[: 4 if part == "images" else 3]:
+            voxels = random.integers(0, 3, (5, 64, 64)).astype(np.uint8)
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), str(tmp_path / part / f"{name}.nii.gz"))
+    return tmp_path
+
+
+@pytest.fixture
+def a_site(tmp_path, codec):
+    """A founder at the application: its profile, its part in the task, its protection, and the server's folder."""
+    with app_server(tmp_path / "server") as server:
+        with server.services.database.writing() as session:
+            code = identity.add_site(session, "Hospital A")
+        site = SiteProfile.enrol(tmp_path / "site", server.url, code)
+        part = consortium.create(site, site.client(), TASK.name, "consortium", "two-layer")
+        consortium.publish_codec(site.client(), part, codec)
+        protection = protection_of(site, part, codec.fingerprint, Profile.COARSE, quantization=Quantization.F32)
+        yield SimpleNamespace(profile=site, part=part, protection=protection, server=tmp_path / "server")
+
+
+def export(a_site, codec, cases, name="a.ppcmi", **settings):
+    """The file and the summary of an export."""
+    path = cases / name
+    steps = cohort.export_cohort(
+        find_cases(cases), a_site.profile, a_site.part, codec=codec, protection=a_site.protection, path=path,
+        settings=cohort.ExportSettings(**{"slices_per_bundle": 3, **settings}),
+    )  # fmt: skip
+    return path, run(steps)
+
+
+def opened(path, a_site):
+    """Every bundle's header and latents, as only the server can open them, still under the inner key."""
+    reader = CohortReader(path)
+    key = CohortKey.open(reader.header_bytes, ServerKeys.load(a_site.server).private_key)
+    channel = open_channel(a_site.profile.link_key(), TASK.identity, "two-layer")
+    return [channel.open(key.open_frame(index, frame.data)[1]) for index, frame in reader.frames()]
+
+
+def test_the_server_gets_the_codec_s_latents_under_the_inner_key(a_site, codec, cases):
+    path, summary = export(a_site, codec, cases)
+    assert (summary.cases, summary.slices) == (3, 15)
+    first = find_cases(cases)[0]
+    images, labels = cohort.read_labelled_slices(first, TASK)
+    pseudonym = a_site.profile.pseudonym_of(TASK.name, first.name)
+    parts = [(header, streams) for header, streams in opened(path, a_site) if header.case == pseudonym]
+    assert [header.slice_indices for header, _ in parts] == [(0, 1, 2), (3, 4)]
+    for stream, plain in ((Stream.IMAGE, codec.encode_images(images)), (Stream.MASK, codec.encode_masks(labels))):
+        for scale in Profile.COARSE.scales:
+            keyed = torch.cat([streams[stream][scale] for _, streams in parts])
+            assert not torch.allclose(keyed, plain[scale], atol=0.1)
+            back = torch.cat([a_site.protection.inner.invert(streams[stream], stream)[scale] for _, streams in parts])
+            torch.testing.assert_close(back, plain[scale], atol=1e-3, rtol=1e-3)
+
+
+def test_augmented_encodings_come_besides_the_case_as_it_is(a_site, codec, cases):
+    plain, _ = export(a_site, codec, cases)
+    path, _ = export(a_site, codec, cases, "b.ppcmi", variants=2, seed=5)
+    by_variant = {
+        v: torch.cat([s[Stream.IMAGE]["b"] for h, s in opened(path, a_site) if h.variant == v]) for v in (0, 1, 2)
+    }
+    torch.testing.assert_close(
+        by_variant[0], torch.cat([s[Stream.IMAGE]["b"] for _, s in opened(plain, a_site)]), atol=1e-3, rtol=1e-3
+    )
+    assert not torch.allclose(by_variant[0], by_variant[1], atol=0.05)
+    assert not torch.allclose(by_variant[1], by_variant[2], atol=0.05)
+
+
+def test_a_case_that_cannot_be_read_is_left_out_and_named(a_site, codec, cases):
+    (cases / "images" / "John Doe.nii.gz").write_bytes(b"no image")
+    path, summary = export(a_site, codec, cases)
+    assert (summary.cases, list(summary.skipped)) == (2, ["John Doe"])
+    assert len(CohortReader(path).whole_cases()) == 2
+    for name in NAMES:
+        (cases / "images" / f"{name}.nii.gz").write_bytes(b"no image")
+    with pytest.raises(SiteError, match="could be read"):
+        export(a_site, codec, cases, "none.ppcmi")
+    assert not (cases / "none.ppcmi").exists()
+
+
+def test_an_upload_that_was_cut_off_goes_on_where_it_was(a_site, codec, cases, monkeypatch):
+    path, _ = export(a_site, codec, cases)
+    frames = {index: len(frame.data) for index, frame in CohortReader(path).frames()}
+    put = ServerClient.put_frame
+
+    def unplugged(self, cohort_id, index, frame):
+        if index >= 2:
+            raise ConnectionFailedError("The server cannot be reached; check its address and that it runs.")
+        put(self, cohort_id, index, frame)
+
+    client = a_site.profile.client()
+    with monkeypatch.context() as network:
+        network.setattr(ServerClient, "put_frame", unplugged)
+        with pytest.raises(ConnectionFailedError):
+            run(cohort.upload_cohort(path, a_site.profile, a_site.part, client, in_flight=1))
+    assert a_site.profile.uploaded_cases(TASK.name) == frozenset()
+    summary = run(cohort.upload_cohort(path, a_site.profile, a_site.part, client))
+    assert summary.bytes_sent == sum(size for index, size in frames.items() if index >= 2)
+    assert (summary.cases, summary.slices) == (3, 15)
+    assert a_site.profile.uploaded_cases(TASK.name) == set(NAMES)
+    assert run(cohort.upload_cohort(path, a_site.profile, a_site.part, client)).bytes_sent == 0
+
+
+def test_a_case_and_then_the_cohort_are_taken_back(a_site, codec, cases):
+    path, _ = export(a_site, codec, cases)
+    client = a_site.profile.client()
+    cohort_id = run(cohort.upload_cohort(path, a_site.profile, a_site.part, client)).cohort_id
+    cohort.withdraw(a_site.profile, client, cohort_id, "Jane Doe")
+    assert client.cohort(cohort_id)["cases"] == 2
+    with pytest.raises(SiteError, match="no case"):
+        cohort.withdraw(a_site.profile, client, cohort_id, "Jane Doe")
+    cohort.withdraw(a_site.profile, client, cohort_id)
+    assert client.cohort(cohort_id)["state"] == "withdrawn"
+    with pytest.raises(SiteError, match="withdrawn"):
+        run(cohort.upload_cohort(path, a_site.profile, a_site.part, client))
+
+
+def test_the_published_codec_is_not_exported_without_its_skip(a_site, cases):
+    published = Codec(TASK, "paper")
+    with pytest.raises(CodecError, match="full"):
+        export(a_site, published, cases)
+    assert cohort.usual_profile(Membership("consortium", "two-layer", founder=True), published) is Profile.FULL
+
+
+def test_what_nobody_chose_depends_on_how_many_cases_and_which_protocol(codec):
+    assert (cohort.usual_variants(5), cohort.usual_variants(20), cohort.usual_variants(21)) == (4, 4, 2)
+    member = Membership("consortium", "two-layer", founder=True)
+    assert cohort.usual_profile(member, codec) is Profile.COARSE
+    assert cohort.usual_profile(dataclasses.replace(member, mode="paper"), codec) is Profile.PAPER
