@@ -26,6 +26,7 @@ class Relay:
     members: set[str] = field(default_factory=set)
     invitations: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     codec: tuple[bytes, str] | None = None
+    models: list[dict[str, object]] = field(default_factory=list)
     url: str = ""
 
     def enrol(self, folder: Path, name: str) -> SiteProfile:
@@ -45,7 +46,10 @@ class Relay:
                 answer = self._site(parse_qs(path.query)["name"][0])
             case "GET", ["tasks", _]:
                 known = None if self.consortium is None else {**self.consortium, "codec": self.codec and self.codec[1]}
-                answer = _json({"task": json.loads(self.task), "active_model": None, "consortium": known})
+                active = next((model for model in self.models if model["state"] == "active"), None)
+                answer = _json({"task": json.loads(self.task), "active_model": active, "consortium": known})
+            case "GET", ["tasks", _, "models"]:
+                answer = _json(self.models)
             case "POST", ["tasks", _, "consortium"]:
                 answer = Answer(201) if self.consortium is None else _problem(409, "There is a consortium")
                 self.consortium = self.consortium or body
