@@ -127,8 +127,14 @@ def _show_scores(command: Command, validation: Validation) -> None:
         rows.append(["mean", *(_number(_mean(way, metric)) for metric in SHOWN.values() for way in ways)])
     headers = [name + suffix for name in SHOWN for suffix in ("", " alone")[: len(ways)]]
     command.console.table(["label", *headers], rows)
-    if alone:
-        command.console.remark("'alone' is this site's own network without the server.")
+    if not alone:
+        return
+    command.console.remark("'alone' is this site's own network without the server.")
+    if _mean(private, "dice") < _mean(alone, "dice"):
+        command.console.remark(
+            "On these cases the site does better alone: let 'ppcmi codec refine' choose the server's share on held-out "
+            "cases (fold 'val'), or ask for a better model."
+        )
 
 
 def _mean(means: Means, metric: str) -> float:
