@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from ppcmi.batch import MANIFEST, result_names, segment_files
 from ppcmi.cli import options as cli_options
 from ppcmi.cli.console import Console
 from ppcmi.cli.main import build_parser, main
+from ppcmi.cli.model import show_scores
 from ppcmi.errors import BundleError, UsageError, WriteError
+from ppcmi.metrics import LabelScore
 from ppcmi.site import Membership
 from ppcmi.task import load_task
+from ppcmi.validation import CaseScores, Validation
 from support.private_link import HalvingServer, link_to, untrained_codec
 from support.relay import relay_for
 
@@ -205,6 +209,33 @@ def test_a_result_takes_the_place_of_the_progress_before_it():
     console.result("all done")
     assert terminal.getvalue().split("\r")[-1] == "all done\n"
     assert terminal.getvalue().count("\n") == 1
+
+
+def shown_scores(private, alone):
+    """What is printed of Dice and HD95 by label, with the server and alone."""
+    out = io.StringIO()
+
+    def scores(by_label):
+        return tuple(LabelScore(name, dice, 0.5, 0.5, 0.5, hd95, 1.0) for name, (dice, hd95) in by_label.items())
+
+    case = CaseScores("one", scores(private), None if alone is None else scores(alone))
+    show_scores(Console(out=out, err=out), Validation(1, (case,), {}))
+    return out.getvalue()
+
+
+def test_scores_stand_beside_those_of_the_site_alone():
+    text = shown_scores({"Organ": (0.9, 2.0), "Vessel": (0.5, math.nan)}, {"Organ": (0.8, 3.0), "Vessel": (0.4, 9.0)})
+    header, organ, vessel, mean, *_ = text.splitlines()
+    assert " ".join(header.split()) == "label Dice Dice alone HD95 mm HD95 mm alone ASD mm ASD mm alone"
+    assert organ.split()[:5] == ["Organ", "0.900", "0.800", "2.000", "3.000"]
+    assert vessel.split()[:5] == ["Vessel", "0.500", "0.400", "-", "9.000"]
+    assert mean.split()[:5] == ["mean", "0.700", "0.600", "2.000", "3.000"]  # of distances only what compares
+    assert "better alone" not in text
+
+
+def test_a_site_that_does_better_alone_is_told():
+    assert "better alone" in shown_scores({"Organ": (0.7, 2.0)}, {"Organ": (0.8, 3.0)})
+    assert "alone" not in shown_scores({"Organ": (0.7, 2.0)}, None)
 
 
 def test_results_of_scans_with_the_same_name_do_not_overwrite_each_other():

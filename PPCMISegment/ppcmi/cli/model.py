@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 
-from ppcmi.cli.console import counted
+from ppcmi.cli.console import Console, counted
 from ppcmi.cli.options import (
     HELD_OUT,
     Command,
@@ -105,7 +106,7 @@ def _validate(command: Command) -> int:
     console.result(
         f"Model {link.model}, profile {link.profile}, {counted(len(validation.cases), 'case')} of this site:"
     )
-    _show_scores(command, validation)
+    show_scores(console, validation)
     if options.keep:
         console.remark("Nothing was reported.")
     elif not held_out:
@@ -118,28 +119,30 @@ def _validate(command: Command) -> int:
     return next((error.exit_code for error in validation.skipped.values()), 0)
 
 
-def _show_scores(command: Command, validation: Validation) -> None:
+def show_scores(console: Console, validation: Validation) -> None:
     """A row a label and one of their mean: with the server, beside it the site alone."""
     private, alone = validation.private, validation.alone
     ways = [private, alone] if alone else [private]
     rows = [[label, *(_number(way[label][metric]) for metric in SHOWN.values() for way in ways)] for label in private]
     if len(rows) > 1:
-        rows.append(["mean", *(_number(_mean(way, metric)) for metric in SHOWN.values() for way in ways)])
+        rows.append(["mean", *(_number(mean) for metric in SHOWN.values() for mean in _means(ways, metric))])
     headers = [name + suffix for name in SHOWN for suffix in ("", " alone")[: len(ways)]]
-    command.console.table(["label", *headers], rows)
+    console.table(["label", *headers], rows)
     if not alone:
         return
-    command.console.remark("'alone' is this site's own network without the server.")
-    if _mean(private, "dice") < _mean(alone, "dice"):
-        command.console.remark(
+    console.remark("'alone' is this site's own network without the server.")
+    together, by_itself = _means(ways, "dice")
+    if together < by_itself:
+        console.remark(
             "On these cases the site does better alone: let 'ppcmi codec refine' choose the server's share on held-out "
             "cases (fold 'val'), or ask for a better model."
         )
 
 
-def _mean(means: Means, metric: str) -> float:
-    values = [scores[metric] for scores in means.values() if not math.isnan(scores[metric])]
-    return sum(values) / len(values) if values else math.nan
+def _means(ways: Sequence[Means], metric: str) -> list[float]:
+    """Each way's mean over the labels that have a value in all ways, so that the means compare."""
+    labels = [label for label in ways[0] if not any(math.isnan(way[label][metric]) for way in ways)]
+    return [sum(way[label][metric] for label in labels) / len(labels) if labels else math.nan for way in ways]
 
 
 def _number(value: float) -> str:
