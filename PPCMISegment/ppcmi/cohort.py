@@ -222,11 +222,14 @@ def withdraw(site: SiteProfile, client: ServerClient, cohort_id: str, case: str 
         site.record_cohort(cohort_id, {"state": "withdrawn"})
         return
     pseudonym = site.pseudonym_of(str(facts["task"]), case)
-    if pseudonym is None or pseudonym not in facts.get("pseudonyms", []):
+    uploaded, taken_back = facts.get("pseudonyms", []), facts.get("taken_back", [])
+    if pseudonym not in uploaded or pseudonym in taken_back:
         raise SiteError("That cohort holds no case of that name.")
     client.withdraw(cohort_id, pseudonym)
-    remaining = [other for other in facts["pseudonyms"] if other != pseudonym]
-    site.record_cohort(cohort_id, {"pseudonyms": remaining, "cases": len(remaining)})
+    # It stays among those that were uploaded: models of that time have seen it.
+    site.record_cohort(
+        cohort_id, {"taken_back": [*taken_back, pseudonym], "cases": len(uploaded) - len(taken_back) - 1}
+    )
 
 
 def read_labelled_slices(case: CaseFiles, task: Task) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -151,6 +151,8 @@ def test_a_case_and_then_the_cohort_are_taken_back(a_site, codec, cases):
     cohort_id = run(cohort.upload_cohort(path, a_site.profile, a_site.part, client)).cohort_id
     cohort.withdraw(a_site.profile, client, cohort_id, "Jane Doe")
     assert client.cohort(cohort_id)["cases"] == 2
+    assert a_site.profile.cohorts()[cohort_id]["cases"] == 2
+    assert "Jane Doe" in a_site.profile.uploaded_cases(TASK.name)  # a model may have seen it
     with pytest.raises(SiteError, match="no case"):
         cohort.withdraw(a_site.profile, client, cohort_id, "Jane Doe")
     cohort.withdraw(a_site.profile, client, cohort_id)
