@@ -32,7 +32,7 @@ class FitConfig:
     """
 
     epochs: int
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     warm_up: float = 0.05

@@ -31,7 +31,7 @@ from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.volume import Volume
 from support.real_server import real_server
 
-PHANTOM_EFFORT = 0.4
+PHANTOM_EFFORT, PHANTOM_UMN_EPOCHS = 0.6, 8
 """Enough for phantoms to show what is to be shown, within minutes on two cores."""
 
 TASKS = Path(__file__).resolve().parents[2] / "Resources" / "Tasks"
@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder with images/, labels/, split.csv (default: phantoms)")
     parser.add_argument("--task", type=Path, help="task file (default: of the folder's name in Resources/Tasks)")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the results")
-    parser.add_argument("--effort", type=float, help="length of every training (default: 1; phantoms 0.4)")
+    parser.add_argument("--effort", type=float, help="length of every training (default: 1; phantoms 0.6)")
     parser.add_argument("--umn-epochs", type=int, help="length of the server's training (default: its usual)")
-    parser.add_argument("--cases-per-site", type=int, default=8, help="phantoms a site (default: 8)")
+    parser.add_argument("--cases-per-site", type=int, default=12, help="phantoms a site (default: 12)")
     parser.add_argument("--seed", type=int, default=1, help="of the phantoms (default: 1)")
     parser.add_argument("--publish-anyway", action="store_true", help="go on even with a codec that keeps masks badly")
     options = parser.parse_args(arguments)
@@ -60,13 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def play(options: argparse.Namespace, scratch: Path) -> None:
     """The whole demo; keys and site profiles lie in ``scratch``."""
-    data, task_file, effort = options.data, options.task, options.effort or 1.0
+    data, task_file, effort, umn_epochs = options.data, options.task, options.effort or 1.0, options.umn_epochs
     if data is None:
-        effort = options.effort or PHANTOM_EFFORT
+        effort, umn_epochs = options.effort or PHANTOM_EFFORT, options.umn_epochs or PHANTOM_UMN_EPOCHS
         data, task_file = scratch / "phantoms", TASKS / "phantom.json"
         say("Making phantoms: three sites, each with a scanner of its own.")
         write_phantom_folder(data, cases_per_site=options.cases_per_site, seed=options.seed)
-    plan = Plan(data, task_file or _task_of(data), effort, options.umn_epochs, options.publish_anyway)
+    plan = Plan(data, task_file or _task_of(data), effort, umn_epochs, options.publish_anyway)
     task, out, clock = plan.task, options.out, Stopwatch()
     out.mkdir(parents=True, exist_ok=True)
     hospitals = [Hospital(letter, scratch / "sites") for letter in plan.letters]
@@ -113,7 +113,7 @@ def _show_site(plan: Plan, hospital: Hospital, out: Path, clock: Stopwatch) -> l
 
 
 def _picture_what_left(plan: Plan, hospital: Hospital, path: Path) -> str:
-    """A held-out slice, its latents and the very bytes of a request made of them; the privacy profile's name."""
+    """A held-out slice, what its latents can be decoded to, and the bytes of a request; the privacy profile's name."""
     site, task = hospital.profile, plan.task
     link = open_link(site, site.task(task.name), site.client())
     case = plan.cases(hospital.letter, "test")[0]
@@ -123,7 +123,9 @@ def _picture_what_left(plan: Plan, hospital: Hospital, path: Path) -> str:
     plain = link.codec.encode_images(slices[index : index + 1]).of(link.profile)
     request = link.protection.protect({Stream.IMAGE: plain}, "0" * 32, [index])
     _, protected = unpack(request)
-    save(what_left(slices[index, task.slicing.channels // 2], plain, protected[Stream.IMAGE]), path)
+    center = task.slicing.channels // 2
+    rebuilt = link.codec.reconstruct_images(plain, link.profile)[0, center].cpu().numpy()
+    save(what_left(slices[index, center], rebuilt, protected[Stream.IMAGE]), path)
     return str(link.profile)
 
 

@@ -55,23 +55,25 @@ def slices_to_show(truth: NDArray[np.uint8]) -> list[int]:
     return sorted({int(inside[round(place * (len(inside) - 1))]) for place in places})
 
 
-def what_left(image: NDArray[np.float32], plain: Latents, protected: Latents, sides: int = 3 * PANEL) -> Image.Image:
-    """A slice ``(h, w)``, its latents as they stay, and as they left; one slice each."""
+def what_left(image: NDArray[np.float32], rebuilt: NDArray[np.float32], protected: Latents) -> Image.Image:
+    """A slice ``(h, w)``, what the codec rebuilds from its plain latents, and the latents of one slice as they left."""
+    side = 2 * PANEL
     panels = [
         ("The slice: stays", _grey(image)),
-        ("Its latents: stay", _mosaic(plain)),
+        ("With all keys and the codec", _grey(rebuilt)),
         ("What left the site", _mosaic(protected)),
     ]
+    pictures = [Image.fromarray(pixels) for _, pixels in panels]
+    sizes = [_fit(picture.size, side) for picture in pictures]
     gap = 12
-    sheet = Image.new("RGB", (3 * sides + 2 * gap, sides + CAPTION + 6), PAPER)
+    width = sum(size[0] for size in sizes) + gap * (len(sizes) - 1)
+    sheet = Image.new("RGB", (width, side + CAPTION + 6), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
-    for number, (caption, picture) in enumerate(panels):
-        left = number * (sides + gap)
+    left = 0
+    for (caption, _), picture, size in zip(panels, pictures, sizes, strict=True):
         draw.text((left + 6, 2), caption, fill=INK, font=font)
-        scaled = Image.fromarray(picture).convert("RGB")
-        scaled.thumbnail((sides, sides))
-        grown = scaled.resize(_fit(scaled.size, sides), Image.Resampling.NEAREST)
-        sheet.paste(grown, (left, CAPTION + 6))
+        sheet.paste(picture.resize(size, Image.Resampling.NEAREST).convert("RGB"), (left, CAPTION + 6))
+        left += size[0] + gap
     return sheet
 
 
@@ -98,11 +100,10 @@ def _panel(image: NDArray[np.float32], labels: NDArray[np.uint8], task: Task) ->
 def _mosaic(latents: Latents) -> Picture:
     """All channels of the first slice side by side, a block a scale; three standard deviations from black to white."""
     blocks = [_tiles(values[0].float().cpu().numpy()) for _, values in latents.items()]
-    width = max(block.shape[1] for block in blocks)
-    repeated = [np.kron(b, np.ones((max(1, width // b.shape[1]),) * 2, np.uint8)) for b in blocks]
-    width = max(block.shape[1] for block in repeated)
-    padded = [np.pad(b, ((0, 4), (0, width - b.shape[1])), constant_values=PAPER[0]) for b in repeated]
-    return np.concatenate(padded)[:-4]
+    height = max(block.shape[0] for block in blocks)
+    grown = [np.kron(block, np.ones((height // block.shape[0],) * 2, np.uint8)) for block in blocks]
+    gap = np.full((height, 4), PAPER[0], np.uint8)
+    return np.concatenate([part for block in grown for part in (block, gap)][:-1], axis=1)
 
 
 def _tiles(values: NDArray[np.float32]) -> Picture:

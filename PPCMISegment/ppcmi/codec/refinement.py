@@ -101,10 +101,14 @@ class SiteDecoder(nn.Module):
 
 @dataclass(frozen=True)
 class RefinementConfig:
-    """How a site refines its decoder; ``local`` starts from the consortium's network, not from nothing."""
+    """How a site refines its decoder.
+
+    :param local: as long and as bold as the consortium's own training, although it starts from the consortium's
+        network: that one may have missed a structure that is rare at the founder.
+    """
 
     seed: int = 1
-    local: FitConfig = field(default_factory=lambda: FitConfig(epochs=6, minimum_steps=300, learning_rate=1e-3))
+    local: FitConfig = field(default_factory=lambda: FitConfig(epochs=10, minimum_steps=500))
 
 
 @dataclass(frozen=True)
