@@ -22,9 +22,6 @@ from ppcmi.task import Task, load_task
 from ppcmi_server.cli.main import main as ppcmi_server
 from support.real_server import RealServer
 
-VARIANTS_BELOW_CASES = 20
-"""Sites with fewer labelled cases export more augmented encodings of each."""
-
 
 class DemoError(PpcmiError):
     """The demo cannot go on."""
@@ -127,9 +124,8 @@ def train_together(plan: Plan, server: RealServer, hospitals: list[Hospital], cl
         first("codec", "train", *_own_cases(plan, first), "--effort", plan.effort, *anyway)
     for hospital in hospitals:
         file = scratch / f"{hospital.letter}.ppcmi"
-        few = len(plan.cases(hospital.letter, "train")) < VARIANTS_BELOW_CASES
         with clock.stage("export"):
-            hospital("cohort", "export", *_own_cases(plan, hospital), "-o", file, "--variants", 4 if few else 2)
+            hospital("cohort", "export", *_own_cases(plan, hospital), "-o", file)
         with clock.stage("upload"):
             hospital("cohort", "upload", file)
     with clock.stage("train the server's network"):
