@@ -82,6 +82,21 @@ class Channel:
         )
         return pack(header, {stream: self._link.apply(latents, stream, nonce) for stream, latents in leaving.items()})
 
+    def seal_reply(self, masks: Latents, request: BundleHeader, model: int) -> bytes:
+        """The server's reply to ``request``: mask latents that ``model`` made of its image latents."""
+        return self.seal(
+            {Stream.MASK: masks},
+            codec=request.codec,
+            profile=request.profile,
+            quantization=request.quantization,
+            case=request.case,
+            slice_indices=request.slice_indices,
+            inner_check=request.inner_check,
+            in_reply_to=request.nonce.hex(),
+            model=model,
+            variant=request.variant,
+        )
+
     def open(self, data: bytes) -> tuple[BundleHeader, dict[Stream, Latents]]:
         """Header and float32 latents on the CPU, without the link layer, still under the inner key.
 

@@ -8,7 +8,6 @@ without harm are, with growing pauses; 429 and 503 are waited out as the server 
 from __future__ import annotations
 
 import base64
-import ipaddress
 import json
 import threading
 from collections.abc import Iterable, Mapping
@@ -22,7 +21,8 @@ from requests.auth import AuthBase
 
 from ppcmi import __version__
 from ppcmi.connections import AbortableAdapter
-from ppcmi.errors import CancelledError, ConnectionFailedError, ServerRefusedError, UsageError
+from ppcmi.errors import CancelledError, ConnectionFailedError, ServerRefusedError
+from ppcmi.server_address import is_loopback, normalize_url
 
 PROTOCOL = 1
 MEBIBYTE = 1 << 20
@@ -53,41 +53,10 @@ class Patience:
     longest_pause_s: float = 30.0
 
 
-def normalize_url(text: str) -> str:
-    """The server's address as ``scheme://host[:port][/path]``: a missing scheme is https, or http on loopback.
-
-    :raises UsageError: if it is no address, holds a user name or a query, or is http to another machine.
-    """
-    text = text.strip()
-    try:
-        parts = urlsplit(text if "://" in text else f"//{text}")
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise UsageError("The server's address is not valid; it looks like https://ppcmi.example.org:8765.") from error
-    if not host or any(c.isspace() for c in text):
-        raise UsageError("The server's address is not valid; it looks like https://ppcmi.example.org:8765.")
-    scheme = parts.scheme or ("http" if is_loopback(host) else "https")
-    if scheme not in ("http", "https"):
-        raise UsageError("The server's address starts with https://.")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise UsageError("The server's address has no user name, question mark or number sign in it.")
-    if scheme == "http" and not is_loopback(host):
-        raise UsageError("The server is on another machine, so its address must start with https://.")
-    return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine by name or by number."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 class ServerClient:
     """Calls of one site on one server; safe to use from several threads.
 
-    :param url: as :func:`normalize_url` takes it.
+    :param url: as :func:`~ppcmi.server_address.normalize_url` takes it.
     :param token: from enrolment, or None before it.
     :param ca_file: certificate authority (PEM) to trust *instead of* the system's.
 

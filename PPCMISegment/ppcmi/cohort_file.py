@@ -42,6 +42,7 @@ from ppcmi.cohort_frames import (
     parse_plain,
 )
 from ppcmi.errors import BundleError, WriteError
+from ppcmi.files import sync_folder
 from ppcmi.latents import Profile
 from ppcmi.quantization import Quantization
 
@@ -151,7 +152,7 @@ class CohortWriter:
             os.fsync(file.fileno())
             file.close()
             Path(file.name).replace(self._path)
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
         except OSError as error:
             raise _cannot_write(error) from error
 
@@ -279,13 +280,3 @@ def _cannot_write(error: OSError) -> WriteError:
     return WriteError(
         f"The cohort file cannot be written ({type(error).__name__}); is the disk full or the folder gone?"
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; only POSIX systems can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -27,3 +27,13 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise WriteError(f"A file cannot be written: {error.strerror}.") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable; only POSIX systems can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

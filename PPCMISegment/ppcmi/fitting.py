@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,11 @@ class FitConfig:
     warm_up: float = 0.05
     minimum_steps: int = 0
     patience: int = 0
+
+    def scaled(self, effort: float) -> FitConfig:
+        """A run that is ``effort`` times as long; at least one epoch."""
+        epochs, minimum_steps = max(1, round(self.epochs * effort)), round(self.minimum_steps * effort)
+        return replace(self, epochs=epochs, minimum_steps=minimum_steps)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppcmi import sealing
-from ppcmi.client import NOT_FOUND, OFF_PROTOCOL, ServerClient, normalize_url
+from ppcmi.client import NOT_FOUND, OFF_PROTOCOL, ServerClient
 from ppcmi.errors import ConnectionFailedError, ServerRefusedError, SiteError, UsageError
 from ppcmi.files import write_atomically
+from ppcmi.server_address import normalize_url
 from ppcmi.task import Task, load_task, parse_task, task_to_json
 
 FORMAT = "ppcmi-site/1"

@@ -16,6 +16,8 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from ppcmi.files import sync_folder
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -47,7 +49,7 @@ class BlobStore:
             file.close()
             if self._local:
                 Path(target).replace(path)
-                _sync_folder(str(PurePosixPath(path).parent))
+                sync_folder(Path(path).parent)
         except BaseException:
             with suppress(Exception):
                 file.discard() if hasattr(file, "discard") else file.close()
@@ -82,13 +84,3 @@ class BlobStore:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
-
-
-def _sync_folder(folder: str) -> None:
-    """Make a rename durable; only POSIX systems can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

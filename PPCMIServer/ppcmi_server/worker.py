@@ -87,7 +87,8 @@ def run_job(services: Services, number: int, stop: StopSignal) -> int:
     umn = train_umn(dataset, config, folder, report=report, should_stop=stop, device=device)
     file = services.config.models_folder / f"job-{number}.safetensors"
     umn.save(file)
-    digest = _make_durable(file)
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     with services.database.writing() as session:
         model = _register(session, number, dataset, file.name, digest)
     jobs.delete_checkpoint(services.config, number)
@@ -178,13 +179,6 @@ def _register(session: Session, number: int, dataset: LatentDataset, file: str, 
     jobs.finish(session, number, "done")
     audit.record(session, audit.OPERATOR, "model.create", task=task.name, model=model.number, job=number)
     return model.number
-
-
-def _make_durable(file: Path) -> str:
-    """Have a file's bytes on the disk; their SHA-256."""
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _say(text: str) -> None:

@@ -71,17 +71,7 @@ class Member:
         request = self.seal({Stream.IMAGE: latents}, case=os.urandom(16).hex())
         header, streams = self.channel.open(request)
         answer = umn.map(streams[Stream.IMAGE], header.codec)
-        reply = self.channel.seal(
-            {Stream.MASK: answer.to("cpu")},
-            codec=header.codec,
-            profile=header.profile,
-            quantization=header.quantization,
-            case=header.case,
-            slice_indices=header.slice_indices,
-            inner_check=header.inner_check,
-            in_reply_to=header.nonce.hex(),
-            model=1,
-        )
+        reply = self.channel.seal_reply(answer.to("cpu"), header, model=1)
         _, masks = self.channel.open_reply(reply, header)
         return masks if self.inner is None else self.inner.invert(masks, Stream.MASK)
 

@@ -1,4 +1,4 @@
-"""The baseline: what each site reaches alone, with the same network and as many steps, and no server."""
+"""The baseline: what each site reaches alone, with the same network trained as long, and nothing from others."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.refinement import RefinementConfig
 from ppcmi.codec.slice_set import read_slice_set
-from ppcmi.codec.training import CodecTrainingConfig, predict_locally, train_local_network
-from ppcmi.fitting import FitConfig
+from ppcmi.codec.training import predict_locally, train_local_network
 from ppcmi.reading import CaseFiles
 from ppcmi.slicing import restore_labels, slice_volume
 from ppcmi.task import Task
@@ -18,22 +17,13 @@ SEED = 1
 
 
 def train_alone(cases: list[CaseFiles], task: Task, effort: float) -> LocalNetwork:
-    """A network trained on one site's cases from nothing, as long as the consortium's and its refinement together."""
-    labelled = read_slice_set(cases, task)
+    """A network trained on one site's cases from nothing, for as many steps as the site's refinement."""
+    labelled, config = read_slice_set(cases, task), RefinementConfig().local.scaled(effort)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         network = build_local_network(task.slicing.channels, task.classes, task.slicing.size)
-    train_local_network(network, labelled, alone_config(effort), torch.Generator().manual_seed(SEED))
+    train_local_network(network, labelled, config, torch.Generator().manual_seed(SEED))
     return network.eval()
-
-
-def alone_config(effort: float) -> FitConfig:
-    """Epochs and steps of the consortium's network and of its refinement, added up."""
-    parts = (CodecTrainingConfig().local, RefinementConfig().local)
-    return FitConfig(
-        epochs=max(1, round(effort * sum(part.epochs for part in parts))),
-        minimum_steps=round(effort * sum(part.minimum_steps for part in parts)),
-    )
 
 
 def segment_alone(network: LocalNetwork, volume: Volume, task: Task) -> Volume:

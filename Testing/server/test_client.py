@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from ppcmi.client import Patience, ServerClient, normalize_url
+from ppcmi.client import Patience, ServerClient
 from ppcmi.errors import CancelledError, ConnectionFailedError, ServerRefusedError, UsageError
+from ppcmi.server_address import normalize_url
 from support.loopback import Answer, loopback_server, write_certificate
 
 IMPATIENT = Patience(connect_s=2, read_s=5, attempts=3, pause_s=0.01, longest_pause_s=0.2)

@@ -10,24 +10,15 @@ from pathlib import Path
 from ppcmi import consortium
 from ppcmi.cli.console import Console, counted
 from ppcmi.cli.model import add_model, chosen_model
-from ppcmi.cli.options import (
-    HELD_OUT,
-    Command,
-    Parser,
-    add_cases,
-    add_command,
-    add_group,
-    add_task,
-    chosen_cases,
-    fitting_cases,
-)
+from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_task, chosen_cases, fitting_cases
+from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.quality import CodecQuality, require_good_masks
 from ppcmi.codec.refinement import RefinementConfig, refine_decoder
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
-from ppcmi.errors import CodecError, SiteError, UsageError
-from ppcmi.fitting import FitConfig, FitReport, Report
+from ppcmi.errors import CodecError, SiteError
+from ppcmi.fitting import FitReport, Report
 from ppcmi.latents import Latents, Profile
 from ppcmi.pipeline import map_latents, run
 from ppcmi.reading import CaseFiles, find_cases
@@ -36,7 +27,7 @@ from ppcmi.site import TaskProfile
 from ppcmi.task import Task
 
 
-def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+def add_parsers(groups: Groups) -> None:
     """The group's commands."""
     group = add_group(groups, "codec", "The codec, and the site's own decoder.")
     parser = add_command(
@@ -77,7 +68,7 @@ def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--effort", type=float, default=1.0, metavar="F", help="length of training; 1 is the usual (default: 1)"
+        "--effort", type=_effort, default=1.0, metavar="F", help="length of training; 1 is the usual (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the training (default: 1)")
 
@@ -154,7 +145,7 @@ def _refine(command: Command) -> int:
         validation,
         map_images,
         profile=link.profile,
-        config=replace(config, local=_scaled(config.local, options.effort)),
+        config=replace(config, local=config.local.scaled(options.effort)),
         report=_report_to(console),
     )
     decoder.save(part.decoder_path)
@@ -204,16 +195,17 @@ def _training_config(command: Command) -> CodecTrainingConfig:
     effort = command.options.effort
     return replace(
         config,
-        images=_scaled(config.images, effort),
-        masks=_scaled(config.masks, effort),
-        local=_scaled(config.local, effort),
+        images=config.images.scaled(effort),
+        masks=config.masks.scaled(effort),
+        local=config.local.scaled(effort),
     )
 
 
-def _scaled(fit: FitConfig, effort: float) -> FitConfig:
-    if not 0 < effort <= 100:
-        raise UsageError("--effort is a number above 0; 1 is the usual length.")
-    return replace(fit, epochs=max(1, round(fit.epochs * effort)), minimum_steps=round(fit.minimum_steps * effort))
+def _effort(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError("a number above 0 up to 100; 1 is the usual length")
+    return value
 
 
 def _report_to(console: Console) -> Report:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from ppcmi import cohort
 from ppcmi.cli.console import counted, megabytes
-from ppcmi.cli.options import Command, Parser, add_cases, add_command, add_group, add_task, chosen_cases
+from ppcmi.cli.options import Command, add_cases, add_command, add_task, chosen_cases
+from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.client import NOT_FOUND
 from ppcmi.cohort_file import CohortReader
 from ppcmi.consortium import ensure_codec
@@ -21,7 +21,7 @@ from ppcmi.site import SiteProfile, TaskProfile
 MOST_VARIANTS = 100
 
 
-def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+def add_parsers(groups: Groups) -> None:
     """The group's commands."""
     group = add_group(groups, "cohort", "Labelled cases, exported as protected latents.")
     parser = add_command(

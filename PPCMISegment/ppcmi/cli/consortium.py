@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-
 from ppcmi import consortium, sealing
-from ppcmi.cli.options import Command, Parser, add_command, add_group, add_task
+from ppcmi.cli.options import Command, add_command, add_task
+from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.consortium import own_codec
 from ppcmi.site import TaskProfile, printable, task_from_server
 
@@ -14,7 +13,7 @@ SHARED_KEY_WARNING = (
 )
 
 
-def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+def add_parsers(groups: Groups) -> None:
     """The group's commands."""
     group = add_group(groups, "consortium", "The sites that train and segment together.")
     parser = add_command(

@@ -11,7 +11,8 @@ import torch
 
 from ppcmi.cli import codec, cohort, consortium, model, segment, site
 from ppcmi.cli.console import Console
-from ppcmi.cli.options import Command, Parser
+from ppcmi.cli.options import Command
+from ppcmi.cli.parsers import Parser
 from ppcmi.errors import CancelledError, PpcmiError
 
 OTHER_EXIT_CODE = 1

@@ -7,16 +7,8 @@ import math
 from collections.abc import Sequence
 
 from ppcmi.cli.console import Console, counted
-from ppcmi.cli.options import (
-    HELD_OUT,
-    Command,
-    Parser,
-    add_cases,
-    add_command,
-    add_group,
-    add_task,
-    cases_to_judge_on,
-)
+from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_task, cases_to_judge_on
+from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.client import ServerClient
 from ppcmi.errors import SiteError
 from ppcmi.pipeline import run
@@ -27,7 +19,7 @@ SHOWN = {"Dice": "dice", "HD95 mm": "hd95_mm", "ASD mm": "asd_mm"}
 """Columns of the table of scores; more are reported."""
 
 
-def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+def add_parsers(groups: Groups) -> None:
     """The group's commands."""
     group = add_group(groups, "model", "The server's models.")
     parser = add_command(

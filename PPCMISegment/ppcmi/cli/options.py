@@ -1,4 +1,4 @@
-"""Options that several commands share, and how parsers are made."""
+"""What a site's command gets, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 
 import torch
 
 from ppcmi.cli.console import Console
+from ppcmi.cli.parsers import Groups, Parser, add_runnable
 from ppcmi.device import choose_device
 from ppcmi.errors import UsageError
 from ppcmi.reading import CaseFiles, find_cases
@@ -40,39 +40,15 @@ class Command:
 Run = Callable[[Command], int]
 
 
-class Parser(argparse.ArgumentParser):
-    """Keeps examples' line breaks, and raises instead of printing the whole usage."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options})
-
-    def error(self, message: str) -> NoReturn:
-        """One line, as every other error."""
-        raise UsageError(f"{message}; see '{self.prog} --help'.")
-
-
-def add_group(
-    groups: argparse._SubParsersAction[Parser], name: str, summary: str
-) -> argparse._SubParsersAction[Parser]:
-    """A command group such as ``ppcmi site``."""
-    parser = groups.add_parser(name, help=summary, description=summary)
-    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
-
-
-def add_command(
-    group: argparse._SubParsersAction[Parser], name: str, run: Run, summary: str, example: str
-) -> argparse.ArgumentParser:
-    """A command with the options that all have."""
-    parser = group.add_parser(name, help=summary, description=summary, epilog=f"example:\n  {example}")
-    parser.set_defaults(run=run)
+def add_command(group: Groups, name: str, run: Run, summary: str, example: str) -> Parser:
+    """A command of a site."""
+    parser = add_runnable(group, name, run, summary, example)
     parser.add_argument(
         "--site",
         type=Path,
         metavar="DIR",
         help="folder of the site profile (default: $PPCMI_SITE_DIR, else ~/.config/ppcmi/site)",
     )
-    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto)")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ppcmi.batch import BatchItem, segment_files
 from ppcmi.cli.console import megabytes
-from ppcmi.cli.options import Command, Parser, add_command, add_task
+from ppcmi.cli.options import Command, add_command, add_task
+from ppcmi.cli.parsers import Groups
 from ppcmi.errors import ReadError, UsageError
 from ppcmi.quantization import Quantization
 from ppcmi.reading import find_images_below
@@ -18,7 +18,7 @@ from ppcmi.session import LinkOptions, open_link
 NAMES = {"done": "done", "skipped": "done before", "failed": "failed"}
 
 
-def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+def add_parsers(groups: Groups) -> None:
     """The command."""
     parser = add_command(
         groups,

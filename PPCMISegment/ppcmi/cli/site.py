@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
 from ppcmi import sealing
-from ppcmi.cli.options import Command, Parser, add_command, add_group
+from ppcmi.cli.options import Command, add_command
+from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.client import ServerClient
 from ppcmi.site import SiteProfile, printable
 
 
-def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+def add_parsers(groups: Groups) -> None:
     """The group's commands."""
     group = add_group(groups, "site", "This site: keys, server, connection.")
     parser = add_command(

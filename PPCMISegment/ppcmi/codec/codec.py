@@ -29,6 +29,7 @@ from ppcmi.codec.default import DefaultCodecNetwork
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.published import PublishedCodecNetwork
 from ppcmi.errors import CodecError, PpcmiError
+from ppcmi.files import write_atomically
 from ppcmi.latents import SCALE_CHANNELS, SCALES, Latents, Profile, Stream
 from ppcmi.task import Task, parse_task, task_to_json
 
@@ -185,10 +186,11 @@ class Codec(nn.Module):
         return codec.eval()
 
     def save(self, path: Path) -> None:
-        """Write the codec's file, by rename."""
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_bytes(self.to_bytes())
-        temporary.replace(path)
+        """Write the codec's file, by rename.
+
+        :raises WriteError: if it cannot be written.
+        """
+        write_atomically(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: Path) -> Codec:

@@ -23,6 +23,7 @@ from ppcmi.codec.quality import mean_dice
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.codec.training import predict_locally, train_local_network
 from ppcmi.errors import CodecError
+from ppcmi.files import write_atomically
 from ppcmi.fitting import FitConfig, Report, ignore_report
 from ppcmi.latents import Latents, Profile
 
@@ -64,12 +65,13 @@ class SiteDecoder(nn.Module):
         return predict_locally(self.local, slices)
 
     def save(self, path: Path) -> None:
-        """Write the site's part (not the codec), by rename."""
+        """Write the site's part (not the codec), by rename.
+
+        :raises WriteError: if it cannot be written.
+        """
         document = {"format": FORMAT, "codec": self.codec.fingerprint, "weights": self.weights}
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.local.state_dict().items()}
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_bytes(safetensors.torch.save(tensors, {"ppcmi": json.dumps(document, sort_keys=True)}))
-        temporary.replace(path)
+        write_atomically(path, safetensors.torch.save(tensors, {"ppcmi": json.dumps(document, sort_keys=True)}))
 
     @classmethod
     def load(cls, path: Path, codec: Codec) -> SiteDecoder:
@@ -103,12 +105,12 @@ class SiteDecoder(nn.Module):
 class RefinementConfig:
     """How a site refines its decoder.
 
-    :param local: as long and as bold as the consortium's own training, although it starts from the consortium's
-        network: that one may have missed a structure that is rare at the founder.
+    :param local: long and bold, although it starts from the consortium's network: that one may have missed a
+        structure that is rare at the founder, and saw another scanner.
     """
 
     seed: int = 1
-    local: FitConfig = field(default_factory=lambda: FitConfig(epochs=10, minimum_steps=500))
+    local: FitConfig = field(default_factory=lambda: FitConfig(epochs=16, minimum_steps=800))
 
 
 @dataclass(frozen=True)

@@ -104,18 +104,7 @@ class _Work:
 
     def seal(self, header: BundleHeader, masks: Latents) -> bytes:
         """The reply."""
-        return self.channel.seal(
-            {Stream.MASK: masks},
-            codec=header.codec,
-            profile=header.profile,
-            quantization=header.quantization,
-            case=header.case,
-            slice_indices=header.slice_indices,
-            inner_check=header.inner_check,
-            in_reply_to=header.nonce.hex(),
-            model=self.model.number,
-            variant=header.variant,
-        )
+        return self.channel.seal_reply(masks, header, self.model.number)
 
     def _require_fit(self, header: BundleHeader) -> None:
         if header.task != self.task.identity or header.mode != self.model.mode:

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from ppcmi.cli.console import Console
-from ppcmi.cli.options import Parser
+from ppcmi.cli.parsers import Parser
 from ppcmi.errors import CancelledError, PpcmiError
 from ppcmi_server.cli import job, model, serve, server, site, task, train
 from ppcmi_server.cli.last_folder import LastFolder

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from statistics import fmean
 
-from ppcmi.cli.options import Parser
+from ppcmi.cli.parsers import Groups, add_group
 from ppcmi_server import models
-from ppcmi_server.cli.options import Command, add_command, add_group, task_named
+from ppcmi_server.cli.options import Command, add_command, task_named
 from ppcmi_server.database.schema import Validation
 
 
-def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+def add_parsers(groups: Groups) -> None:
     """The group's commands."""
     group = add_group(groups, "model", "Models: trained, validated by the sites, activated by you.")
     listing = add_command(

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from ppcmi.cli.console import Console
-from ppcmi.cli.options import Parser
+from ppcmi.cli.parsers import Groups, Parser, add_runnable
 from ppcmi.errors import TaskError
 from ppcmi_server.cli.last_folder import LastFolder
 from ppcmi_server.config import ServerConfig, load_config
@@ -46,28 +46,15 @@ class Command:
 Run = Callable[[Command], int]
 
 
-def add_group(
-    groups: argparse._SubParsersAction[Parser], name: str, summary: str
-) -> argparse._SubParsersAction[Parser]:
-    """A command group such as ``ppcmi-server site``."""
-    parser = groups.add_parser(name, help=summary, description=summary)
-    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
-
-
-def add_command(
-    group: argparse._SubParsersAction[Parser], name: str, run: Run, summary: str, example: str
-) -> argparse.ArgumentParser:
-    """A command with the options that all have."""
-    parser = group.add_parser(name, help=summary, description=summary, epilog=f"example:\n  {example}")
-    parser.set_defaults(run=run)
+def add_command(group: Groups, name: str, run: Run, summary: str, example: str) -> Parser:
+    """A command of an operator."""
+    parser = add_runnable(group, name, run, summary, example)
     parser.add_argument(
         "--dir",
         type=Path,
         metavar="DIR",
         help="the server's folder (default: $PPCMI_SERVER_DIR, else the folder of the last 'init', else this folder)",
     )
-    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto)")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import uvicorn
 
-from ppcmi.cli.options import Parser
-from ppcmi.client import is_loopback
+from ppcmi.cli.parsers import Groups
 from ppcmi.device import choose_device
+from ppcmi.server_address import is_loopback
 from ppcmi_server import jobs
 from ppcmi_server.app import create_app
 from ppcmi_server.cli.options import Command, add_command
@@ -30,7 +30,7 @@ KEEP_ALIVE_S = 30
 LOG_FORMAT = "%(asctime)s %(name)s %(message)s"
 
 
-def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+def add_parsers(groups: Groups) -> None:
     """The command."""
     parser = add_command(
         groups,

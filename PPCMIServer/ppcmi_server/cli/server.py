@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from ppcmi import sealing
-from ppcmi.cli.options import Parser
+from ppcmi.cli.parsers import Groups
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.config import create_folder
 from ppcmi_server.keys import ServerKeys
 
 
-def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+def add_parsers(groups: Groups) -> None:
     """The command."""
     parser = add_command(
         groups,

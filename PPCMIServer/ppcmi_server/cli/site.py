@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-
 from ppcmi import sealing
-from ppcmi.cli.options import Parser
+from ppcmi.cli.parsers import Groups, add_group
 from ppcmi_server import identity
-from ppcmi_server.cli.options import Command, add_command, add_group
+from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.database.schema import Site
 
 
-def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+def add_parsers(groups: Groups) -> None:
     """The group's commands."""
     group = add_group(groups, "site", "Sites: who may take part.")
     for name, run, summary in (

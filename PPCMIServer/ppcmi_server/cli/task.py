@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from ppcmi.cli.options import Parser
+from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.task import load_task, parse_task
 from ppcmi_server import models, tasks
-from ppcmi_server.cli.options import Command, add_command, add_group
+from ppcmi_server.cli.options import Command, add_command
 
 
-def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+def add_parsers(groups: Groups) -> None:
     """The group's commands."""
     group = add_group(groups, "task", "Tasks: what can be segmented.")
     parser = add_command(

@@ -5,12 +5,11 @@ The training runs in a process of its own; this one only looks on, and may end.
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import dataclass
 from subprocess import Popen
 
-from ppcmi.cli.options import Parser
+from ppcmi.cli.parsers import Groups
 from ppcmi.device import choose_device
 from ppcmi.errors import CancelledError, TrainingError
 from ppcmi.latents import Profile
@@ -24,7 +23,7 @@ GONE_S = 5.0
 """How long a worker may take to get hold of its lock."""
 
 
-def add_parsers(groups: argparse._SubParsersAction[Parser]) -> None:
+def add_parsers(groups: Groups) -> None:
     """The command."""
     parser = add_command(
         groups,

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ppcmi.codec.codec import read_metadata
 from ppcmi.device import mixed_precision
 from ppcmi.errors import TrainingError
+from ppcmi.files import write_atomically
 from ppcmi.latents import Latents, Profile, Shape
 from ppcmi_server.umn.network import MappingNetwork
 from ppcmi_server.umn.published import PublishedMappingNetwork
@@ -96,9 +97,7 @@ class TrainedUmn:
             "format": FORMAT, "preset": d.preset, "profile": d.profile, "shapes": dict(d.shapes), "codecs": d.codecs,
         }  # fmt: skip
         weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_bytes(safetensors.torch.save(weights, {"ppcmi": json.dumps(document)}))
-        temporary.replace(path)
+        write_atomically(path, safetensors.torch.save(weights, {"ppcmi": json.dumps(document)}))
 
     @classmethod
     def load(cls, path: Path) -> TrainedUmn:

@@ -1,0 +1,38 @@
+"""How the parsers of both commands, ``ppcmi`` and ``ppcmi-server``, are made."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from ppcmi.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """Keeps examples' line breaks, and raises instead of printing the whole usage."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """One line, as every other error."""
+        raise UsageError(f"{message}; see '{self.prog} --help'.")
+
+
+Groups = argparse._SubParsersAction[Parser]
+
+
+def add_group(groups: Groups, name: str, summary: str) -> Groups:
+    """A command group such as ``ppcmi site``."""
+    parser = groups.add_parser(name, help=summary, description=summary)
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
+
+
+def add_runnable(group: Groups, name: str, run: Callable[[Any], int], summary: str, example: str) -> Parser:
+    """A command with the options that every command of both has; ``run`` gets what its program's commands get."""
+    parser = group.add_parser(name, help=summary, description=summary, epilog=f"example:\n  {example}")
+    parser.set_defaults(run=run)
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser
