@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from ppcmi.errors import UsageError
 
@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see '{self.prog} --help'.")
 
 
-Groups = argparse._SubParsersAction[Parser]
+Groups: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def add_group(groups: Groups, name: str, summary: str) -> Groups:
