@@ -22,13 +22,13 @@ NOISE = 0.01
 
 def small_budget():
     def fit(steps, **changes):
-        return FitConfig(**{"epochs": 4, "minimum_steps": steps, **changes})
+        return FitConfig(epochs=4, minimum_steps=steps, **changes)
 
     return Budget(
         images=fit(160),
         masks=fit(60),
         local=fit(120),
-        refine=fit(60, learning_rate=1e-3),
+        refine=fit(180),
         alone=fit(180),
         pooled=fit(180),
         umn=UmnConfig(epochs=4, minimum_steps=240, validation_share=0.0),
@@ -39,6 +39,7 @@ def small_budget():
 
 
 @pytest.mark.accuracy
+@pytest.mark.timeout(1500)
 def test_three_sites_with_five_labelled_volumes_each_segment_better_together(data_folder, tmp_path):
     data, task = data_folder("hippocampus_mr"), load_task(TASKS / "hippocampus-mr.json")
     run = Run(data, task, LABELLED, small_budget(), tmp_path / "rows.json")

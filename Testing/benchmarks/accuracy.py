@@ -36,6 +36,7 @@ from ppcmi_server.umn.model import TrainedUmn
 from ppcmi_server.umn.training import EpochReport, UmnConfig, paper_config
 
 SITES = ("A", "B", "C")
+PROFILES = (Profile.COARSE, Profile.FULL, Profile.MINIMAL)
 FEW = {"hippocampus_mr": 5, "fetal_head_us": 20}
 TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
 SMALLEST_PAPER_SLICE = 256
@@ -60,7 +61,7 @@ class Budget:
 def budget(task: Task, few: bool) -> Budget:
     """What two CPU cores can do in about an hour and a half for both data sets.
 
-    The site alone gets as many steps as the consortium's network and its refinement together.
+    The site alone, which starts from nothing, gets as many steps as its refinement of the consortium's network.
     """
     large = task.slicing.size[0] >= SMALLEST_PAPER_SLICE
     fit = FitConfig(epochs=12, batch_size=4 if large else 32, minimum_steps=450 if large else (500 if few else 0))
@@ -72,7 +73,7 @@ def budget(task: Task, few: bool) -> Budget:
         images=replace(fit, epochs=10, minimum_steps=fit.minimum_steps * 5 // 8, patience=6),
         masks=replace(fit, epochs=3, minimum_steps=fit.minimum_steps // 5, patience=3),
         local=share(8),
-        refine=share(4, learning_rate=1e-3),
+        refine=fit,
         alone=fit,
         pooled=replace(fit, epochs=8),
         umn=UmnConfig(epochs=6, batch_size=16 if large else 64, minimum_steps=600 if few else 0, validation_share=0.0),
@@ -120,7 +121,7 @@ class Run:
         self.row(ALONE, lambda: self.scores(lambda site: _labels(networks[site.name](), site.test)))
         self.row(POOLED, self._pooled)
 
-    def measure_product(self, profiles: Sequence[Profile] = (Profile.COARSE, Profile.FULL, Profile.MINIMAL)) -> None:
+    def measure_product(self, profiles: Sequence[Profile] = PROFILES) -> None:
         """The sites together, by privacy profile, and a member that nobody's labels are from."""
         shared = self._shared_codec()
         self.row("codec", lambda: dict(shared[0].report["quality"]))
@@ -201,14 +202,24 @@ class Run:
             join_consortium(codec, profile, inner_key=inner_key, link_key=key, quantization=quantization)
             for key in keys
         ]
-        umn = train_together(members, plains, replace(self.budget.umn, profile=profile), report=_show_umn)
+        umn = self._umn(name, members, plains, replace(self.budget.umn, profile=profile))
         self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
+
+    def _umn(
+        self, name: str, members: Sequence[Member], plains: Sequence[PlainLatents], config: UmnConfig
+    ) -> TrainedUmn:
+        kept = self.networks / f"umn-{name.replace(' ', '-').replace(',', '')}.safetensors"
+        if not kept.exists():
+            umn = train_together(members, plains, config, report=_show_umn)
+            self.networks.mkdir(parents=True, exist_ok=True)
+            umn.save(kept)
+        return TrainedUmn.load(kept)
 
     def _fourth_member(self, codec: Codec, plains: Sequence[PlainLatents]) -> dict[str, object]:
         """A scanner that nobody's labels are from: the last site, whose labels are used nowhere."""
         *labelled, unseen = self.sites
         member = join_consortium(codec, Profile.COARSE)
-        umn = train_together([member] * len(labelled), plains[: len(labelled)], self.budget.umn, report=_show_umn)
+        umn = self._umn("fourth member", [member] * len(labelled), plains[: len(labelled)], self.budget.umn)
         decoder = SiteDecoder(codec)
         labels = decoder.decode(_ask(member, umn, unseen.test), unseen.test.slices, Profile.COARSE).argmax(dim=1)
         dice = mean_dice(labels, unseen.test, self.task.classes)
@@ -259,7 +270,7 @@ class Run:
             encode_site(codec, site.train, self.budget.variants, seed)
             for seed, (codec, site) in enumerate(zip(codecs, self.sites, strict=True))
         ]
-        umn = train_together(members, plains, self.budget.umn, report=_show_umn)
+        umn = self._umn(name, members, plains, self.budget.umn)
         decoders = {site.name: self._refined(c, site) for c, site in zip(codecs, self.sites, strict=True)}
         self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
 
@@ -276,7 +287,7 @@ class Run:
         ]
         plains = [encode_site(c, site.train, 0, 0) for c, site in zip(codecs, self.sites, strict=True)]
         config = replace(paper_config(epochs=self.budget.paper_epochs), minimum_steps=80 if self.few else 0)
-        umn = train_together(members, plains, replace(config, validation_share=0.0, patience=0), report=_show_umn)
+        umn = self._umn(name, members, plains, replace(config, validation_share=0.0, patience=0))
         decoders = {site.name: self._refined(c, site) for c, site in zip(codecs, self.sites, strict=True)}
         self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
 
@@ -326,6 +337,7 @@ def main() -> int:
     parser.add_argument(
         "--comparisons", action="store_true", help="the rows to compare with: f32, no inner layer, codec a site, paper"
     )
+    parser.add_argument("--profiles", nargs="+", type=Profile, default=list(PROFILES), help="which privacy profiles")
     parser.add_argument("--store", type=Path, default=Path("bench-output"), help="where finished rows are kept")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -339,7 +351,7 @@ def main() -> int:
         run.measure_comparisons()
     else:
         run.measure_baselines()
-        run.measure_product()
+        run.measure_product(options.profiles)
     report(options.store)
     return 0
 
