@@ -1,7 +1,7 @@
 """What protecting costs beside encoding: ``make bench-klt``.
 
 Both layers of the KLT, keys derived anew, on 128 slices of 256 x 256, in turn with the default encoder on the same
-slices: a ratio of one run on one machine. No data are needed; neither depends on what is in a slice.
+slices, on one core: a ratio of one run on one machine. No data are needed; neither depends on what is in a slice.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 def main() -> int:
     """Measure and write docs/results/klt-cost.json."""
+    torch.set_num_threads(1)
     task = load_task(TASK)
     codec = Codec(task, "default")
     slices = torch.rand(SLICES, task.slicing.channels, SIZE, SIZE)
