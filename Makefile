@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY := PASSIVE
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements-dev.lock
 
-.PHONY: demo test check bench-accuracy bench-klt clean
+.PHONY: demo test check bench-accuracy bench-cost clean
 
 demo: .venv/.demo
 	$(BIN)/python -m demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(DEMO_ARGS)
@@ -35,8 +35,8 @@ bench-accuracy: .venv/.dev
 	for labels in "" --few; do for rows in "" --comparisons; do \
 	  $(BIN)/python -m benchmarks.accuracy "$(DATA)" $$labels $$rows || exit; done; done
 
-bench-klt: .venv/.dev
-	$(BIN)/python -m benchmarks.klt_cost
+bench-cost: .venv/.dev
+	$(BIN)/python -m benchmarks.cost
 
 # The demo and the benchmarks are no part of the packages; a .pth file makes them importable in this environment.
 .venv/.made:

@@ -1,7 +1,8 @@
-"""What protecting costs beside encoding: ``make bench-klt``.
+"""What protecting costs beside encoding, and mapping beside the published network: ``make bench-cost``.
 
 Both layers of the KLT, keys derived anew, on 128 slices of 256 x 256, in turn with the default encoder on the same
-slices, on one core: a ratio of one run on one machine. No data are needed; neither depends on what is in a slice.
+slices, on one core: a ratio of one run on one machine. Mapping networks are compared by the operations of a slice. No
+data are needed; nothing here depends on what is in a slice.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.results import SEPARATOR, here_and_now, measurement, merge
+from benchmarks.results import SEPARATOR, Measurement, here_and_now, measurement, merge
 from ppcmi.codec.codec import Codec
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.klt.link import LinkLayer
 from ppcmi.latents import Latents, Profile, Stream, scale_shapes
 from ppcmi.task import load_task
+from ppcmi_server.umn.model import Preset, TrainedUmn, UmnDescription, build_network
 
 SLICES, SIZE, ROUNDS = 128, 256, 5
-COMMAND = "make bench-klt"
+COMMAND = "make bench-cost"
 TASK = Path(__file__).resolve().parents[2] / "Resources" / "Tasks" / "fetal-head-us.json"
 
 
@@ -35,8 +37,14 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def main() -> int:
-    """Measure and write docs/results/klt-cost.json."""
+    """Measure and write docs/results/cost.json."""
     torch.set_num_threads(1)
+    merge("cost", [*protecting(), *mapping()])
+    return 0
+
+
+def protecting() -> list[Measurement]:
+    """Seconds of both layers to the encoder's."""
     task = load_task(TASK)
     codec = Codec(task, "default")
     slices = torch.rand(SLICES, task.slicing.channels, SIZE, SIZE)
@@ -56,8 +64,26 @@ def main() -> int:
         name = SEPARATOR.join((f"{profile}, {SLICES} slices of {SIZE} x {SIZE}", "both layers, time to the encoder's"))
         found.append(measurement(name, ratio, "ratio", command=COMMAND, origin=here_and_now(), at_most=1.0))
         print(f"{name}: {ratio:.3f}")
-    merge("klt-cost", found)
-    return 0
+    return found
+
+
+def mapping() -> list[Measurement]:
+    """Operations of a slice, the default mapping network's to the published one's."""
+    published = _flops("paper", Profile.PAPER)
+    found = []
+    for profile in (Profile.FULL, Profile.COARSE, Profile.MINIMAL):
+        name = SEPARATOR.join(
+            (f"{profile}, a slice of {SIZE} x {SIZE}", "mapping network, FLOPs to the published one's")
+        )
+        ratio = _flops("default", profile) / published
+        found.append(measurement(name, ratio, "ratio", command=COMMAND, origin=here_and_now(), at_most=0.1))
+        print(f"{name}: {ratio:.3f}")
+    return found
+
+
+def _flops(preset: Preset, profile: Profile) -> int:
+    description = UmnDescription(preset, profile, scale_shapes((SIZE, SIZE), profile.scales), ("",))
+    return TrainedUmn(description, build_network(description)).flops()
 
 
 if __name__ == "__main__":
