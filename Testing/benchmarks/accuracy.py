@@ -36,6 +36,7 @@ from ppcmi_server.umn.model import TrainedUmn
 from ppcmi_server.umn.training import EpochReport, UmnConfig, paper_config
 
 SITES = ("A", "B", "C")
+TWIN = "each site in the consortium, the server switched off"
 PROFILES = (Profile.COARSE, Profile.FULL, Profile.MINIMAL)
 FEW = {"hippocampus_mr": 5, "fetal_head_us": 20}
 TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
@@ -125,6 +126,7 @@ class Run:
         """The sites together, by privacy profile, and a member that nobody's labels are from."""
         shared = self._shared_codec()
         self.row("codec", lambda: dict(shared[0].report["quality"]))
+        self.row(TWIN, lambda: self.scores(lambda site: shared[1][site.name].alone(site.test.slices).argmax(dim=1)))
         for profile in profiles:
             self._private(*shared, profile)
         self.row(f"{COARSE}, fourth member", lambda: self._fourth_member(shared[0], shared[2]))
