@@ -25,6 +25,7 @@ from ppcmi.errors import PpcmiError, UsageError
 from ppcmi.latents import Stream
 from ppcmi.metrics import score_case
 from ppcmi.phantoms import write_phantom_folder
+from ppcmi.pipeline import PrivateLink
 from ppcmi.reading import CaseFiles, read_labels, read_volume
 from ppcmi.session import open_link
 from ppcmi.slicing import slice_labels, slice_volume
@@ -73,11 +74,17 @@ def play(options: argparse.Namespace, scratch: Path) -> None:
     with real_server(scratch / "server", plan.task_file) as server:
         train_together(plan, server, hospitals, clock)
         segment_held_out(plan, hospitals, out / "segmentations", clock)
-        profile = _picture_what_left(plan, hospitals[0], out / "what-left.png")
+        links = {hospital.letter: _link(plan, hospital) for hospital in hospitals}
+    _picture_what_left(plan, hospitals[0].letter, links, out / "what-left.png")
     shown = [one for hospital in hospitals for one in _show_site(plan, hospital, out, clock)]
     cases = [one.case for one in shown]
     records = [r for h in hospitals for r in manifest_records(out / "segmentations" / h.letter)]
-    settings = {"profile": profile, "effort": plan.effort, "data": "phantoms" if options.data is None else data.name}
+    settings = {
+        "profile": str(links[hospitals[0].letter].profile),
+        "effort": plan.effort,
+        "data": "phantoms" if options.data is None else data.name,
+        "server_share": {letter: _server_share(link) for letter, link in links.items()},
+    }
     results = results_document(task, cases, records, clock.seconds, settings=settings)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     write_page(out, task, results, shown, "what-left.png")
@@ -112,11 +119,21 @@ def _show_site(plan: Plan, hospital: Hospital, out: Path, clock: Stopwatch) -> l
     return shown
 
 
-def _picture_what_left(plan: Plan, hospital: Hospital, path: Path) -> str:
-    """A held-out slice, what its latents can be decoded to, and the bytes of a request; the privacy profile's name."""
-    site, task = hospital.profile, plan.task
-    link = open_link(site, site.task(task.name), site.client())
-    case = plan.cases(hospital.letter, "test")[0]
+def _link(plan: Plan, hospital: Hospital) -> PrivateLink:
+    """What the site segments with: its codec, decoder, keys and the active model."""
+    site = hospital.profile
+    return open_link(site, site.task(plan.task.name), site.client())
+
+
+def _server_share(link: PrivateLink) -> float:
+    """How much the server counts in the site's predictions, from 0 to 1."""
+    return 1.0 if link.decoder is None else link.decoder.weight(link.profile)
+
+
+def _picture_what_left(plan: Plan, letter: str, links: Mapping[str, PrivateLink], path: Path) -> None:
+    """A held-out slice, what its latents can be decoded to, and the very bytes of a request made of them."""
+    task, link = plan.task, links[letter]
+    case = plan.cases(letter, "test")[0]
     slices, grid = slice_volume(read_volume(case.image), task)
     foreground: Mapping[int, int] = dict(enumerate((slice_labels(_truth(case), grid, task) > 0).sum(axis=(1, 2))))
     index = max(foreground, key=lambda number: foreground[number])
@@ -126,7 +143,6 @@ def _picture_what_left(plan: Plan, hospital: Hospital, path: Path) -> str:
     center = task.slicing.channels // 2
     rebuilt = link.codec.reconstruct_images(plain, link.profile)[0, center].cpu().numpy()
     save(what_left(slices[index, center], rebuilt, protected[Stream.IMAGE]), path)
-    return str(link.profile)
 
 
 def _truth(case: CaseFiles) -> Volume:

@@ -100,10 +100,10 @@ def _panel(image: NDArray[np.float32], labels: NDArray[np.uint8], task: Task) ->
 def _mosaic(latents: Latents) -> Picture:
     """All channels of the first slice side by side, a block a scale; three standard deviations from black to white."""
     blocks = [_tiles(values[0].float().cpu().numpy()) for _, values in latents.items()]
-    height = max(block.shape[0] for block in blocks)
-    grown = [np.kron(block, np.ones((height // block.shape[0],) * 2, np.uint8)) for block in blocks]
-    gap = np.full((height, 4), PAPER[0], np.uint8)
-    return np.concatenate([part for block in grown for part in (block, gap)][:-1], axis=1)
+    width = max(block.shape[1] for block in blocks)
+    grown = [np.kron(block, np.ones((width // block.shape[1],) * 2, np.uint8)) for block in blocks]
+    gap = np.full((2, width), PAPER[0], np.uint8)
+    return np.concatenate([part for block in grown for part in (block, gap)][:-1])
 
 
 def _tiles(values: NDArray[np.float32]) -> Picture:
