@@ -60,7 +60,7 @@ class Budget:
 
 
 def budget(task: Task, few: bool) -> Budget:
-    """What two CPU cores can do in about an hour and a half for both data sets.
+    """Lengths that two CPU cores can do in some hours for both data sets and label budgets.
 
     The site alone, which starts from nothing, gets as many steps as its refinement of the consortium's network.
     """

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from ppcmi.cli.main import main as ppcmi
@@ -45,7 +46,7 @@ class Plan:
     umn_epochs: int | None = None
     publish_anyway: bool = False
 
-    @property
+    @cached_property
     def task(self) -> Task:
         """The task that is played."""
         return load_task(self.task_file)
@@ -56,8 +57,7 @@ class Plan:
 
         :raises DemoError: if the table names no sites or a site lacks cases to learn from or to be judged on.
         """
-        cases = find_cases(self.data)
-        letters = sorted({case.site for case in cases if case.site})
+        letters = sorted({case.site for case in self._all_cases if case.site})
         if not letters:
             raise DemoError("The data folder's split.csv has no column 'site' that says which case is whose.")
         for letter in letters:
@@ -68,7 +68,11 @@ class Plan:
 
     def cases(self, letter: str, fold: str) -> list[CaseFiles]:
         """A site's labelled cases of a fold."""
-        return [c for c in find_cases(self.data) if c.site == letter and c.fold == fold and c.label is not None]
+        return [c for c in self._all_cases if c.site == letter and c.fold == fold and c.label is not None]
+
+    @cached_property
+    def _all_cases(self) -> list[CaseFiles]:
+        return find_cases(self.data)
 
 
 @dataclass
