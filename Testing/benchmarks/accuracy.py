@@ -56,7 +56,7 @@ class Budget:
     umn: UmnConfig
     variants: int
     paper_codec: FitConfig
-    paper_epochs: int
+    paper_umn: UmnConfig
 
 
 def budget(task: Task, few: bool) -> Budget:
@@ -80,7 +80,7 @@ def budget(task: Task, few: bool) -> Budget:
         umn=UmnConfig(epochs=6, batch_size=16 if large else 64, minimum_steps=600 if few else 0, validation_share=0.0),
         variants=4 if few else (1 if large else 2),
         paper_codec=replace(fit, epochs=15, batch_size=16, minimum_steps=300),
-        paper_epochs=4,
+        paper_umn=replace(paper_config(epochs=4), minimum_steps=80 if few else 0, validation_share=0.0, patience=0),
     )
 
 
@@ -288,8 +288,7 @@ class Run:
             for number, codec in enumerate(codecs, start=1)
         ]
         plains = [encode_site(c, site.train, 0, 0) for c, site in zip(codecs, self.sites, strict=True)]
-        config = replace(paper_config(epochs=self.budget.paper_epochs), minimum_steps=80 if self.few else 0)
-        umn = self._umn(name, members, plains, replace(config, validation_share=0.0, patience=0))
+        umn = self._umn(name, members, plains, self.budget.paper_umn)
         decoders = {site.name: self._refined(c, site) for c, site in zip(codecs, self.sites, strict=True)}
         self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
 
