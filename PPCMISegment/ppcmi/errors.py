@@ -92,6 +92,12 @@ class TrainingError(PpcmiError):
     exit_code = 13
 
 
+class DeviceMemoryError(PpcmiError):
+    """The device's memory is too small for a single slice."""
+
+    exit_code = 14
+
+
 class CancelledError(PpcmiError):
     """The user cancelled; what was finished before is kept."""
 

@@ -1,8 +1,9 @@
 """Segment a volume privately: slice, encode, protect, send, and back: unprotect, decode, restore.
 
-A generator of :class:`Progress` that the caller drives and may close at any time. Encoding and decoding happen in the
-caller's thread, network calls in threads, so that the three overlap; between two events little time passes, which
-lets a window stay alive. ``run`` drives it to the end where nobody watches.
+A generator of :class:`Progress` that the caller drives and may close at any time. Network calls happen in threads, so
+that encoding, network and decoding overlap. Slicing, encoding, decoding and restoring are a worker's: the caller's own
+thread, unless it lends one; then little time passes between two events, which lets a window stay alive. ``run`` drives
+it to the end where nobody watches.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Executor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +25,7 @@ from ppcmi import __version__
 from ppcmi.bundle import BundleHeader, read_header
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.refinement import SiteDecoder
+from ppcmi.device_memory import Portions
 from ppcmi.errors import BundleError, CancelledError
 from ppcmi.in_flight import InFlight
 from ppcmi.latents import Latents, Profile, Stream, concatenate
@@ -53,8 +57,9 @@ class PrivateLink:
 
     :param decoder: the site's own decoder, or None: mask latents are decoded with the codec's.
     :param model: number of the server's model; every answer must come from it.
-    :param slices_per_bundle: also the batch of encoding and decoding.
+    :param slices_per_bundle: also the largest batch of encoding and decoding.
     :param in_flight: bundles under way at once.
+    :param portions: how many slices go through a network at once; halved where memory is too small.
     """
 
     task: Task
@@ -65,30 +70,35 @@ class PrivateLink:
     model: int
     slices_per_bundle: int = 32
     in_flight: int = 4
+    portions: Portions = field(default_factory=lambda: Portions(32))
 
     @property
     def profile(self) -> Profile:
         """Which scales leave."""
         return self.protection.profile
 
+    def encode(self, slices: Slices) -> Latents:
+        """Slices ``(n, c, h, w)`` to plain image latents of all scales."""
+        return concatenate(self.portions.run(len(slices), lambda where: self.codec.encode_images(slices[where])))
+
     def decode(self, latents: Latents, slices: Slices) -> NDArray[np.float32]:
         """Probabilities ``(n, K, h, w)`` from the server's mask latents and the site's own image."""
         images = torch.from_numpy(slices)
-        if self.decoder is None:
-            probabilities = self.codec.decode_masks(latents, images, self.profile)
-        else:
-            probabilities = self.decoder.decode(latents, images, self.profile)
-        return np.asarray(probabilities.cpu().numpy(), dtype=np.float32)
+        decode = self.codec.decode_masks if self.decoder is None else self.decoder.decode
+        parts = self.portions.run(
+            len(images), lambda where: decode(latents.select(where), images[where], self.profile).cpu()
+        )
+        return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far a case is.
 
-    :param stage: what was just done: slice, encode, map, decode or restore.
+    :param stage: what is being done: slice, encode, map, decode or restore.
     :param done: slices that are finished, of ``total``.
     :param bytes_sent: body bytes that left, and ``bytes_received`` came back.
-    :param seconds: time spent by stage in the caller's thread; ``wait`` is what it waited for the network.
+    :param seconds: time spent by stage; ``wait`` is what was waited for the network.
     """
 
     stage: str
@@ -121,10 +131,12 @@ def segment(
     *,
     with_probabilities: bool = False,
     cancelled: Callable[[], bool] = lambda: False,
+    worker: Executor | None = None,
 ) -> Generator[Progress, None, Segmentation]:
     """Segment ``volume``; the generator's return value is the :class:`Segmentation`.
 
     :param cancelled: asked between batches; closing the generator does the same without an error.
+    :param worker: computes in its own thread, so that the caller's never waits long; without one the caller's does.
     :raises CancelledError: if ``cancelled()``; requests under way are given up, and the server sees it.
 
     Example::
@@ -132,26 +144,28 @@ def segment(
         steps = segment(volume, link)
         for progress in steps: ...        # a for loop drops the return value; see run()
     """
-    clock = _Clock()
-    with clock.measure("slice"):
-        slices, grid = slice_volume(volume, link.task)
-    yield Progress("slice", 0, len(slices), seconds=clock.seconds)
+    work = _Work(worker)
+    slices, grid = yield from work.do("slice", lambda: slice_volume(volume, link.task), Progress("slice", 0, 0))
+    yield Progress("slice", 0, len(slices), seconds=work.seconds)
     height, width = slices.shape[2:]
     probabilities = np.zeros((len(slices), link.task.classes, height, width), dtype=np.float32)
-    last = Progress("slice", 0, len(slices))
 
     def encode(where: slice) -> Latents:
-        return link.codec.encode_images(slices[where])
+        return link.encode(slices[where])
 
-    for last, latents, where in _exchange(len(slices), encode, link, clock, cancelled):
-        if latents is not None:
-            with clock.measure("decode"):
-                probabilities[where] = link.decode(latents, slices[where])
-        yield last
-    with clock.measure("restore"):
-        labels = restore_labels(probabilities, grid)
-        restored = restore_probabilities(probabilities, grid) if with_probabilities else None
-    last = Progress("restore", len(slices), len(slices), last.bytes_sent, last.bytes_received, dict(clock.seconds))
+    def decode(latents: Latents, where: slice) -> None:
+        probabilities[where] = link.decode(latents, slices[where])
+
+    last = yield from _exchange(len(slices), encode, decode, link, work, cancelled)
+
+    def restore() -> tuple[Volume, NDArray[np.float32] | None]:
+        return restore_labels(probabilities, grid), (
+            restore_probabilities(probabilities, grid) if with_probabilities else None
+        )
+
+    last = replace(last, stage="restore")
+    labels, restored = yield from work.do("restore", restore, last)
+    last = replace(last, seconds=work.seconds)
     yield last
     return Segmentation(labels, restored, provenance_of(link), last)
 
@@ -161,10 +175,11 @@ def map_latents(
 ) -> Generator[Progress, None, Latents]:
     """The server's mask latents, plain and on the CPU, for the image latents of one case; to refine a decoder."""
     parts: dict[int, Latents] = {}
-    for progress, answer, where in _exchange(len(latents), latents.select, link, _Clock(), cancelled):
-        if answer is not None:
-            parts[where.start] = answer.to("cpu")
-        yield progress
+
+    def keep(answer: Latents, where: slice) -> None:
+        parts[where.start] = answer.to("cpu")
+
+    yield from _exchange(len(latents), latents.select, keep, link, _Work(None), cancelled)
     return concatenate([parts[start] for start in sorted(parts)])
 
 
@@ -192,36 +207,45 @@ def provenance_of(link: PrivateLink) -> dict[str, str]:
 
 
 def _exchange(
-    total: int, encode: Callable[[slice], Latents], link: PrivateLink, clock: _Clock, cancelled: Callable[[], bool]
-) -> Iterator[tuple[Progress, Latents | None, slice]]:
-    """Bundles out, several at once, answers in as they come: an event each, with an answer its latents and slices."""
+    total: int,
+    encode: Callable[[slice], Latents],
+    receive: Callable[[Latents, slice], None],
+    link: PrivateLink,
+    work: _Work,
+    cancelled: Callable[[], bool],
+) -> Generator[Progress, None, Progress]:
+    """Bundles out, several at once, and answers in as they come, each given to ``receive``; returns the last event."""
     step = link.slices_per_bundle
     waiting = [slice(start, min(start + step, total)) for start in range(0, total, step)]
     case = secrets.token_hex(16)  # nobody can tell that two requests are about one patient
-    done = sent = received = 0
+    last = Progress("encode", 0, total)
     with InFlight[_Request, bytes](link.in_flight, link.mapper.abort) as calls:
         while waiting or len(calls):
             if cancelled():
                 raise CancelledError("Cancelled; nothing was written.")
             if waiting and not calls.full:
                 where = waiting.pop(0)
-                with clock.measure("encode"):
-                    latents = encode(where)
-                with clock.measure("protect"):
-                    bundle = link.protection.protect({Stream.IMAGE: latents}, case, range(where.start, where.stop))
-                request = _Request(link, where, bundle, read_header(bundle))
-                sent += len(request.bundle)
+                last = replace(last, stage="encode")
+                latents = yield from work.do("encode", partial(encode, where), last)
+                request = yield from work.do("protect", partial(_request, link, latents, where, case), last)
+                last = replace(last, stage="map", bytes_sent=last.bytes_sent + len(request.bundle))
                 calls.start(request, request.send)
             busy = waiting and not calls.full  # then there is no reason to wait: only look whether an answer is there
-            with clock.measure("wait"):
+            with work.measure("wait"):
                 answers = calls.finished(0.0 if busy else POLL_S)
-            yield Progress("map", done, total, sent, received, dict(clock.seconds)), None, slice(0, 0)
+            yield replace(last, seconds=work.seconds)
             for request, answer in answers:
-                received += len(answer)
-                with clock.measure("unprotect"):
-                    latents = request.open(answer)
-                done += request.where.stop - request.where.start
-                yield Progress("decode", done, total, sent, received, dict(clock.seconds)), latents, request.where
+                last = replace(last, stage="decode", bytes_received=last.bytes_received + len(answer))
+                latents = yield from work.do("unprotect", partial(request.open, answer), last)
+                yield from work.do("decode", partial(receive, latents, request.where), last)
+                last = replace(last, done=last.done + request.where.stop - request.where.start)
+                yield replace(last, seconds=work.seconds)
+    return last
+
+
+def _request(link: PrivateLink, latents: Latents, where: slice, case: str) -> _Request:
+    bundle = link.protection.protect({Stream.IMAGE: latents}, case, range(where.start, where.stop))
+    return _Request(link, where, bundle, read_header(bundle))
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,16 +271,34 @@ class _Request:
         return latents
 
 
-class _Clock:
-    """Seconds by stage, summed."""
+class _Work:
+    """Computes stage after stage, in a thread if one is lent, and sums the seconds by stage."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, worker: Executor | None) -> None:
+        self._worker = worker
+        self._seconds: dict[str, float] = {}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage so far."""
+        return dict(self._seconds)
+
+    def do(self, stage: str, job: Callable[[], Result], meanwhile: Progress) -> Generator[Progress, None, Result]:
+        """What ``job`` returns; while a thread computes it, ``meanwhile`` tells the caller that it goes on."""
+        if self._worker is None:
+            with self.measure(stage):
+                return job()
+        with self.measure(stage):
+            future = self._worker.submit(job)
+            while not wait([future], POLL_S).done:
+                yield meanwhile
+            return future.result()
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
+        """Add what the block takes to the stage's seconds."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - start

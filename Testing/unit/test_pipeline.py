@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from ppcmi.bundle import read_header
 from ppcmi.channel import open_channel
 from ppcmi.codec.refinement import SiteDecoder
-from ppcmi.errors import BundleError, CancelledError, ConnectionFailedError, KeyMismatchError
+from ppcmi.errors import BundleError, CancelledError, ConnectionFailedError, DeviceMemoryError, KeyMismatchError
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.latents import Profile, Stream
 from ppcmi.pipeline import map_latents, run, segment
@@ -249,3 +250,65 @@ def test_provenance_says_what_made_it_and_nothing_secret(a_codec, a_volume):
     said = " ".join(result.provenance.values())
     assert LINK_KEY.hex() not in said
     assert INNER_KEY.hex() not in said
+
+
+@pytest.fixture
+def a_worker():
+    with ThreadPoolExecutor(1) as worker:
+        yield worker
+
+
+def test_a_worker_gives_the_same_result(a_codec, a_volume, a_worker):
+    link = link_to(HalvingServer(task=a_codec.task.identity), a_codec)
+    alone = run(segment(a_volume, link, with_probabilities=True))
+    with_worker = run(segment(a_volume, link, with_probabilities=True, worker=a_worker))
+    assert np.array_equal(with_worker.labels.voxels, alone.labels.voxels)
+    np.testing.assert_allclose(with_worker.probabilities, alone.probabilities, atol=1e-3)
+
+
+def test_with_a_worker_the_caller_s_thread_computes_nothing(a_codec, a_volume, a_worker):
+    threads = set()
+
+    class Watched(SiteDecoder):
+        def decode(self, latents, slices, profile):
+            threads.add(threading.get_ident())
+            time.sleep(0.3)
+            return super().decode(latents, slices, profile)
+
+    link = link_to(HalvingServer(task=a_codec.task.identity), a_codec, decoder=Watched(a_codec))
+    moments = []
+    run(segment(a_volume, link, worker=a_worker), lambda _: moments.append(time.monotonic()))
+    assert threading.get_ident() not in threads
+    assert len(threads) == 1
+    assert max(np.diff(moments)) < 0.25
+
+
+def with_memory_for(slices, task):
+    """A decoder on a device that runs out of memory with more slices at once."""
+
+    class Small(SiteDecoder):
+        largest_seen = 0
+
+        def decode(self, latents, images, profile):
+            if len(images) > slices:
+                raise torch.OutOfMemoryError("out of memory")
+            self.largest_seen = max(self.largest_seen, len(images))
+            return super().decode(latents, images, profile)
+
+    return Small(task)
+
+
+def test_too_large_a_batch_is_halved_until_it_fits_into_memory(a_codec, a_volume):
+    server = HalvingServer(task=a_codec.task.identity)
+    expected = run(segment(a_volume, link_to(server, a_codec, decoder=SiteDecoder(a_codec))))
+    decoder = with_memory_for(2, a_codec)
+    link = dataclasses.replace(link_to(server, a_codec, decoder=decoder), slices_per_bundle=SLICES)
+    result = run(segment(a_volume, link))
+    assert np.array_equal(result.labels.voxels, expected.labels.voxels)
+    assert decoder.largest_seen == 2
+
+
+def test_a_single_slice_that_does_not_fit_is_an_error_that_says_what_to_do(a_codec, a_volume):
+    link = link_to(HalvingServer(task=a_codec.task.identity), a_codec, decoder=with_memory_for(0, a_codec))
+    with pytest.raises(DeviceMemoryError, match="CPU"):
+        run(segment(a_volume, link))
