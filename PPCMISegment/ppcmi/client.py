@@ -20,8 +20,17 @@ import requests
 from requests.auth import AuthBase
 
 from ppcmi import __version__
+from ppcmi.connection_errors import (
+    CertificateError,
+    FailedCallError,
+    OffProtocolError,
+    ProtocolVersionError,
+    failed_call,
+    refusal,
+    retry_after,
+)
 from ppcmi.connections import AbortableAdapter
-from ppcmi.errors import CancelledError, ConnectionFailedError, ServerRefusedError
+from ppcmi.errors import CancelledError, ConnectionFailedError
 from ppcmi.server_address import is_loopback, normalize_url
 
 PROTOCOL = 1
@@ -32,7 +41,6 @@ CODEC_BYTES = 256 * MEBIBYTE
 NOT_FOUND = 404
 OCTETS = "application/octet-stream"
 CODEC_HEADER = "X-PPCMI-Codec"
-OFF_PROTOCOL = "The server's answer is not what the protocol says; is it a PPCMI server?"
 
 
 @dataclass(frozen=True)
@@ -105,9 +113,9 @@ class ServerClient:
         """
         info = self._json("GET", "/v1/info")
         if info.get("service") != "ppcmi-server":
-            raise ConnectionFailedError("There is a server at this address, but it is not a PPCMI server.")
+            raise OffProtocolError("There is a server at this address, but it is not a PPCMI server.")
         if info.get("protocol") != PROTOCOL:
-            raise ConnectionFailedError("The server speaks another version of the protocol; update the older side.")
+            raise ProtocolVersionError("The server speaks another version of the protocol; update the older side.")
         return info
 
     def enrol(self, code: str, public_key: bytes) -> dict[str, Any]:
@@ -165,7 +173,7 @@ class ServerClient:
         """Announce a cohort by its file's header; the same header gives the same id again."""
         answer = self._json("POST", f"/v1/tasks/{_part(task)}/cohorts", {"header": _text(header)})
         if "cohort_id" not in answer:
-            raise ConnectionFailedError(OFF_PROTOCOL)
+            raise OffProtocolError
         return str(answer["cohort_id"])
 
     def cohort(self, cohort_id: str) -> dict[str, Any]:
@@ -204,13 +212,13 @@ class ServerClient:
     def _json(self, method: str, path: str, body: Any = None, *, repeatable: bool = True) -> dict[str, Any]:
         answer = _parse(self._call(method, path, body, repeatable=repeatable)[0])
         if not isinstance(answer, dict):
-            raise ConnectionFailedError(OFF_PROTOCOL)
+            raise OffProtocolError
         return answer
 
     def _list(self, path: str) -> list[dict[str, Any]]:
         answer = _parse(self._call("GET", path)[0])
         if not isinstance(answer, list):
-            raise ConnectionFailedError(OFF_PROTOCOL)
+            raise OffProtocolError
         return answer
 
     def _call(
@@ -234,18 +242,18 @@ class ServerClient:
                 status, answer, got = self._once(
                     method, path, content, headers={**kind, **(headers or {})}, limit=limit, abort=abort
                 )
-            except _UnreachableError as error:
+            except FailedCallError as failure:
                 if abort.is_set():
-                    raise CancelledError("Cancelled.") from error
-                if last or not (repeatable and error.passing):
-                    raise ConnectionFailedError(str(error)) from error
+                    raise CancelledError("Cancelled.") from failure
+                if last or not (repeatable and failure.passing):
+                    raise failure.error from failure
                 wait = pause
             else:
                 if status < 300:
                     return answer, got
                 if last or not (status in (429, 503) or (repeatable and status in (502, 504))):
-                    raise _refusal(status, answer, got)
-                wait = max(pause, _retry_after(got))
+                    raise refusal(status, answer)
+                wait = max(pause, retry_after(got))
             if abort.wait(min(wait, self._patience.longest_pause_s)):
                 raise CancelledError("Cancelled.")
             pause *= 2
@@ -276,7 +284,7 @@ class ServerClient:
             ) as response:
                 return response.status_code, _read_up_to(response.iter_content(MEBIBYTE), limit), response.headers
         except (requests.RequestException, OSError) as error:
-            raise _unreachable(error) from error
+            raise failed_call(error) from error
 
 
 class _Bearer(AuthBase):
@@ -291,14 +299,6 @@ class _Bearer(AuthBase):
         return request
 
 
-class _UnreachableError(Exception):
-    """No whole answer came; ``passing`` if another try may help."""
-
-    def __init__(self, sentence: str, *, passing: bool) -> None:
-        super().__init__(sentence)
-        self.passing = passing
-
-
 def decode_binary(text: Any) -> bytes:
     """Bytes of a base64 field in an answer.
 
@@ -307,29 +307,14 @@ def decode_binary(text: Any) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError) as error:
-        raise ConnectionFailedError(OFF_PROTOCOL) from error
+        raise OffProtocolError from error
 
 
 def _adapter(ca_file: Path | None) -> AbortableAdapter:
     try:
         return AbortableAdapter(ca_file)
     except OSError as error:  # ssl.SSLError is one of them
-        raise ConnectionFailedError("The certificate authority's file cannot be read; is it PEM?") from error
-
-
-def _unreachable(error: Exception) -> _UnreachableError:
-    if isinstance(error, requests.exceptions.SSLError):
-        return _UnreachableError(
-            "The server's certificate is not trusted; ask its operator for the certificate authority, for --ca.",
-            passing=False,
-        )
-    if isinstance(error, requests.exceptions.ProxyError):
-        return _UnreachableError(
-            "The proxy does not let the connection through; ask your network's people.", passing=True
-        )
-    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ReadTimeout):
-        return _UnreachableError("The server does not answer in time; try again later.", passing=True)
-    return _UnreachableError("The server cannot be reached; check its address and that it runs.", passing=True)
+        raise CertificateError("The certificate authority's file cannot be read; is it PEM?") from error
 
 
 def _read_up_to(chunks: Iterable[bytes], limit: int) -> bytes:
@@ -338,39 +323,18 @@ def _read_up_to(chunks: Iterable[bytes], limit: int) -> bytes:
     for chunk in chunks:
         size += len(chunk)
         if size > limit:
-            raise _UnreachableError("The server's answer is larger than this call allows.", passing=False)
+            raise FailedCallError(
+                ConnectionFailedError("The server's answer is larger than this call allows."), passing=False
+            )
         parts.append(chunk)
     return b"".join(parts)
-
-
-def _refusal(status: int, body: bytes, headers: Mapping[str, str]) -> ServerRefusedError | ConnectionFailedError:
-    if 300 <= status < 400:
-        return ConnectionFailedError("The server sends callers elsewhere; use the address that it really has.")
-    try:
-        problem = json.loads(body)
-        title, detail = problem["title"], problem.get("detail") or ""
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return ServerRefusedError(status, f"The server refused with status {status}", "")
-    return ServerRefusedError(status, _one_line(title), _one_line(detail))
-
-
-def _one_line(text: Any) -> str:
-    """What a peer wrote, fit for a terminal: printable, one line, bounded."""
-    return "".join(c if c.isprintable() else " " for c in str(text))[:500]
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    try:
-        return max(0.0, float(headers.get("Retry-After", "0")))
-    except ValueError:
-        return 0.0
 
 
 def _parse(body: bytes) -> Any:
     try:
         return json.loads(body)
     except ValueError as error:
-        raise ConnectionFailedError(OFF_PROTOCOL) from error
+        raise OffProtocolError from error
 
 
 def _part(text: str) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from ppcmi.client import OFF_PROTOCOL, ServerClient
+from ppcmi.client import ServerClient
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.refinement import SiteDecoder
+from ppcmi.connection_errors import OffProtocolError
 from ppcmi.consortium import ensure_codec
-from ppcmi.errors import CodecError, ConnectionFailedError, SiteError
+from ppcmi.errors import CodecError, SiteError
 from ppcmi.latents import Profile
 from ppcmi.pipeline import PrivateLink
 from ppcmi.protection import protection_of
@@ -92,4 +93,4 @@ def _model(document: Mapping[str, Any]) -> tuple[int, Profile, str | None]:
         codec = document.get("codec")
         return int(document["number"]), Profile(document["profile"]), codec if isinstance(codec, str) else None
     except (KeyError, TypeError, ValueError) as error:
-        raise ConnectionFailedError(OFF_PROTOCOL) from error
+        raise OffProtocolError from error

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppcmi import sealing
-from ppcmi.client import NOT_FOUND, OFF_PROTOCOL, ServerClient
-from ppcmi.errors import ConnectionFailedError, ServerRefusedError, SiteError, UsageError
+from ppcmi.client import NOT_FOUND, Patience, ServerClient
+from ppcmi.connection_errors import OffProtocolError
+from ppcmi.errors import ServerRefusedError, SiteError, UsageError
 from ppcmi.files import write_atomically
 from ppcmi.server_address import normalize_url
 from ppcmi.task import Task, load_task, parse_task, task_to_json
@@ -86,7 +87,7 @@ class SiteProfile:
         private = _secret(folder / "private.key", sealing.new_private_key())
         answer = client.enrol(code.strip(), sealing.public_key_of(private))
         if not {"token", *_FROM_SERVER} <= answer.keys():
-            raise ConnectionFailedError(OFF_PROTOCOL)
+            raise OffProtocolError
         write_atomically(folder / "token", str(answer["token"]).encode(), mode=0o600)
         document = {"format": FORMAT, "server_url": url, **{name: str(answer[name]) for name in _FROM_SERVER}}
         write_atomically(folder / "site.json", _json(document))
@@ -128,13 +129,13 @@ class SiteProfile:
         context = b"ppcmi link|" + self.identity.site_id.encode() + b"|" + self.identity.link_salt
         return sealing.agree(self.private_key, self.identity.server_public_key, context=context)
 
-    def client(self) -> ServerClient:
+    def client(self, patience: Patience | None = None) -> ServerClient:
         """A client that calls as this site."""
         ca_file = self.folder / "server-ca.pem"
         token = _read_text(
             self.folder / "token", "The site's token is missing; restore it from a backup, or enrol again."
         )
-        return ServerClient(self.identity.server_url, token.strip(), ca_file if ca_file.exists() else None)
+        return ServerClient(self.identity.server_url, token.strip(), ca_file if ca_file.exists() else None, patience)
 
     # ---- tasks
 

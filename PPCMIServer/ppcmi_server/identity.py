@@ -133,6 +133,15 @@ def authenticate(session: Session, token: str) -> Caller | None:
     return Caller(site.id, site.name, site.public_key, site.link_salt, tuple(found.scopes))
 
 
+def was_revoked(session: Session, token: str) -> bool:
+    """Whether it was once a valid token: whoever holds one may know that it is one no longer."""
+    found = session.scalar(select(Token).where(Token.token_hash == _digest(token)))
+    if found is None:
+        return False
+    site = session.get(Site, found.site_id)
+    return found.revoked or (site is not None and site.revoked is not None)
+
+
 def find_site(session: Session, name: str) -> Site:
     """An enrolled site by its name.
 

@@ -112,7 +112,9 @@ def test_without_a_valid_token_there_is_no_entry(world, route, header):
 
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
 def test_a_revoked_site_has_no_entry(world, route):
-    expect_problem(world.request(route, f"Bearer {world.revoked.token}"), 401)
+    answer = world.request(route, f"Bearer {world.revoked.token}")
+    expect_problem(answer, 401)
+    assert answer.json()["type"] == "urn:ppcmi:problem:revoked"
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route != ("GET", "/v1/me")], ids=" ".join)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from ppcmi import sealing
 from ppcmi.cli.options import Command, add_command
 from ppcmi.cli.parsers import Groups, add_group
-from ppcmi.client import ServerClient
+from ppcmi.connection_check import check_site
 from ppcmi.site import SiteProfile, printable
 
 
@@ -68,12 +67,11 @@ def _show(command: Command) -> int:
 
 def _test(command: Command) -> int:
     site, console = command.site(), command.console
-    client: ServerClient = site.client()
-    start = time.perf_counter()
-    info = client.info()
-    milliseconds = 1000 * (time.perf_counter() - start)
-    me, version = printable(str(client.me().get("site_name"))), printable(str(info.get("version")))
-    console.result(f"The server answers in {milliseconds:.0f} ms (version {version}) and knows {me}.")
-    names = [printable(str(dict(answer.get("task") or {}).get("name"))) for answer in client.tasks()]
+    check = check_site(site)
+    if not check.ready:
+        console.remark(f"ppcmi: {check.verdict}: {check.sentence}")
+        return check.exit_code
+    console.result(check.sentence)
+    names = [printable(str(dict(answer.get("task") or {}).get("name"))) for answer in site.client().tasks()]
     console.result(f"Its tasks: {', '.join(names) or 'none yet; the server has to be given one'}")
     return 0

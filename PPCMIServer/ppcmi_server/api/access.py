@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 
 from ppcmi_server.api.bodies import BodyMemory
 from ppcmi_server.errors import RefusalError, forbidden
-from ppcmi_server.identity import SCOPES, Caller, authenticate
+from ppcmi_server.identity import SCOPES, Caller, authenticate, was_revoked
 from ppcmi_server.mapping import Mapper
 from ppcmi_server.services import Services
 
@@ -47,10 +47,16 @@ def caller_with(scope: str | None) -> Callable[..., Caller]:
 
     def caller(request: Request, services: UsesServices, _: Annotated[Any, Depends(_BEARER)]) -> Caller:
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
-        found = None
+        found, revoked = None, False
         if kind.lower() == "bearer" and 0 < len(token) <= 200 and token.isascii():
             with services.database.reading() as session:
                 found = authenticate(session, token)
+                revoked = found is None and was_revoked(session, token)
+        if revoked:
+            raise RefusalError(
+                401, "revoked", "Not authorized", "The site's access was revoked; ask the server's operator.",
+                {"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
         if found is None:
             raise RefusalError(
                 401, "unauthorized", "Not authorized", "The token is missing or not valid; enrol the site again.",
