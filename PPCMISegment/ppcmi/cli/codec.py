@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ppcmi import consortium
@@ -150,6 +150,8 @@ def _refine(command: Command) -> int:
     )
     decoder.save(part.decoder_path)
     share = decoder.weight(link.profile)
+    figures = {"model": link.model, "profile": link.profile, "share": share, "dice_by_share": refinement.dice_by_weight}
+    console.figures("refinement", figures)
     console.result(
         f"The server's share in this site's predictions is {share:.2f} (model {link.model}, {link.profile})."
     )
@@ -214,12 +216,13 @@ def _report_to(console: Console) -> Report:
         epoch, loss = f"epoch {report.epoch}/{report.epochs}", f"loss {report.loss:.4f}"
         share = "" if report.share == 1 else f" {report.share:.0%}"
         text = f"{report.stage}: {epoch}{share}, {loss}{score}, {report.seconds:.0f} s"
-        console.progress(text, last=report.epoch == report.epochs and report.share == 1)
+        console.measured("fit", asdict(report), text, last=report.epoch == report.epochs and report.share == 1)
 
     return show
 
 
 def _show_quality(quality: CodecQuality, task: Task, console: Console) -> None:
+    console.figures("quality", quality.document())
     rows = []
     names = [label.name for label in task.labels]
     for profile in sorted(quality.psnr_db, key=[str(p) for p in Profile].index):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
 
 TERMINAL_INTERVAL_S = 0.1
 LOG_INTERVAL_S = 10.0
@@ -35,6 +35,17 @@ class Console:
         """A line beside the result: what was skipped, what comes next."""
         self._clear_progress()
         print(text, file=self._err, flush=True)
+
+    def error(self, text: str, exit_code: int) -> None:
+        """Why the command ends without having done what it should; people see ``exit_code`` in their shell."""
+        self.remark(f"ppcmi: {text}")
+
+    def figures(self, event: str, values: Mapping[str, Any]) -> None:
+        """Numbers of a result under the name ``event``, for programs; people get them from the result's own text."""
+
+    def measured(self, event: str, values: Mapping[str, Any], text: str, *, last: bool = False) -> None:
+        """Progress with numbers that a program may draw, under the name ``event``; people get ``text``."""
+        self.progress(text, last=last)
 
     def progress(self, text: str, *, last: bool = False) -> None:
         """How far it is. Called as often as one likes; ``last`` is always shown, and stays."""

@@ -11,7 +11,9 @@ import torch
 
 from ppcmi.cli import codec, cohort, consortium, model, segment, site
 from ppcmi.cli.console import Console
-from ppcmi.cli.options import Command
+from ppcmi.cli.ending import end_with_stdin, interrupted_by_termination
+from ppcmi.cli.events import EventConsole
+from ppcmi.cli.options import EVENTS, Command
 from ppcmi.cli.parsers import Parser
 from ppcmi.errors import CancelledError, PpcmiError
 
@@ -35,11 +37,13 @@ Research use only; not a medical device.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
-    console = Console()
+    console = _console(sys.argv[1:] if arguments is None else arguments)
     try:
         options = build_parser().parse_args(arguments)
-        console = Console(quiet=options.quiet)
-        run: int = options.run(Command(options, console, _site_folder(options.site)))
+        with interrupted_by_termination():
+            if options.end_with_stdin:
+                end_with_stdin()
+            run: int = options.run(Command(options, console, _site_folder(options.site)))
     except PpcmiError as error:
         return _end(console, str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -63,6 +67,12 @@ def build_parser() -> Parser:
     return parser
 
 
+def _console(words: Sequence[str]) -> Console:
+    """Where to write, known before the parser: its own errors are to be read as well."""
+    quiet = "--quiet" in words
+    return EventConsole(quiet=quiet) if EVENTS in words else Console(quiet=quiet)
+
+
 def _site_folder(named: Path | None) -> Path:
     if named is not None:
         return named
@@ -73,7 +83,7 @@ def _site_folder(named: Path | None) -> Path:
 
 
 def _end(console: Console, sentence: str, exit_code: int) -> int:
-    console.remark(f"ppcmi: {sentence}")
+    console.error(sentence, exit_code)
     return exit_code
 
 

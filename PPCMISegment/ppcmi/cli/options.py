@@ -16,6 +16,8 @@ from ppcmi.errors import UsageError
 from ppcmi.reading import CaseFiles, find_cases
 from ppcmi.site import SiteProfile, TaskProfile
 
+EVENTS = "--events"
+
 HELD_OUT = "val"
 """The fold that models and decoders are judged on."""
 
@@ -48,6 +50,10 @@ def add_command(group: Groups, name: str, run: Run, summary: str, example: str) 
         type=Path,
         metavar="DIR",
         help="folder of the site profile (default: $PPCMI_SITE_DIR, else ~/.config/ppcmi/site)",
+    )
+    parser.add_argument(EVENTS, action="store_true", help="write JSON objects, one a line, for a program to read")
+    parser.add_argument(
+        "--end-with-stdin", action="store_true", help="end when standard input is closed, so that no parent leaves it"
     )
     return parser
 

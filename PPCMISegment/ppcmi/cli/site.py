@@ -69,7 +69,7 @@ def _test(command: Command) -> int:
     site, console = command.site(), command.console
     check = check_site(site)
     if not check.ready:
-        console.remark(f"ppcmi: {check.verdict}: {check.sentence}")
+        console.error(f"{check.verdict}: {check.sentence}", check.exit_code)
         return check.exit_code
     console.result(check.sentence)
     names = [printable(str(dict(answer.get("task") or {}).get("name"))) for answer in site.client().tasks()]
