@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ppcmi import consortium
-from ppcmi.cli.console import Console, counted
+from ppcmi.cli.console import Console
 from ppcmi.cli.model import add_model, chosen_model
 from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_task, chosen_cases, fitting_cases
 from ppcmi.cli.parsers import Groups, add_group
@@ -25,6 +25,7 @@ from ppcmi.reading import CaseFiles, find_cases
 from ppcmi.session import LinkOptions, open_link
 from ppcmi.site import TaskProfile
 from ppcmi.task import Task
+from ppcmi.wording import counted
 
 
 def add_parsers(groups: Groups) -> None:

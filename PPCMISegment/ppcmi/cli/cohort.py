@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppcmi import cohort
-from ppcmi.cli.console import counted, megabytes
 from ppcmi.cli.options import Command, add_cases, add_command, add_task, chosen_cases
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.client import NOT_FOUND
@@ -17,6 +16,7 @@ from ppcmi.pipeline import run
 from ppcmi.protection import protection_of
 from ppcmi.quantization import Quantization
 from ppcmi.site import SiteProfile, TaskProfile
+from ppcmi.wording import counted, megabytes
 
 MOST_VARIANTS = 100
 

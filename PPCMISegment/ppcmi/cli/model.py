@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Sequence
 
-from ppcmi.cli.console import Console, counted
+from ppcmi.cli.console import Console
 from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_task, cases_to_judge_on
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.client import ServerClient
@@ -14,6 +14,7 @@ from ppcmi.errors import SiteError
 from ppcmi.pipeline import run
 from ppcmi.session import LinkOptions, open_link
 from ppcmi.validation import Means, Validation, ValidationProgress, validate
+from ppcmi.wording import counted
 
 SHOWN = {"Dice": "dice", "HD95 mm": "hd95_mm", "ASD mm": "asd_mm"}
 """Columns of the table of scores; more are reported."""
