@@ -1,4 +1,4 @@
-"""``ppcmi site``: enrol at a server, show the profile, test the connection."""
+"""``ppcmi site``: enrol at a server, show the profile, test the connection, share the profile."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 from ppcmi import sealing
 from ppcmi.cli.options import Command, add_command
 from ppcmi.cli.parsers import Groups, add_group
+from ppcmi.cli.passphrase import add_passphrase, ask_new_passphrase, ask_passphrase
 from ppcmi.connection_check import check_site
 from ppcmi.site import SiteProfile, printable
+from ppcmi.site_transfer import export_profile, export_whole_profile, import_profile
 
 
 def add_parsers(groups: Groups) -> None:
@@ -33,6 +35,29 @@ def add_parsers(groups: Groups) -> None:
     add_command(
         group, "test", _test, "Call the server: does it know the site, and which tasks does it have?", "ppcmi site test"
     )
+    parser = add_command(
+        group,
+        "export",
+        _export,
+        "Write the profile, keys included, into one file under a passphrase, for the department's other workstations.",
+        "ppcmi site export site.ppcmi-site",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="file to write")
+    parser.add_argument(
+        "--with-cases",
+        action="store_true",
+        help="also which case hides behind which pseudonym, to move the site to another machine",
+    )
+    add_passphrase(parser)
+    parser = add_command(
+        group,
+        "import",
+        _import,
+        "Take up a profile that was exported; an existing one is never overwritten.",
+        "ppcmi site import site.ppcmi-site",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="file from 'ppcmi site export'")
+    add_passphrase(parser)
 
 
 def _init(command: Command) -> int:
@@ -62,6 +87,25 @@ def _show(command: Command) -> int:
             f"Task         {part.task.identity}: {role}, scope {part.membership.scope}, mode {part.membership.mode}, "
             f"{' and '.join(has) or 'no codec yet'}"
         )
+    return 0
+
+
+def _export(command: Command) -> int:
+    site, options, console = command.site(), command.options, command.console
+    export = export_whole_profile if options.with_cases else export_profile
+    members = export(site, options.file, ask_new_passphrase(options))
+    console.result(f"Exported the profile of {site.identity.site_name} ({len(members)} files) to {options.file}.")
+    console.remark("Whoever has this file and its passphrase is this site; tell the passphrase on another way.")
+    if not options.with_cases:
+        console.remark("The tables of cases stay here; what was uploaded from here is not known there.")
+    return 0
+
+
+def _import(command: Command) -> int:
+    options, console = command.options, command.console
+    site = import_profile(options.file, ask_passphrase(options), command.site_folder)
+    console.result(f"This is {site.identity.site_name} now, at {site.identity.server_url}.")
+    console.remark("Next: 'ppcmi site test'.")
     return 0
 
 

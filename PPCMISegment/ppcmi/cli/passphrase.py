@@ -1,0 +1,52 @@
+"""How a command gets a passphrase: asked for, or from a file; never from its arguments, which others can see."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import sys
+from pathlib import Path
+
+from ppcmi.errors import UsageError
+
+STANDARD_INPUT = "-"
+LONGEST_LINE = 1 << 13
+
+
+def add_passphrase(parser: argparse.ArgumentParser) -> None:
+    """``--passphrase-file``."""
+    parser.add_argument(
+        "--passphrase-file",
+        metavar="FILE",
+        help="file whose first line is the passphrase, or - for standard input (default: ask)",
+    )
+
+
+def ask_passphrase(options: argparse.Namespace) -> str:
+    """The passphrase of a file that exists."""
+    return _from_file(options) if options.passphrase_file else getpass.getpass("Passphrase: ")
+
+
+def ask_new_passphrase(options: argparse.Namespace) -> str:
+    """A passphrase to come, asked for twice.
+
+    :raises UsageError: if the two differ.
+    """
+    if options.passphrase_file:
+        return _from_file(options)
+    first = getpass.getpass("Passphrase, at least 12 characters: ")
+    if getpass.getpass("The same again: ") != first:
+        raise UsageError("The two passphrases differ; try again.")
+    return first
+
+
+def _from_file(options: argparse.Namespace) -> str:
+    try:
+        if options.passphrase_file == STANDARD_INPUT:
+            line = sys.stdin.readline(LONGEST_LINE)
+        else:
+            with Path(options.passphrase_file).open(encoding="utf-8") as stream:
+                line = stream.readline(LONGEST_LINE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("The file with the passphrase cannot be read; check its name.") from error
+    return line.rstrip("\r\n")
