@@ -15,7 +15,7 @@ from support.real_server import RealServer, real_server
 
 TASK_FILE = Path(__file__).parents[2] / "Resources" / "Tasks" / "phantom.json"
 TASK = "phantom"
-TINY = ("--effort", "0.01", "--device", "cpu")
+TINY = ("--effort", "0.1", "--device", "cpu")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""Python packages that the module needs beyond Slicer's own: what is missing, and getting it after asking.
+
+PyTorch comes through the PyTorch extension, which knows the graphics card; the rest through ``slicer.packaging``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+from slicer.i18n import tr as _
+
+TORCH_REQUIREMENT = ">=2.4"
+
+
+class DependencyError(Exception):
+    """Something the module needs is not there, and what the user can do about it."""
+
+
+class Dependencies:
+    """What ``requirements.txt`` and PyTorch ask for.
+
+    :param resourcePath: the module's own.
+    """
+
+    def __init__(self, resourcePath: Callable[[str], str]) -> None:
+        self._requirementsPath = resourcePath("requirements.txt")
+
+    def missing(self) -> list[str]:
+        """Names of packages that are not installed; nothing is imported to find out."""
+        from slicer.packaging import load_requirements, pip_check
+
+        names = [str(r) for r in load_requirements(self._requirementsPath) if not pip_check(r)]
+        return names if _torchInstalled() else ["torch", *names]
+
+    def ensure(self) -> None:
+        """Install what is missing, after asking.
+
+        :raises DependencyError: if the user declined, or it cannot be installed.
+        """
+        missing = self.missing()
+        if not missing:
+            return
+        if "torch" in missing:
+            self._installTorch()
+        from slicer.packaging import load_requirements, pip_ensure
+
+        try:
+            pip_ensure(load_requirements(self._requirementsPath), requester="PPCMI Segment")
+        except RuntimeError as error:
+            raise DependencyError(
+                _(
+                    "The module needs Python packages that are not installed ({names}). Click again to install them; "
+                    "without internet access or write permission, ask your Slicer's administrator."
+                ).format(names=", ".join(self.missing()))
+            ) from error
+
+    def _installTorch(self) -> None:
+        try:
+            import PyTorchUtils
+        except ImportError as error:
+            raise DependencyError(
+                _("PyTorch is missing. Install the extension PyTorch in the Extensions Manager, then restart Slicer.")
+            ) from error
+        torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
+            askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT
+        )
+        if torch is None:
+            raise DependencyError(
+                _("PyTorch was not installed. Click again to install it, or use the module PyTorch Util.")
+            )
+
+
+def _torchInstalled() -> bool:
+    return importlib.util.find_spec("torch") is not None
