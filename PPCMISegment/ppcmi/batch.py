@@ -1,25 +1,43 @@
 """Segment many volumes into a folder: what is done already is skipped, a failure goes on to the next.
 
-A manifest, ``ppcmi-segment.jsonl`` in the folder, gets a line for every volume that was finished or failed; it stays at
-the site, as it names files.
+Each gives ``NAME.seg.nrrd`` and ``NAME.nii.gz``, a line in the manifest, and a picture for the report. What would make
+every other volume fail as well (no server, no space) ends the run; a rerun goes on where it was.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ppcmi.errors import CancelledError, ConnectionFailedError, PpcmiError, WriteError
+import numpy as np
+
+from ppcmi.batch_images import BatchImage, result_names
+from ppcmi.batch_manifest import CaseRecord, Manifest
+from ppcmi.codec.refinement import SiteDecoder
+from ppcmi.errors import BundleError, GeometryError, PpcmiError, ReadError, ServerRefusedError, WriteError
+from ppcmi.files import write_atomically
+from ppcmi.overlay import overlay_of
 from ppcmi.pipeline import PrivateLink, Progress, Segmentation, provenance_of, segment
-from ppcmi.reading import image_stem, read_volume
+from ppcmi.png import encode_png
+from ppcmi.reading import read_volume
+from ppcmi.task import Task
+from ppcmi.volume import Volume
 from ppcmi.writing import write_segmentation
 
-MANIFEST = "ppcmi-segment.jsonl"
 ENDINGS = (".seg.nrrd", ".nii.gz")
+PICTURES = "report"
+"""Folder of the overlays, beside the results."""
+
+REFUSED_FOR_ALL = (401, 403, 404, 409)
+"""Statuses of a server that refuses the site, the task or the model, not the one volume."""
+
+
+Outcome = Literal["done", "skipped", "failed"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +45,7 @@ class BatchItem:
     """One volume on its way; ``outcome`` is None while it is being worked on.
 
     :param name: of its results, without ending.
+    :param record: what the manifest says of it, once it is done, failed or skipped.
     """
 
     source: Path
@@ -34,72 +53,76 @@ class BatchItem:
     number: int
     total: int
     progress: Progress | None = None
-    outcome: Literal["done", "skipped", "failed"] | None = None
-    error: PpcmiError | None = None
-    seconds: float = 0.0
+    outcome: Outcome | None = None
+    record: CaseRecord | None = None
 
 
 def segment_files(
-    images: Sequence[Path], link: PrivateLink, output: Path, cancelled: Callable[[], bool] = lambda: False
-) -> Iterator[BatchItem]:
+    images: Sequence[BatchImage], link: PrivateLink, output: Path, cancelled: Callable[[], bool] = lambda: False
+) -> Generator[BatchItem, None, None]:
     """Segment every image to ``output/NAME.seg.nrrd`` and ``.nii.gz``; an event whenever something has happened.
 
-    :raises WriteError: if the folder cannot be made, or a result would take an image's place.
-    :raises ConnectionFailedError: if the server cannot be reached: the remaining volumes would fail as well.
+    :raises WriteError: if the folder or a result cannot be written, or a result would take an image's place.
+    :raises ConnectionFailedError: if the server cannot be reached.
+    :raises ServerRefusedError: if it refuses the site, the task or the model.
+    :raises CancelledError: if ``cancelled()``; what was finished before is kept.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"The output folder cannot be made: {error.strerror}.") from error
-    finished = _finished(output / MANIFEST)
-    names = result_names(images)
+    manifest = Manifest(output)
+    names = result_names(images, manifest.sources)
     _require_other_files(images, output, names)
-    for number, (source, name) in enumerate(zip(images, names, strict=True), start=1):
-        item = BatchItem(source, name, number, len(images))
-        made_from = {**_identity(source), **provenance_of(link)}
-        if finished.get(name) == made_from and all((output / f"{name}{ending}").exists() for ending in ENDINGS):
-            yield _with(item, outcome="skipped")
+    made_with = {**provenance_of(link), "decoder": _fingerprint(link.decoder)}
+    for number, (image, name) in enumerate(zip(images, names, strict=True), start=1):
+        item = BatchItem(image.source, name, number, len(images))
+        made_from = {**_identity(image.source), **made_with}
+        before = manifest.records.get(name)
+        if before is not None and _is_done(before, made_from, output):
+            yield replace(item, outcome="skipped", record=before)
             continue
         start = time.monotonic()
         try:
-            last = yield from _segment_one(item, link, output, cancelled)
-        except (CancelledError, ConnectionFailedError):
-            raise
-        except PpcmiError as error:
-            _append(output / MANIFEST, {"name": name, "outcome": "failed", "made_from": made_from, "error": str(error)})
-            yield _with(item, outcome="failed", error=error, seconds=time.monotonic() - start)
-            continue
-        record = {"name": name, "outcome": "done", "made_from": made_from, "bytes_sent": last.bytes_sent,
-                  "bytes_received": last.bytes_received, "seconds": dict(last.seconds)}  # fmt: skip
-        _append(output / MANIFEST, record)
-        yield _with(item, outcome="done", progress=last, seconds=time.monotonic() - start)
+            record = yield from _segment_one(item, CaseRecord(name, "done", made_from), link, output, cancelled)
+        except Exception as error:
+            failure = _of_this_case(error)
+            if failure is None:
+                raise
+            record = CaseRecord(name, "failed", made_from, error=failure)
+        seconds, finished = round(time.monotonic() - start, 3), datetime.now(UTC).isoformat(timespec="seconds")
+        record = replace(record, total_seconds=seconds, finished=finished)
+        manifest.append(record)
+        yield replace(item, outcome=record.outcome, record=record)
 
 
-def result_names(images: Sequence[Path]) -> list[str]:
-    """A name for each image's results: its own without the ending, with its folder's where two are the same."""
-    stems = [image_stem(image.resolve()) for image in images]
-    names: list[str] = []
-    for image, stem in zip(images, stems, strict=True):
-        name = stem if stems.count(stem) == 1 else f"{image.resolve().parent.name}-{stem}"
-        candidates = [name, *(f"{name}-{number}" for number in range(2, len(images) + 2))]
-        names.append(next(candidate for candidate in candidates if candidate not in names))
-    return names
-
-
-def _require_other_files(images: Sequence[Path], output: Path, names: Sequence[str]) -> None:
-    results = {(output / f"{name}{ending}").resolve() for name in names for ending in ENDINGS}
-    if results & {image.resolve() for image in images}:
-        raise WriteError("A result would take the place of an image; choose another folder for the results.")
+def volumes_ml(labels: Volume, task: Task) -> dict[str, float]:
+    """Millilitres of each structure, also of those that were not found."""
+    voxel_ml = abs(float(np.linalg.det(labels.geometry.ijk_to_ras[:3, :3]))) / 1000
+    counts = np.bincount(labels.voxels.ravel(), minlength=task.classes)
+    return {label.name: round(float(counts[label.value]) * voxel_ml, 4) for label in task.labels}
 
 
 def _segment_one(
-    item: BatchItem, link: PrivateLink, output: Path, cancelled: Callable[[], bool]
-) -> Generator[BatchItem, None, Progress]:
-    steps = segment(read_volume(item.source), link, cancelled=cancelled)
-    result = yield from _as_items(item, steps)
+    item: BatchItem, record: CaseRecord, link: PrivateLink, output: Path, cancelled: Callable[[], bool]
+) -> Generator[BatchItem, None, CaseRecord]:
+    volume = read_volume(item.source)
+    result = yield from _as_items(item, segment(volume, link, cancelled=cancelled))
     for ending in ENDINGS:
         write_segmentation(result.labels, link.task, output / f"{item.name}{ending}", result.provenance)
-    return result.progress
+    picture = Path(PICTURES) / f"{item.name}.png"
+    (output / PICTURES).mkdir(exist_ok=True)
+    write_atomically(output / picture, encode_png(overlay_of(volume, result.labels, link.task)))
+    last = result.progress
+    return replace(
+        record,
+        slices=last.total,
+        bytes_sent=last.bytes_sent,
+        bytes_received=last.bytes_received,
+        seconds=dict(last.seconds),
+        volumes_ml=volumes_ml(result.labels, link.task),
+        picture=picture.as_posix(),
+    )
 
 
 def _as_items(
@@ -107,20 +130,44 @@ def _as_items(
 ) -> Generator[BatchItem, None, Segmentation]:
     while True:
         try:
-            yield _with(item, progress=next(steps))
+            yield replace(item, progress=next(steps))
         except StopIteration as end:
             result: Segmentation = end.value
             return result
 
 
-def _with(item: BatchItem, **changes: Any) -> BatchItem:
-    return BatchItem(**{**item.__dict__, **changes})
+def _of_this_case(error: Exception) -> str | None:
+    """What went wrong with this volume, in one sentence, or None if the others would fail as well."""
+    match error:
+        case ReadError() | GeometryError() | BundleError():
+            return str(error)
+        case ServerRefusedError() if error.status not in REFUSED_FOR_ALL:
+            return str(error)
+        case PpcmiError():
+            return None
+        case OSError():
+            return f"The image cannot be read: {error.strerror or 'unknown cause'}."
+        case MemoryError():
+            return "The image is too large for this machine's memory."
+        case _:
+            return f"The volume could not be segmented for an unforeseen reason ({type(error).__name__}); report it."
+
+
+def _require_other_files(images: Sequence[BatchImage], output: Path, names: Sequence[str]) -> None:
+    results = {(output / f"{name}{ending}").resolve() for name in names for ending in ENDINGS}
+    if results & {image.source.resolve() for image in images}:
+        raise WriteError("A result would take the place of an image; choose another folder for the results.")
+
+
+def _is_done(record: CaseRecord, made_from: dict[str, Any], output: Path) -> bool:
+    there = all((output / f"{record.name}{ending}").exists() for ending in ENDINGS)
+    return record.outcome == "done" and record.made_from == made_from and there
 
 
 def _identity(source: Path) -> dict[str, Any]:
     """What tells one input from a changed one: its place, size and time."""
-    files = sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]
     try:
+        files = sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]
         status = [file.stat() for file in files]
     except OSError:
         status = []
@@ -128,26 +175,11 @@ def _identity(source: Path) -> dict[str, Any]:
     return {"source": str(source.resolve()), "size": sum(s.st_size for s in status), "modified": newest}
 
 
-def _finished(manifest: Path) -> dict[str, Mapping[str, Any]]:
-    """What each finished result was made from; a line that was cut off counts for nothing."""
-    found: dict[str, Mapping[str, Any]] = {}
-    try:
-        lines = manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise WriteError("The output folder's manifest cannot be read; choose another folder.") from error
-    for line in lines:
-        try:
-            record = json.loads(line)
-            if record["outcome"] == "done":
-                found[record["name"]] = record["made_from"]
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
-
-
-def _append(manifest: Path, record: Mapping[str, Any]) -> None:
-    try:
-        with manifest.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise WriteError(f"The output folder's manifest cannot be written: {error.strerror}.") from error
+def _fingerprint(decoder: SiteDecoder | None) -> str:
+    """Tells a refined decoder from the one before; 16 hex digits."""
+    digest = hashlib.sha256()
+    if decoder is not None:
+        digest.update(repr(sorted(decoder.weights.items())).encode())
+        for name, tensor in sorted(decoder.local.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -98,6 +98,12 @@ class DeviceMemoryError(PpcmiError):
     exit_code = 14
 
 
+class CasesFailedError(PpcmiError):
+    """Some of many cases could not be worked on; the others are done."""
+
+    exit_code = 20
+
+
 class CancelledError(PpcmiError):
     """The user cancelled; what was finished before is kept."""
 

@@ -23,10 +23,12 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:  # also Ctrl-C: nothing half written stays
         with suppress(OSError):
             temporary.unlink()
-        raise WriteError(f"A file cannot be written: {error.strerror}.") from error
+        if isinstance(error, OSError):
+            raise WriteError(f"A file cannot be written: {error.strerror}.") from error
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,7 +19,8 @@ from demo.page import Shown, write_page
 from demo.pictures import Row, overlay, save, what_left
 from demo.scores import ScoredCase, manifest_records, results_document, table
 from demo.story import Hospital, Plan, Stopwatch, say, segment_held_out, train_together
-from ppcmi.batch import ENDINGS, result_names
+from ppcmi.batch import ENDINGS
+from ppcmi.batch_images import BatchImage, result_names
 from ppcmi.bundle import unpack
 from ppcmi.errors import PpcmiError, UsageError
 from ppcmi.latents import Stream
@@ -99,7 +100,7 @@ def _show_site(plan: Plan, hospital: Hospital, out: Path, clock: Stopwatch) -> l
     with clock.stage("train each site alone"):
         network = train_alone(plan.cases(letter, "train"), task, plan.effort)
     cases = plan.cases(letter, "test")
-    names = result_names([case.image for case in cases])
+    names = result_names([BatchImage(case.image) for case in cases])
     shown = []
     for case, name in zip(cases, names, strict=True):
         volume, truth = read_volume(case.image), _truth(case)

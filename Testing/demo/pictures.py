@@ -10,17 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import binary_erosion
 
 from ppcmi.latents import Latents
+from ppcmi.overlay import Picture, fit, outlined
 from ppcmi.task import Task
 
 PANEL = 192
 CAPTION = 22
 COLUMNS = 4
 INK, PAPER = (230, 230, 230), (18, 20, 24)
-
-Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def what_left(image: NDArray[np.float32], rebuilt: NDArray[np.float32], protecte
         ("What left the site", _mosaic(protected)),
     ]
     pictures = [Image.fromarray(pixels) for _, pixels in panels]
-    sizes = [_fit(picture.size, side) for picture in pictures]
+    sizes = [fit(picture.size, side) for picture in pictures]
     gap = 12
     width = sum(size[0] for size in sizes) + gap * (len(sizes) - 1)
     sheet = Image.new("RGB", (width, side + CAPTION + 6), PAPER)
@@ -84,16 +82,10 @@ def save(picture: Image.Image, path: Path) -> None:
 
 
 def _panel(image: NDArray[np.float32], labels: NDArray[np.uint8], task: Task) -> Picture:
-    base = Image.fromarray(_grey(image))
-    size = _fit(base.size, PANEL)
-    pixels = np.array(base.resize(size, Image.Resampling.BICUBIC).convert("RGB"))
-    grown = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    for label in task.labels:
-        mask = grown == label.value
-        pixels[mask & ~binary_erosion(mask, iterations=2)] = label.color
+    height, width = fit(image.shape, PANEL)
     framed = np.full((PANEL, PANEL, 3), PAPER, np.uint8)
-    top, left = (PANEL - size[1]) // 2, (PANEL - size[0]) // 2
-    framed[top : top + size[1], left : left + size[0]] = pixels
+    top, left = (PANEL - height) // 2, (PANEL - width) // 2
+    framed[top : top + height, left : left + width] = outlined(image, labels, task, (height, width))
     return framed
 
 
@@ -117,8 +109,3 @@ def _tiles(values: NDArray[np.float32]) -> Picture:
 
 def _grey(image: NDArray[np.float32]) -> Picture:
     return (np.clip(image, 0, 1) * 255).astype(np.uint8)
-
-
-def _fit(size: tuple[int, int], side: int) -> tuple[int, int]:
-    factor = side / max(size)
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

@@ -16,7 +16,7 @@ import SimpleITK
 import torch
 
 from ppcmi import __version__
-from ppcmi.batch import MANIFEST
+from ppcmi.batch_manifest import MANIFEST
 from ppcmi.metrics import LabelScore
 from ppcmi.task import Task
 

@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import json
 import math
 import shlex
 import subprocess
@@ -13,17 +12,15 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from ppcmi.batch import MANIFEST, result_names, segment_files
 from ppcmi.cli import options as cli_options
 from ppcmi.cli.console import Console
 from ppcmi.cli.main import build_parser, main
 from ppcmi.cli.model import show_scores
-from ppcmi.errors import BundleError, UsageError, WriteError
+from ppcmi.errors import UsageError
 from ppcmi.metrics import LabelScore
 from ppcmi.site import Membership
 from ppcmi.task import load_task
 from ppcmi.validation import CaseScores, Validation
-from support.private_link import HalvingServer, link_to, untrained_codec
 from support.relay import relay_for
 
 TASK_FILE = Path(__file__).parents[2] / "Resources" / "Tasks" / "phantom.json"
@@ -60,11 +57,6 @@ def a_folder(tmp_path):
             SimpleITK.WriteImage(image, str(tmp_path / folder / f"{name}.nii.gz"))
     (tmp_path / "split.csv").write_text("id,fold,site\none,train,A\ntwo,train,B\nthree,val,A\n")
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def a_codec():
-    return untrained_codec()
 
 
 def test_every_command_that_the_readme_shows_is_there():
@@ -236,84 +228,3 @@ def test_scores_stand_beside_those_of_the_site_alone():
 def test_a_site_that_does_better_alone_is_told():
     assert "better alone" in shown_scores({"Organ": (0.7, 2.0)}, {"Organ": (0.8, 3.0)})
     assert "alone" not in shown_scores({"Organ": (0.7, 2.0)}, None)
-
-
-def test_results_of_scans_with_the_same_name_do_not_overwrite_each_other():
-    images = [Path(p) for p in ("a/scan.nii.gz", "b/scan.mha", "b/c.d.nrrd", "x/b/scan.nii", "series")]
-    names = result_names(images)
-    assert names == ["a-scan", "b-scan", "c.d", "b-scan-2", "series"]
-
-
-def finished(items):
-    return {item.name: item.outcome for item in items if item.outcome is not None}
-
-
-def test_what_is_done_is_skipped_until_the_scan_or_the_model_changes(a_folder, a_codec, tmp_path):
-    images = sorted((a_folder / "images").iterdir())
-    server = HalvingServer(task=a_codec.task.identity)
-    link = link_to(server, a_codec)
-    output = tmp_path / "out"
-    assert finished(segment_files(images[:2], link, output)) == {"one": "done", "three": "done"}
-    assert finished(segment_files(images, link, output)) == {"one": "skipped", "three": "skipped", "two": "done"}
-    (output / "one.nii.gz").unlink()
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.ones((5, 20, 20), np.float32) * 7), str(images[1]))
-    assert finished(segment_files(images, link, output)) == {"one": "done", "three": "done", "two": "skipped"}
-    assert {path.name for path in output.glob("*.nii.gz")} == {"one.nii.gz", "two.nii.gz", "three.nii.gz"}
-    assert {path.name for path in output.glob("*.seg.nrrd")} == {"one.seg.nrrd", "two.seg.nrrd", "three.seg.nrrd"}
-
-
-def test_a_result_never_takes_the_place_of_a_scan(a_folder, a_codec):
-    images = sorted((a_folder / "images").iterdir())
-    before = images[0].read_bytes()
-    link = link_to(HalvingServer(task=a_codec.task.identity), a_codec)
-    with pytest.raises(WriteError, match="another folder"):
-        list(segment_files(images[:1], link, a_folder / "images"))
-    assert images[0].read_bytes() == before
-
-
-def test_a_failure_goes_on_to_the_next_and_is_tried_again(a_folder, a_codec, tmp_path):
-    images = sorted((a_folder / "images").iterdir())
-    images[1].write_bytes(b"no image")
-    output = tmp_path / "out"
-    link = link_to(HalvingServer(task=a_codec.task.identity), a_codec)
-    items = list(segment_files(images, link, output))
-    assert finished(items) == {"one": "done", "three": "failed", "two": "done"}
-    failure = next(item.error for item in items if item.outcome == "failed")
-    assert str(tmp_path) not in str(failure)
-    assert not (output / "three.nii.gz").exists()
-    assert finished(segment_files(images, link, output)) == {"one": "skipped", "three": "failed", "two": "skipped"}
-
-
-def test_a_manifest_that_was_cut_off_costs_one_case_not_the_run(a_folder, a_codec, tmp_path):
-    images = sorted((a_folder / "images").iterdir())[:2]
-    output = tmp_path / "out"
-    link = link_to(HalvingServer(task=a_codec.task.identity), a_codec)
-    list(segment_files(images, link, output))
-    manifest = output / MANIFEST
-    manifest.write_text(manifest.read_text()[:-40])
-    assert finished(segment_files(images, link, output)) == {"one": "skipped", "three": "done"}
-
-
-def test_the_manifest_says_what_a_result_cost_and_came_from(a_folder, a_codec, tmp_path):
-    images = sorted((a_folder / "images").iterdir())[:1]
-    list(segment_files(images, link_to(HalvingServer(task=a_codec.task.identity), a_codec), tmp_path / "out"))
-    (line,) = (tmp_path / "out" / MANIFEST).read_text().splitlines()
-    record = json.loads(line)
-    assert record["bytes_sent"] > 0
-    assert record["made_from"]["model"] == "7"
-    assert record["seconds"]["encode"] > 0
-
-
-def test_an_answer_that_is_refused_fails_one_scan_with_its_code(a_folder, a_codec, tmp_path):
-    class Mixer(HalvingServer):
-        def answer(self, bundle, model):
-            return super().answer(bundle, model + 1)
-
-    images = sorted((a_folder / "images").iterdir())[:1]
-    (last,) = [
-        item
-        for item in segment_files(images, link_to(Mixer(task=a_codec.task.identity), a_codec), tmp_path / "out")
-        if item.outcome is not None
-    ]
-    assert isinstance(last.error, BundleError)
-    assert list((tmp_path / "out").glob("*.nrrd")) == []

@@ -1,21 +1,40 @@
-"""``ppcmi segment``: files, DICOM folders, or directories of them."""
+"""``ppcmi segment``: files, DICOM folders, directories of them, or lists of them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
-from ppcmi.batch import BatchItem, segment_files
-from ppcmi.cli.console import megabytes
+from ppcmi.batch import BatchItem, Outcome, segment_files
+from ppcmi.batch_images import BatchImage, find_batch_images, without_repeats
+from ppcmi.batch_manifest import CaseRecord, Manifest
+from ppcmi.batch_report import write_report
+from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command, add_command, add_task
 from ppcmi.cli.parsers import Groups
-from ppcmi.errors import ReadError, UsageError
+from ppcmi.errors import CasesFailedError, ReadError, UsageError, WriteError
+from ppcmi.pipeline import PrivateLink, provenance_of
 from ppcmi.quantization import Quantization
-from ppcmi.reading import find_images_below
 from ppcmi.session import LinkOptions, open_link
+from ppcmi.wording import megabytes
 
-NAMES = {"done": "done", "skipped": "done before", "failed": "failed"}
+NAMES: dict[Outcome | None, str] = {"done": "done", "skipped": "done before", "failed": "failed"}
+
+MOST_COLUMNS = 6
+"""More structures than these have no columns in the table; the report has them all."""
+
+EXIT_CODES = """\
+exit codes:
+  0    every volume is segmented
+  20   some could not be, the others are; each has its sentence
+  2    the command is not right                10   the site's set-up is incomplete
+  4    there is nothing to read                11   the server cannot be reached
+  6    a result cannot be written              12   the server refuses the site, the task or the model
+  130  ended by Ctrl-C or SIGTERM              others are in docs/batch.md
+What is finished is kept whatever the code, and a rerun goes on where it was.
+"""
 
 
 def add_parsers(groups: Groups) -> None:
@@ -24,12 +43,24 @@ def add_parsers(groups: Groups) -> None:
         groups,
         "segment",
         _segment,
-        "Segment volumes privately; each gives NAME.seg.nrrd and NAME.nii.gz. What is done already is skipped.",
+        "Segment volumes privately; each gives NAME.seg.nrrd and NAME.nii.gz, all together report.html. What is done "
+        "already is skipped.",
         "ppcmi segment --task hippocampus-mr scan.nii.gz dicom-folder/ -o results/",
     )
+    parser.epilog = f"{parser.epilog}\n\n{EXIT_CODES}"
     add_task(parser)
     parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="IN", help="image, DICOM folder, or directory with such"
+        "inputs", nargs="*", type=Path, metavar="IN", help="image, DICOM folder, directory with such, or a list (CSV)"
+    )
+    parser.add_argument(
+        "--input",
+        dest="more_inputs",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=Path,
+        metavar="IN",
+        help="the same; a list has a column 'image' and perhaps 'name'",
     )
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="folder for the results")
     parser.add_argument("--model", type=int, metavar="N", help="number of the model (default: the active one)")
@@ -46,44 +77,69 @@ def _segment(command: Command) -> int:
     site, options, console = command.site(), command.options, command.console
     if not 1 <= options.in_flight <= 64:
         raise UsageError("--in-flight is a number from 1 to 64.")
-    images = _images(options.inputs, options.output)
+    images = _images([*options.inputs, *options.more_inputs], options.output)
     choices = LinkOptions(
         options.model, Quantization(options.quantization), device=command.device(), in_flight=options.in_flight
     )
     console.progress("asking the server for the model")
     link = open_link(site, site.task(options.task), site.client(), choices)
-    outcomes: Counter[str] = Counter()
-    exit_code = 0
-    for item in segment_files(images, link, options.output):
-        if item.error is not None:
-            console.remark(f"ppcmi: {item.name}: {item.error}")
-            exit_code = exit_code or item.error.exit_code
-        if item.outcome is not None:
-            outcomes[item.outcome] += 1
-            console.result(_line(item))
-        elif item.progress is not None:
-            step = item.progress
-            console.progress(f"{item.number}/{item.total} {item.name}: {step.done}/{step.total} slices")
-    counts = [f"{outcomes[outcome]} {name}" for outcome, name in NAMES.items() if outcomes[outcome]]
-    console.result(f"{', '.join(counts)}; model {link.model}, profile {link.profile}; results in {options.output}")
-    return exit_code
+    finished: list[BatchItem] = []
+    try:
+        with closing(segment_files(images, link, options.output)) as items:
+            for item in items:
+                _show(item, console)
+                if item.outcome is not None:
+                    finished.append(item)
+    finally:
+        _sum_up(finished, link, options.output, console)
+    failed = sum(item.outcome == "failed" for item in finished)
+    if failed:
+        raise CasesFailedError(f"{failed} of {len(finished)} could not be segmented; the reasons are in the report.")
+    return 0
 
 
-def _images(sources: Sequence[Path], output: Path) -> list[Path]:
+def _images(sources: Sequence[Path], output: Path) -> list[BatchImage]:
     """Every image of the sources; an error of one says which, as several may have been given."""
-    images: list[Path] = []
+    if not sources:
+        raise UsageError("There is nothing to segment; name images or folders, or a list by --input.")
+    images: list[BatchImage] = []
     for source in sources:
         try:
-            images += find_images_below(source, without=output)
+            images += find_batch_images(source, without=output)
         except ReadError as error:
             raise ReadError(f"{source}: {error}") from error
-    return images
+    return without_repeats(images)
 
 
-def _line(item: BatchItem) -> str:
-    """A finished volume's line."""
-    start = f"{item.name}  {NAMES[item.outcome or 'failed']}"
-    if item.outcome != "done" or item.progress is None:
-        return start
-    sent, received = megabytes(item.progress.bytes_sent), megabytes(item.progress.bytes_received)
-    return f"{start}  {item.seconds:.1f} s  {sent} sent  {received} received"
+def _show(item: BatchItem, console: Console) -> None:
+    place = f"{item.number}/{item.total} {item.name}"
+    if item.record is not None and item.outcome == "failed":
+        console.remark(f"ppcmi: {item.name}: {item.record.error}")
+    elif item.record is not None:
+        console.progress(f"{place}: {NAMES[item.outcome]}", last=True)
+    elif item.progress is not None:
+        console.progress(f"{place}: {item.progress.done}/{item.progress.total} slices")
+
+
+def _sum_up(finished: Sequence[BatchItem], link: PrivateLink, output: Path, console: Console) -> None:
+    """The table and the report, also of a run that ended early."""
+    if not finished:
+        return
+    names = [label.name for label in link.task.labels] if len(link.task.labels) <= MOST_COLUMNS else []
+    header = ["volume", "outcome", *(f"{name} ml" for name in names), "seconds", "sent"]
+    console.table(header, [[item.name, NAMES[item.outcome], *_cells(item.record, names)] for item in finished])
+    outcomes = Counter(item.outcome for item in finished)
+    counts = [f"{outcomes[outcome]} {name}" for outcome, name in NAMES.items() if outcomes[outcome]]
+    try:
+        place = write_report(output, link.task, Manifest(output).records.values(), provenance_of(link))
+    except WriteError as error:
+        console.remark(f"ppcmi: report.html: {error}")
+        place = output
+    console.result(f"{', '.join(counts)}; model {link.model}, profile {link.profile}; see {place}")
+
+
+def _cells(record: CaseRecord | None, names: Sequence[str]) -> list[str]:
+    if record is None or record.outcome == "failed":
+        return ["-"] * (len(names) + 2)
+    volumes = [f"{record.volumes_ml[name]:.2f}" if name in record.volumes_ml else "-" for name in names]
+    return [*volumes, f"{record.total_seconds:.1f}", megabytes(record.bytes_sent)]
