@@ -1,0 +1,429 @@
+"""Stand-ins for Slicer's widgets that show nodes of the scene. They list the real scene; without one they stay empty.
+
+As in Slicer a widget learns of the scene by its slot `setMRMLScene` only, so a `.ui` file that forgets to connect it to
+the top widget's `mrmlSceneChanged` shows an empty box.
+"""
+
+import weakref
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import shiboken6
+import slicer
+from PySide6 import QtCore, QtWidgets
+from PySide6.QtCore import Property, Qt, Signal, Slot
+
+from .ctk_widgets import plain_property
+
+_SCENE_EVENTS = (
+    slicer.vtkMRMLScene.NodeAddedEvent,
+    slicer.vtkMRMLScene.NodeRemovedEvent,
+    slicer.vtkMRMLScene.EndBatchProcessEvent,
+    slicer.vtkMRMLScene.EndCloseEvent,
+    slicer.vtkMRMLScene.EndImportEvent,
+)
+
+
+class Observers:
+    """VTK observers of one widget, gone with it."""
+
+    def __init__(self, widget: QtCore.QObject, react: str) -> None:
+        self._tags: list[tuple[Any, int]] = []
+        widget_reference = weakref.ref(widget)
+
+        def call(*_: Any) -> None:
+            alive = widget_reference()
+            if alive is not None and shiboken6.isValid(alive):
+                getattr(alive, react)()
+
+        self._call = call
+
+    def observe(self, objects_and_events: list[tuple[Any, int | str]]) -> None:
+        """Observe these and nothing that was observed before."""
+        for observed, tag in self._tags:
+            observed.RemoveObserver(tag)
+        self._tags = [(observed, observed.AddObserver(event, self._call)) for observed, event in objects_and_events]
+
+
+class qMRMLWidget(QtWidgets.QWidget):
+    """A widget that knows the scene and hands it on."""
+
+    mrmlSceneChanged = Signal(object)
+    cpp_signals: ClassVar[dict[str, str]] = {"mrmlSceneChanged(vtkMRMLScene*)": "mrmlSceneChanged"}
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._scene: Any = None
+
+    def mrmlScene(self) -> Any:
+        """The scene, or None."""
+        return self._scene
+
+    def setMRMLScene(self, scene: Any) -> None:
+        """Take the scene and hand it on to the widgets that are connected."""
+        if scene is not self._scene:
+            self._scene = scene
+            self._scene_changed()
+            self.mrmlSceneChanged.emit(scene)
+
+    def _scene_changed(self) -> None:
+        """React to the scene; for subclasses."""
+
+
+class _NodeList(qMRMLWidget):
+    """Common to widgets that list nodes of certain classes."""
+
+    nodeTypes = plain_property("QStringList", [])
+    hideChildNodeTypes = plain_property("QStringList", [])
+    showHidden = plain_property(bool, False)
+    showChildNodeTypes = plain_property(bool, True)
+    noneEnabled = plain_property(bool, False)
+    noneDisplay = plain_property(str, "")
+    addEnabled = plain_property(bool, True)
+    removeEnabled = plain_property(bool, True)
+    editEnabled = plain_property(bool, False)
+    renameEnabled = plain_property(bool, False)
+    selectNodeUponCreation = plain_property(bool, True)
+    baseName = plain_property(str, "")
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._nodes: list[Any] = []
+        self._attributes: list[tuple[str, str, str | None]] = []
+        self._filling = False
+        self._observers = Observers(self, "_follow_scene")
+        self._box = QtWidgets.QComboBox(self)
+        self._box.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._box)
+
+    def addAttribute(self, node_type: str, name: str, value: str | None = None) -> None:
+        """List nodes of this class only where they have the attribute (and the value, where one is given)."""
+        self._attributes.append((node_type, name, value))
+        self._follow_scene()
+
+    def nodeCount(self) -> int:
+        """How many nodes are listed."""
+        return len(self._nodes)
+
+    def nodeFromIndex(self, index: int) -> Any:
+        """The node listed at this place, or None."""
+        return self._nodes[index] if 0 <= index < len(self._nodes) else None
+
+    def _scene_changed(self) -> None:
+        self._follow_scene()
+
+    def _follow_scene(self) -> None:
+        scene = self.mrmlScene()
+        if scene is not None and scene.IsBatchProcessing():
+            return
+        nodes = list(self._listed_nodes())
+        observed: list[tuple[Any, int | str]] = [(scene, e) for e in _SCENE_EVENTS] if scene is not None else []
+        self._observers.observe(observed + [(node, "ModifiedEvent") for node in nodes])
+        self._fill(nodes)
+
+    def _listed_nodes(self) -> Iterator[Any]:
+        scene = self.mrmlScene()
+        if scene is None:
+            return
+        for index in range(scene.GetNumberOfNodes()):
+            node = scene.GetNthNode(index)
+            if (self.showHidden or not node.GetHideFromEditors()) and self._is_listed(node):
+                yield node
+
+    def _is_listed(self, node: Any) -> bool:
+        if self.showChildNodeTypes:
+            right_class = any(node.IsA(name) for name in self.nodeTypes)
+        else:
+            right_class = node.GetClassName() in self.nodeTypes
+        if not right_class or any(node.IsA(name) for name in self.hideChildNodeTypes):
+            return False
+        for node_type, name, value in self._attributes:
+            found = node.GetAttribute(name)
+            if node.IsA(node_type) and (found is None or (value is not None and found != value)):
+                return False
+        return True
+
+    def _fill(self, nodes: list[Any]) -> None:
+        raise NotImplementedError
+
+
+class qMRMLNodeComboBox(_NodeList):
+    """One node of the scene."""
+
+    currentNodeChanged = Signal(object)
+    currentNodeChosen = Signal(bool)
+    currentNodeIDChanged = Signal(str)
+    nodeActivated = Signal(object)
+    nodeAddedByUser = Signal(object)
+    cpp_signals: ClassVar[dict[str, str]] = {
+        "currentNodeChanged(vtkMRMLNode*)": "currentNodeChanged",
+        "currentNodeChanged(bool)": "currentNodeChosen",
+        "nodeActivated(vtkMRMLNode*)": "nodeActivated",
+        "nodeAddedByUser(vtkMRMLNode*)": "nodeAddedByUser",
+    }
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._current: Any = None
+        self._box.currentIndexChanged.connect(self._index_changed)
+        self._box.activated.connect(lambda _: self.nodeActivated.emit(self._current))
+
+    def _fill(self, nodes: list[Any]) -> None:
+        self._filling = True
+        self._nodes = nodes
+        self._box.clear()
+        if self.noneEnabled:
+            self._box.addItem(self.noneDisplay or "None")
+        self._box.addItems([node.GetName() or "" for node in nodes])
+        kept = self._current if any(node is self._current for node in nodes) else None
+        if kept is None and nodes and not self.noneEnabled:
+            kept = nodes[0]
+        self._show(kept)
+        self._filling = False
+        self._take(kept)
+
+    def _show(self, node: Any) -> None:
+        offset = 1 if self.noneEnabled else 0
+        place = next((i + offset for i, listed in enumerate(self._nodes) if listed is node), offset - 1)
+        self._box.setCurrentIndex(place)
+
+    def _index_changed(self, index: int) -> None:
+        if not self._filling:
+            self._take(self.nodeFromIndex(index - (1 if self.noneEnabled else 0)))
+
+    def _take(self, node: Any) -> None:
+        if node is not self._current:
+            self._current = node
+            self.currentNodeChanged.emit(node)
+            self.currentNodeChosen.emit(node is not None)
+            self.currentNodeIDChanged.emit(node.GetID() if node is not None else "")
+
+    def currentNode(self) -> Any:
+        """The node chosen, or None."""
+        return self._current
+
+    def setCurrentNode(self, node: Any) -> None:
+        """Choose a listed node; one that is not listed (or None) chooses none."""
+        listed = node if any(n is node for n in self._nodes) else None
+        self._filling = True
+        self._show(listed)
+        self._filling = False
+        self._take(listed)
+
+    def _current_id(self) -> str:
+        return self._current.GetID() if self._current is not None else ""
+
+    @Slot(str)
+    def setCurrentNodeID(self, node_id: str) -> None:
+        """Choose a node by its ID."""
+        self.setCurrentNode(next((node for node in self._nodes if node.GetID() == node_id), None))
+
+    currentNodeID = Property(str, _current_id, setCurrentNodeID)
+
+    @Slot(int)
+    def setCurrentNodeIndex(self, index: int) -> None:
+        """Choose the node listed at this place."""
+        self.setCurrentNode(self.nodeFromIndex(index))
+
+    def addNode(self, node_type: str = "") -> Any:
+        """Make a node of the (first) class listed, as the entry "Create new" does, and choose it."""
+        if not self.addEnabled or self.mrmlScene() is None:
+            return None
+        name = self.mrmlScene().GenerateUniqueName(self.baseName or "Node")
+        node = self.mrmlScene().AddNewNodeByClass(node_type or self.nodeTypes[0], name)
+        if self.selectNodeUponCreation:
+            self.setCurrentNode(node)
+        self.nodeAddedByUser.emit(node)
+        return node
+
+    def removeCurrentNode(self) -> None:
+        """Take the chosen node out of the scene."""
+        if self._current is not None:
+            self.mrmlScene().RemoveNode(self._current)
+
+
+class qMRMLCheckableNodeComboBox(_NodeList):
+    """Any number of nodes of the scene."""
+
+    checkedNodesChanged = Signal()
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._checked: list[Any] = []
+
+    def _fill(self, nodes: list[Any]) -> None:
+        kept = [node for node in nodes if any(node is checked for checked in self._checked)]
+        changed = len(kept) != len(self._checked)
+        self._nodes, self._checked = nodes, kept
+        self._box.clear()
+        self._box.addItem(", ".join(node.GetName() or "" for node in kept) or "None")
+        if changed:
+            self.checkedNodesChanged.emit()
+
+    def checkedNodes(self) -> list[Any]:
+        """The nodes that are checked, in the order of the scene."""
+        return list(self._checked)
+
+    def uncheckedNodes(self) -> list[Any]:
+        """The nodes that are listed and not checked."""
+        return [node for node in self._nodes if not any(node is checked for checked in self._checked)]
+
+    def checkState(self, node: Any) -> Qt.CheckState:
+        """Whether a node is checked."""
+        checked = any(node is checked for checked in self._checked)
+        return Qt.CheckState.Checked if checked else Qt.CheckState.Unchecked
+
+    def setCheckState(self, node: Any, state: Qt.CheckState) -> None:
+        """Check or uncheck a listed node."""
+        if not any(node is listed for listed in self._nodes) or self.checkState(node) == state:
+            return
+        checked = [n for n in self._checked if n is not node]
+        self._checked = [*checked, node] if state == Qt.CheckState.Checked else checked
+        self._checked = [n for n in self._nodes if any(n is checked for checked in self._checked)]
+        self._box.setItemText(0, ", ".join(n.GetName() or "" for n in self._checked) or "None")
+        self.checkedNodesChanged.emit()
+
+
+class qMRMLSegmentationShow3DButton(QtWidgets.QPushButton):
+    """Makes the surfaces of a segmentation and shows or hides them."""
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__("Show 3D", parent)
+        self._segmentation_node: Any = None
+        self.setCheckable(True)
+        self.setEnabled(False)
+        self.clicked.connect(self._show_surfaces)
+
+    def segmentationNode(self) -> Any:
+        """The segmentation, or None."""
+        return self._segmentation_node
+
+    def setSegmentationNode(self, node: Any) -> None:
+        """Serve this segmentation."""
+        self._segmentation_node = node
+        self.setEnabled(node is not None)
+        self.setChecked(node is not None and node.GetSegmentation().ContainsRepresentation("Closed surface"))
+
+    def _show_surfaces(self, on: bool) -> None:
+        if on:
+            self._segmentation_node.CreateClosedSurfaceRepresentation()
+        else:
+            self._segmentation_node.RemoveClosedSurfaceRepresentation()
+
+
+class qMRMLSegmentsTableView(qMRMLWidget):
+    """The segments of a segmentation, one a line."""
+
+    selectionChanged = Signal()
+    headerVisible = plain_property(bool, True)
+    readOnly = plain_property(bool, False)
+    visibilityColumnVisible = plain_property(bool, True)
+    colorColumnVisible = plain_property(bool, True)
+    opacityColumnVisible = plain_property(bool, True)
+    statusColumnVisible = plain_property(bool, False)
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._node: Any = None
+        self._list = QtWidgets.QListWidget(self)
+        self._observers = Observers(self, "_fill")
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._list)
+        self._list.itemSelectionChanged.connect(self.selectionChanged)
+
+    def segmentationNode(self) -> Any:
+        """The segmentation, or None."""
+        return self._node
+
+    def setSegmentationNode(self, node: Any) -> None:
+        """List the segments of this node."""
+        self._node = node
+        events: list[tuple[Any, int | str]] = [(node.GetSegmentation(), "AnyEvent")] if node is not None else []
+        self._observers.observe(events)
+        self._fill()
+
+    def _fill(self) -> None:
+        self._list.clear()
+        if self._node is not None:
+            segmentation = self._node.GetSegmentation()
+            for segment_id in segmentation.GetSegmentIDs():
+                item = QtWidgets.QListWidgetItem(segmentation.GetSegment(segment_id).GetName(), self._list)
+                item.setData(Qt.ItemDataRole.UserRole, segment_id)
+
+    def selectedSegmentIDs(self) -> list[str]:
+        """The IDs of the segments that are selected."""
+        return [item.data(Qt.ItemDataRole.UserRole) for item in self._list.selectedItems()]
+
+    def setSelectedSegmentIDs(self, segment_ids: list[str]) -> None:
+        """Select segments."""
+        for index in range(self._list.count()):
+            item = self._list.item(index)
+            item.setSelected(item.data(Qt.ItemDataRole.UserRole) in segment_ids)
+
+
+class qMRMLSegmentSelectorWidget(qMRMLWidget):
+    """A segmentation and one of its segments."""
+
+    currentNodeChanged = Signal(object)
+    currentSegmentChanged = Signal(str)
+    segmentSelectionChanged = Signal("QStringList")
+    cpp_signals: ClassVar[dict[str, str]] = {"currentNodeChanged(vtkMRMLNode*)": "currentNodeChanged"}
+    noneEnabled = plain_property(bool, False)
+    multiSelection = plain_property(bool, False)
+    segmentationNodeSelectorVisible = plain_property(bool, True)
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._nodes = qMRMLNodeComboBox(self)
+        self._nodes.nodeTypes = ["vtkMRMLSegmentationNode"]
+        self._segments = QtWidgets.QComboBox(self)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._nodes)
+        layout.addWidget(self._segments)
+        self._nodes.currentNodeChanged.connect(self._node_changed)
+        self._segments.currentIndexChanged.connect(lambda _: self.currentSegmentChanged.emit(self.currentSegmentID()))
+
+    def _scene_changed(self) -> None:
+        self._nodes.setMRMLScene(self.mrmlScene())
+
+    def _node_changed(self, node: Any) -> None:
+        self._segments.clear()
+        if node is not None:
+            segmentation = node.GetSegmentation()
+            for segment_id in segmentation.GetSegmentIDs():
+                self._segments.addItem(segmentation.GetSegment(segment_id).GetName(), segment_id)
+        self.currentNodeChanged.emit(node)
+
+    def currentNode(self) -> Any:
+        """The segmentation chosen, or None."""
+        return self._nodes.currentNode()
+
+    def setCurrentNode(self, node: Any) -> None:
+        """Choose a segmentation."""
+        self._nodes.setCurrentNode(node)
+
+    def currentSegmentID(self) -> str:
+        """The ID of the segment chosen, "" for none."""
+        return self._segments.currentData() or ""
+
+    @Slot(str)
+    def setCurrentSegmentID(self, segment_id: str) -> None:
+        """Choose a segment."""
+        self._segments.setCurrentIndex(self._segments.findData(segment_id))
+
+
+STAND_INS: dict[str, type[QtWidgets.QWidget]] = {
+    cls.__name__: cls
+    for cls in (
+        qMRMLWidget,
+        qMRMLNodeComboBox,
+        qMRMLCheckableNodeComboBox,
+        qMRMLSegmentationShow3DButton,
+        qMRMLSegmentsTableView,
+        qMRMLSegmentSelectorWidget,
+    )
+}
