@@ -10,7 +10,7 @@ from ppcmi.cli.console import Console
 from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_task, cases_to_judge_on
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.client import ServerClient
-from ppcmi.errors import SiteError
+from ppcmi.errors import CasesFailedError, SiteError
 from ppcmi.pipeline import run
 from ppcmi.session import LinkOptions, open_link
 from ppcmi.validation import Means, Validation, ValidationProgress, validate
@@ -109,7 +109,9 @@ def _validate(command: Command) -> int:
         console.result(
             f"Reported the means of {counted(len(validation.cases), 'case')} for model {link.model} (numbers only)."
         )
-    return next((error.exit_code for error in validation.skipped.values()), 0)
+    if validation.skipped:
+        raise CasesFailedError(f"{counted(len(validation.skipped), 'case')} could not be read and did not count.")
+    return 0
 
 
 def show_scores(console: Console, validation: Validation) -> None:

@@ -67,6 +67,8 @@ def add_cases(parser: argparse.ArgumentParser, fold: str) -> None:
     """``--cases``, ``--fold`` and ``--where``: which cases of a folder."""
     parser.add_argument(
         "--cases",
+        "--input",
+        dest="cases",
         required=True,
         type=Path,
         metavar="FOLDER",
