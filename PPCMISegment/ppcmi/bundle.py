@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import prod
 from typing import Any, Literal
 
 import safetensors.torch
@@ -119,6 +120,26 @@ def pack(header: BundleHeader, streams: Mapping[Stream, Latents]) -> bytes:
             raise BundleError("The bundle's header and its latents disagree about their shapes; pack them again.")
         tensors |= {f"{stream}.{name}": values for name, values in quantize(latents, header.quantization).items()}
     return bytes(safetensors.torch.save(tensors, metadata={METADATA_NAME: _header_to_json(header)}))
+
+
+def packed_size(header: BundleHeader) -> int:
+    """Bytes of the bundle that :func:`pack` makes for this header, without making it.
+
+    safetensors writes its description without spaces, tensors by falling item size and then by name, and fills it up
+    to a multiple of eight.
+    """
+    layout = {
+        f"{stream}.{name}": found
+        for stream in header.streams
+        for name, found in tensor_layout(header.shapes, len(header.slice_indices), header.quantization).items()
+    }
+    document: dict[str, Any] = {"__metadata__": {METADATA_NAME: _header_to_json(header)}}
+    end = 0
+    for name, (dtype, shape) in sorted(layout.items(), key=lambda item: (-item[1][0].itemsize, item[0])):
+        start, end = end, end + dtype.itemsize * prod(shape)
+        document[name] = {"dtype": _SAFETENSORS_TYPES[dtype], "shape": shape, "data_offsets": (start, end)}
+    described = len(json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + described + -described % 8 + end
 
 
 def unpack(data: bytes, limits: BundleLimits = BundleLimits()) -> tuple[BundleHeader, dict[Stream, Latents]]:

@@ -7,6 +7,7 @@
     private.key  token     secrets, mode 0600
     pseudonyms.json        which case hides behind which pseudonym, mode 0600; never leaves
     cohorts.json           what was uploaded
+    consents.jsonl         what users agreed to send, mode 0600; see ppcmi.consent_log
     tasks/NAME/            task.json, membership.json, inner.key (0600), codec.safetensors, decoder.safetensors
 
 Every file appears by rename, so that a profile is never half written.

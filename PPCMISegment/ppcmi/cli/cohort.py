@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppcmi import cohort
+from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command, add_cases, add_command, add_task, chosen_cases
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.client import NOT_FOUND
 from ppcmi.cohort_file import CohortReader
+from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.consortium import ensure_codec
-from ppcmi.errors import ServerRefusedError, SiteError, UsageError
+from ppcmi.errors import CasesFailedError, ServerRefusedError, SiteError, UsageError
 from ppcmi.latents import Profile
 from ppcmi.pipeline import run
 from ppcmi.protection import protection_of
 from ppcmi.quantization import Quantization
 from ppcmi.site import SiteProfile, TaskProfile
+from ppcmi.what_leaves import Sending, export_of_slices, what_stays, who_could_learn_what
 from ppcmi.wording import counted, megabytes
 
 MOST_VARIANTS = 100
@@ -53,6 +56,7 @@ def add_parsers(groups: Groups) -> None:
         "(default: 2, or 4 with at most 20 cases)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the augmentation (default: 0)")
+    parser.add_argument("--upload", action="store_true", help="and send it to the server, as 'ppcmi cohort upload'")
     parser = add_command(
         group,
         "upload",
@@ -90,9 +94,13 @@ def _export(command: Command) -> int:
         labelled, site, part, codec=codec, protection=protection, path=options.output, settings=settings
     )
 
+    slices: list[int] = []
+
     def show(progress: cohort.ExportProgress) -> None:
         if progress.skipped is not None:
             console.remark(f"ppcmi: left out {progress.case}: {progress.skipped}")
+        else:
+            slices.append(progress.slices - sum(slices))
         size = megabytes(progress.bytes_written)
         console.progress(
             f"exported {progress.done}/{progress.total} cases, {progress.slices} slices, {size}",
@@ -105,26 +113,38 @@ def _export(command: Command) -> int:
     console.result(
         f"Wrote {cases} ({summary.slices} slices, each {times}, profile {profile}, {size}) to {options.output}."
     )
-    console.remark(f"Next: 'ppcmi cohort upload {options.output}'.")
-    return next((error.exit_code for error in summary.skipped.values()), 0)
+    sending = Sending.of(part.membership, profile, quantization, settings.slices_per_bundle)
+    leaving = export_of_slices(slices, part.task, sending, variants)
+    ConsentLog(site.folder).record("export", leaving, Answer.COMMAND)
+    for sentence in (what_stays(leaving), *who_could_learn_what(leaving)):
+        console.remark(sentence)
+    if options.upload:
+        _send(options.output, site, part, console)
+    else:
+        console.remark(f"Next: 'ppcmi cohort upload {options.output}'.")
+    if summary.skipped:
+        raise CasesFailedError(f"{counted(len(summary.skipped), 'case')} could not be read and stayed out of the file.")
+    return 0
 
 
 def _upload(command: Command) -> int:
-    site, options, console = command.site(), command.options, command.console
-    part = _task_of(site, CohortReader(options.file).header.task)
+    site, options = command.site(), command.options
+    _send(options.file, site, _task_of(site, CohortReader(options.file).header.task), command.console)
+    return 0
 
+
+def _send(file: Path, site: SiteProfile, part: TaskProfile, console: Console) -> None:
     def show(progress: cohort.UploadProgress) -> None:
         console.progress(
             f"uploaded {progress.done}/{progress.total} frames, {megabytes(progress.bytes_sent)} sent",
             last=progress.done == progress.total,
         )
 
-    summary = run(cohort.upload_cohort(options.file, site, part, site.client()), show)
+    summary = run(cohort.upload_cohort(file, site, part, site.client()), show)
     console.result(
         f"The server has cohort {summary.cohort_id}: {counted(summary.cases, 'case')}, {summary.slices} slices."
     )
     console.remark(f"Next: once the server has trained a model, 'ppcmi codec refine --task {part.task.name} ...'.")
-    return 0
 
 
 def _list(command: Command) -> int:

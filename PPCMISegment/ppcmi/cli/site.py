@@ -9,6 +9,7 @@ from ppcmi.cli.options import Command, add_command
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.cli.passphrase import add_passphrase, ask_new_passphrase, ask_passphrase
 from ppcmi.connection_check import check_site
+from ppcmi.consent_log import ConsentLog
 from ppcmi.site import SiteProfile, printable
 from ppcmi.site_transfer import export_profile, export_whole_profile, import_profile
 
@@ -34,6 +35,13 @@ def add_parsers(groups: Groups) -> None:
     add_command(group, "show", _show, "Who the site is and what it takes part in; nothing secret.", "ppcmi site show")
     add_command(
         group, "test", _test, "Call the server: does it know the site, and which tasks does it have?", "ppcmi site test"
+    )
+    add_command(
+        group,
+        "consents",
+        _consents,
+        "What this site's users agreed to send, and when; the log never leaves.",
+        "ppcmi site consents",
     )
     parser = add_command(
         group,
@@ -87,6 +95,26 @@ def _show(command: Command) -> int:
             f"Task         {part.task.identity}: {role}, scope {part.membership.scope}, mode {part.membership.mode}, "
             f"{' and '.join(has) or 'no codec yet'}"
         )
+    return 0
+
+
+def _consents(command: Command) -> int:
+    entries = ConsentLog(command.site().folder).entries()
+    rows = [
+        [
+            entry.time,
+            entry.action,
+            entry.task,
+            str(entry.what.get("profile")),
+            str(entry.what.get("slices")),
+            entry.answer,
+        ]
+        for entry in entries
+    ]
+    if not rows:
+        command.console.remark("Nothing was exported from here yet.")
+        return 0
+    command.console.table(["time", "action", "task", "profile", "slices", "answer"], rows)
     return 0
 
 

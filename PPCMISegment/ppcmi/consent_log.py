@@ -1,0 +1,100 @@
+"""What a site's users agreed to send, kept at the site: JSON lines in its profile, mode 0600, only ever appended to.
+
+An entry says when, for which task, what in numbers, which version of the text was shown, and the answer. It names no
+patient, no case and no file, and it never leaves.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ppcmi.errors import WriteError
+from ppcmi.what_leaves import TEXT_VERSION, Leaving
+
+FILE_NAME = "consents.jsonl"
+
+
+class Answer(StrEnum):
+    """What the user said; ``COMMAND`` where giving the command was the answer."""
+
+    YES = "yes"
+    NO = "no"
+    COMMAND = "command"
+
+
+@dataclass(frozen=True)
+class Consent:
+    """One entry.
+
+    :param time: UTC, ISO 8601, to the second.
+    :param action: ``export``, ``upload`` or ``segment``.
+    :param what: numbers of what leaves, as :meth:`~ppcmi.what_leaves.Leaving.document` gives them.
+    """
+
+    time: str
+    action: str
+    task: str
+    what: Mapping[str, Any]
+    text_version: int
+    answer: str
+
+
+class ConsentLog:
+    """The log in the site profile's folder.
+
+    Example::
+
+        ConsentLog(site.folder).record("export", leaving, Answer.YES)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE_NAME
+
+    def record(self, action: str, leaving: Leaving, answer: Answer) -> Consent:
+        """Add an entry; it is durable when this returns.
+
+        :raises WriteError: if it cannot be written: then nothing should be sent either.
+        """
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        entry = Consent(now, action, leaving.task, leaving.document(), TEXT_VERSION, str(answer))
+        line = json.dumps(asdict(entry), separators=(",", ":")).encode() + b"\n"
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            with os.fdopen(descriptor, "rb+", buffering=0) as stream:
+                stream.write(self._gap(stream.fileno()) + line)
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise WriteError(
+                f"The consent log cannot be written ({error.strerror}); nothing is sent without it."
+            ) from error
+        return entry
+
+    def entries(self) -> list[Consent]:
+        """Every entry, oldest first; a line that was cut off is left out."""
+        try:
+            lines = self._path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            try:
+                found.append(Consent(**json.loads(line)))
+            except (ValueError, TypeError):
+                continue
+        return found
+
+    @staticmethod
+    def _gap(descriptor: int) -> bytes:
+        """A line break where the last line was cut off, so that it costs one entry, not two."""
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        if size == 0:
+            return b""
+        os.lseek(descriptor, size - 1, os.SEEK_SET)
+        return b"" if os.read(descriptor, 1) == b"\n" else b"\n"

@@ -1,0 +1,207 @@
+"""What leaves a workstation when cases are segmented or exported: numbers, and sentences that name them.
+
+The sentences are for the line under a button and for the question before an export. They claim nothing that
+docs/security.md does not: protected latents are not anonymous, and who has which key can do what with them.
+
+Example::
+
+    leaving = segmentation_leaves([volume.geometry], task, Sending.of(part.membership, Profile.COARSE))
+    print(consent_text(leaving))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from ppcmi.bundle import BundleHeader, packed_size
+from ppcmi.klt.derivation import NONCE_BYTES
+from ppcmi.latents import SCALE_STRIDES, Profile, Stream, scale_shapes
+from ppcmi.quantization import Quantization
+from ppcmi.site import Membership, Mode, Scope
+from ppcmi.slicing import slice_grid
+from ppcmi.task import Task
+from ppcmi.volume import Geometry
+from ppcmi.wording import counted, megabytes
+
+TEXT_VERSION = 1
+"""Raised whenever :func:`consent_text` says something else, so that a log tells what a user agreed to."""
+
+_FRACTIONS = {8: "an eighth", 16: "a sixteenth", 32: "a thirty-second"}
+
+
+@dataclass(frozen=True)
+class Sending:
+    """How latents leave; ``mode`` and ``scope`` are those of the site's membership."""
+
+    profile: Profile
+    mode: Mode = "two-layer"
+    scope: Scope = "consortium"
+    quantization: Quantization = Quantization.I8
+    slices_per_bundle: int = 32
+
+    @classmethod
+    def of(
+        cls,
+        membership: Membership,
+        profile: Profile,
+        quantization: Quantization = Quantization.I8,
+        slices_per_bundle: int = 32,
+    ) -> Sending:
+        """As a membership prescribes."""
+        return cls(profile, membership.mode, membership.scope, quantization, slices_per_bundle)
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """What leaves.
+
+    :param streams: image latents, and for an export mask latents.
+    :param slices: of all cases, ``times`` how often each leaves (an export adds augmented encodings).
+    :param numbers_a_slice: latent values of one slice each time, of all streams.
+    :param bytes: of all bundles.
+    """
+
+    task: str
+    sending: Sending
+    streams: tuple[Stream, ...]
+    cases: int
+    slices: int
+    times: int
+    numbers_a_slice: int
+    bytes: int
+
+    @property
+    def masks(self) -> bool:
+        """Whether labels leave as well."""
+        return Stream.MASK in self.streams
+
+    def document(self) -> dict[str, str | int]:
+        """As JSON-ready values, for a log; nothing in it tells of a patient."""
+        return {
+            "profile": str(self.sending.profile),
+            "mode": self.sending.mode,
+            "scope": self.sending.scope,
+            "quantization": str(self.sending.quantization),
+            "streams": "+".join(self.streams),
+            "cases": self.cases,
+            "slices": self.slices,
+            "times": self.times,
+            "numbers_a_slice": self.numbers_a_slice,
+            "bytes": self.bytes,
+        }
+
+
+def segmentation_leaves(volumes: Sequence[Geometry], task: Task, sending: Sending) -> Leaving:
+    """What leaves when volumes on these grids are segmented."""
+    slices = [len(slice_grid(geometry, task.slicing)) for geometry in volumes]
+    return _leaving(slices, task, sending, (Stream.IMAGE,), times=1)
+
+
+def export_leaves(volumes: Sequence[Geometry], task: Task, sending: Sending, variants: int) -> Leaving:
+    """What leaves when labelled volumes on these grids are exported with ``variants`` augmented encodings each."""
+    slices = [len(slice_grid(geometry, task.slicing)) for geometry in volumes]
+    return export_of_slices(slices, task, sending, variants)
+
+
+def export_of_slices(slices: Sequence[int], task: Task, sending: Sending, variants: int) -> Leaving:
+    """As :func:`export_leaves`, for cases whose numbers of slices are known."""
+    return _leaving(slices, task, sending, (Stream.IMAGE, Stream.MASK), times=1 + variants)
+
+
+def consent_text(leaving: Leaving) -> str:
+    """Paragraphs that say what leaves, what does not, and who could learn what."""
+    return "\n\n".join([" ".join(what_goes(leaving)), what_stays(leaving), " ".join(who_could_learn_what(leaving))])
+
+
+def what_goes(leaving: Leaving) -> list[str]:
+    """What leaves, in numbers."""
+    cases = "" if leaving.cases == 1 and not leaving.masks else f" of {counted(leaving.cases, 'case')}"
+    times = "" if leaving.times == 1 else f", each {leaving.times} times (augmented)"
+    slices, numbers = counted(leaving.slices, "slice"), f"{leaving.numbers_a_slice:,} protected numbers"
+    sentences = [
+        f"{slices}{cases} leave as {numbers} each{times}, {megabytes(leaving.bytes)} in all "
+        f"(profile {leaving.sending.profile}, {leaving.sending.quantization})."
+    ]
+    if leaving.masks:
+        sentences.append(
+            "The labels leave in the same form, and each case has a random pseudonym; the table that says which case "
+            "that is stays here."
+        )
+    return sentences
+
+
+def what_stays(leaving: Leaving) -> str:
+    """What does not leave, in one sentence."""
+    masks = "" if leaving.masks else "no masks, "
+    plain = "no pixels, " if leaving.sending.mode == "paper" else "no pixels, no plain latents, "
+    return f"{plain.capitalize()}{masks}no DICOM tags, no patient names, no dates, no file names and no key leave."
+
+
+def who_could_learn_what(leaving: Leaving) -> list[str]:
+    """What the server, members and the network could still learn, in sentences."""
+    sending = leaving.sending
+    if sending.mode == "paper":
+        sentences = [
+            "In mode paper the server undoes the protection and holds the latents as they are: do not use it with "
+            "patients' data."
+        ]
+    else:
+        fraction = _FRACTIONS[SCALE_STRIDES[sending.profile.scales[0]]]
+        sentences = [
+            "The server has no key to the inner layer, but these numbers are data about a patient: with images of "
+            f"the same kind it could train a decoder and see anatomy at up to {fraction} of the slice's resolution, "
+            "and it can tell that two uploads show the same image."
+        ]
+        if sending.scope == "consortium":
+            sentences.append("A member of the consortium that colludes with the server could read them.")
+    if leaving.masks:
+        sentences.append(
+            "They stay on the server, encrypted, until they are withdrawn; models that learned from them do not forget."
+        )
+    sentences.append("Whoever watches the network sees when and about how many slices leave, nothing in them.")
+    return sentences
+
+
+def _leaving(
+    slices: Sequence[int], task: Task, sending: Sending, streams: tuple[Stream, ...], *, times: int
+) -> Leaving:
+    shapes = scale_shapes(task.slicing.size, sending.profile.scales)
+    sizes = [
+        packed_size(
+            _header(task, sending, streams, range(start, min(start + sending.slices_per_bundle, count)), variant)
+        )
+        for count in slices
+        for variant in range(times)
+        for start in range(0, count, sending.slices_per_bundle)
+    ]
+    return Leaving(
+        task=task.identity,
+        sending=sending,
+        streams=streams,
+        cases=len(slices),
+        slices=sum(slices),
+        times=times,
+        numbers_a_slice=len(streams) * sum(prod(shape) for shape in shapes.values()),
+        bytes=sum(sizes),
+    )
+
+
+def _header(task: Task, sending: Sending, streams: tuple[Stream, ...], where: range, variant: int) -> BundleHeader:
+    """A header as long as the real one: nonce, checks, fingerprint and pseudonym always have the same length."""
+    return BundleHeader(
+        task=task.identity,
+        codec="0" * 32,
+        profile=sending.profile,
+        mode=sending.mode,
+        quantization=sending.quantization,
+        nonce=bytes(NONCE_BYTES),
+        link_check="0" * 16,
+        inner_check=None if sending.mode == "paper" else "0" * 16,
+        case="0" * 32,
+        slice_indices=tuple(where),
+        streams=streams,
+        shapes=scale_shapes(task.slicing.size, sending.profile.scales),
+        variant=variant,
+    )

@@ -1,0 +1,161 @@
+"""The numbers that a user agrees to are those that leave; the sentences are no better than the protection."""
+
+import dataclasses
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppcmi.bundle import pack, packed_size
+from ppcmi.consent_log import Answer, ConsentLog
+from ppcmi.errors import WriteError
+from ppcmi.latents import Latents, Profile, Stream, scale_shapes
+from ppcmi.pipeline import run, segment
+from ppcmi.quantization import Quantization
+from ppcmi.volume import Volume
+from ppcmi.what_leaves import (
+    Sending,
+    consent_text,
+    export_leaves,
+    export_of_slices,
+    segmentation_leaves,
+)
+from support.bundles import make_header
+from support.private_link import HalvingServer, link_to, small_task, untrained_codec
+from support.volumes import a_geometry, a_task
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    first=st.integers(0, 9990),
+    slices=st.integers(1, 40),
+    profile=st.sampled_from(Profile),
+    quantization=st.sampled_from(Quantization),
+    streams=st.sampled_from([(Stream.IMAGE,), (Stream.IMAGE, Stream.MASK)]),
+    variant=st.integers(0, 120),
+)
+def test_a_bundles_size_is_known_before_it_is_made(first, slices, profile, quantization, streams, variant):
+    shapes = scale_shapes((32, 64), profile.scales)
+    header = make_header(
+        profile=profile, quantization=quantization, streams=streams, shapes=shapes, variant=variant,
+        slice_indices=tuple(range(first, first + slices)),
+    )  # fmt: skip
+    latents = {s: Latents({scale: torch.randn(slices, *shape) for scale, shape in shapes.items()}) for s in streams}
+    assert packed_size(header) == len(pack(header, latents))
+
+
+@pytest.fixture(scope="module")
+def a_codec():
+    return untrained_codec()
+
+
+@pytest.mark.parametrize("profile", [Profile.FULL, Profile.COARSE, Profile.MINIMAL])
+def test_a_segmentation_sends_as_many_bytes_as_the_user_was_told(a_codec, profile):
+    volume = Volume(np.random.default_rng(1).random((11, 40, 50)), a_geometry((11, 40, 50)))
+    link = link_to(HalvingServer(), a_codec, profile=profile)
+    sent = run(segment(volume, link)).progress.bytes_sent
+    sending = Sending(profile, quantization=Quantization.F32, slices_per_bundle=link.slices_per_bundle)
+    leaving = segmentation_leaves([volume.geometry], small_task(), sending)
+    assert (leaving.slices, leaving.bytes, leaving.masks) == (11, sent, False)
+    assert leaving.numbers_a_slice == {"full": 1792, "coarse": 768, "minimal": 256}[profile]
+
+
+def test_slices_are_counted_along_the_tasks_axis():
+    sagittal = a_task(axis="sagittal", size=(32, 32))
+    leaving = segmentation_leaves([a_geometry((5, 40, 50)), a_geometry((5, 40, 7))], sagittal, Sending(Profile.MINIMAL))
+    assert (leaving.cases, leaving.slices) == (2, 57)
+
+
+def test_an_export_counts_masks_and_every_augmented_encoding():
+    task, sending = a_task(size=(64, 64)), Sending(Profile.COARSE)
+    once = export_of_slices([10], task, sending, variants=0)
+    thrice = export_leaves([a_geometry((10, 8, 8))], task, sending, variants=2)
+    images = segmentation_leaves([a_geometry((10, 8, 8))], task, sending)
+    assert once.numbers_a_slice == 2 * images.numbers_a_slice
+    assert once.bytes > 1.9 * images.bytes
+    assert thrice.times == 3
+    assert 3 * once.bytes <= thrice.bytes <= 3 * once.bytes + 100
+
+
+def text_of(*, masks=False, **changes):
+    task, sending = a_task(size=(256, 256)), Sending(**{"profile": Profile.COARSE} | changes)
+    if masks:
+        return consent_text(export_of_slices([60, 40], task, sending, variants=2))
+    return consent_text(segmentation_leaves([a_geometry((60, 256, 256))], task, sending))
+
+
+def test_the_text_names_what_leaves_in_numbers():
+    assert "60 slices leave as 49,152 protected numbers each, 3.0 MB in all (profile coarse, i8)" in text_of()
+    export = text_of(masks=True)
+    assert "100 slices of 2 cases" in export
+    assert "each 3 times" in export
+    assert "labels leave in the same form" in export
+    assert "pseudonym" in export
+    assert "no masks" not in export
+
+
+@pytest.mark.parametrize(
+    ("profile", "share"), [("full", "an eighth"), ("coarse", "a sixteenth"), ("minimal", "a thirty-second")]
+)
+def test_the_text_says_at_which_resolution_the_server_could_see(profile, share):
+    assert share in text_of(profile=Profile(profile))
+
+
+def test_the_text_tells_of_members_and_of_the_published_mode_where_they_matter():
+    assert "colludes" in text_of()
+    assert "colludes" not in text_of(scope="site")
+    assert "do not use it with patients' data" in text_of(mode="paper", profile=Profile.PAPER)
+    assert "no plain latents" not in text_of(mode="paper", profile=Profile.PAPER)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_the_text_promises_nothing_that_is_not_so(masks):
+    text = text_of(masks=masks).lower()
+    for promise in ("anonym", "cannot be reconstructed", "impossible", "fully", "secure", "guarantee", "safe"):
+        assert promise not in text
+
+
+def a_leaving():
+    return export_of_slices([3, 4], a_task(size=(32, 32)), Sending(Profile.COARSE), variants=1)
+
+
+def test_the_log_keeps_what_was_agreed_to_in_order(tmp_path):
+    log = ConsentLog(tmp_path)
+    assert log.entries() == []
+    log.record("export", a_leaving(), Answer.NO)
+    log.record("export", a_leaving(), Answer.YES)
+    entries = log.entries()
+    assert [entry.answer for entry in entries] == ["no", "yes"]
+    assert entries[0].what["bytes"] == a_leaving().bytes
+    assert entries[0].time.endswith("+00:00")
+    (path,) = tmp_path.iterdir()
+    assert all(set(json.loads(line)) >= {"time", "task", "what", "text_version"} for line in path.open())
+    if os.name == "posix":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_line_that_was_cut_off_costs_one_entry(tmp_path):
+    log = ConsentLog(tmp_path)
+    for answer in (Answer.YES, Answer.NO):
+        log.record("export", a_leaving(), answer)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-30])
+    log.record("export", a_leaving(), Answer.COMMAND)
+    assert [entry.answer for entry in log.entries()] == ["yes", "command"]
+
+
+def test_without_a_log_there_is_no_consent(tmp_path):
+    with pytest.raises(WriteError, match="nothing is sent"):
+        ConsentLog(tmp_path / "absent").record("export", a_leaving(), Answer.YES)
+
+
+def test_what_is_logged_names_no_case():
+    assert set(a_leaving().document()) == {
+        "profile", "mode", "scope", "quantization", "streams", "cases", "slices", "times", "numbers_a_slice", "bytes"
+    }  # fmt: skip
+    assert dataclasses.asdict(a_leaving())["cases"] == 2
