@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ppcmi.latents import Latents
+from ppcmi.mosaic import mosaic
 from ppcmi.overlay import Picture, fit, outlined
 from ppcmi.task import Task
 
@@ -59,7 +59,7 @@ def what_left(image: NDArray[np.float32], rebuilt: NDArray[np.float32], protecte
     panels = [
         ("The slice: stays", _grey(image)),
         ("With all keys and the codec", _grey(rebuilt)),
-        ("What left the site", _mosaic(protected)),
+        ("What left the site", _grey(mosaic(protected))),
     ]
     pictures = [Image.fromarray(pixels) for _, pixels in panels]
     sizes = [fit(picture.size, side) for picture in pictures]
@@ -87,24 +87,6 @@ def _panel(image: NDArray[np.float32], labels: NDArray[np.uint8], task: Task) ->
     top, left = (PANEL - height) // 2, (PANEL - width) // 2
     framed[top : top + height, left : left + width] = outlined(image, labels, task, (height, width))
     return framed
-
-
-def _mosaic(latents: Latents) -> Picture:
-    """All channels of the first slice side by side, a block a scale; three standard deviations from black to white."""
-    blocks = [_tiles(values[0].float().cpu().numpy()) for _, values in latents.items()]
-    width = max(block.shape[1] for block in blocks)
-    grown = [np.kron(block, np.ones((width // block.shape[1],) * 2, np.uint8)) for block in blocks]
-    gap = np.full((2, width), PAPER[0], np.uint8)
-    return np.concatenate([part for block in grown for part in (block, gap)][:-1])
-
-
-def _tiles(values: NDArray[np.float32]) -> Picture:
-    channels, height, width = values.shape
-    columns = 2 ** ceil(np.log2(sqrt(channels)))
-    scaled = np.clip(127.5 + values / (values.std() + 1e-9) * 127.5 / 3, 0, 255).astype(np.uint8)
-    empty = np.zeros((-channels % columns, height, width), np.uint8)
-    grid = np.concatenate([scaled, empty]).reshape(-1, columns, height, width)
-    return np.ascontiguousarray(grid.transpose(0, 2, 1, 3).reshape(-1, columns * width))
 
 
 def _grey(image: NDArray[np.float32]) -> Picture:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from ppcmi.cli import codec, cohort, consortium, model, segment, site
+from ppcmi.cli import codec, cohort, consortium, model, preview, segment, site
 from ppcmi.cli.console import Console
 from ppcmi.cli.ending import end_with_stdin, interrupted_by_termination
 from ppcmi.cli.events import EventConsole
 from ppcmi.cli.options import EVENTS, Command
 from ppcmi.cli.parsers import Parser
 from ppcmi.errors import CancelledError, PpcmiError
+from ppcmi.site_folder import usual_site_folder
 
 OTHER_EXIT_CODE = 1
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interrupted_by_termination():
             if options.end_with_stdin:
                 end_with_stdin()
-            run: int = options.run(Command(options, console, _site_folder(options.site)))
+            run: int = options.run(Command(options, console, options.site or usual_site_folder(os.environ)))
     except PpcmiError as error:
         return _end(console, str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -62,7 +62,7 @@ def build_parser() -> Parser:
     """The parser of every command."""
     parser = Parser(prog="ppcmi", description=DESCRIPTION)
     groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="group")
-    for module in (site, consortium, codec, cohort, model, segment):
+    for module in (site, consortium, codec, cohort, model, preview, segment):
         module.add_parsers(groups)
     return parser
 
@@ -71,15 +71,6 @@ def _console(words: Sequence[str]) -> Console:
     """Where to write, known before the parser: its own errors are to be read as well."""
     quiet = "--quiet" in words
     return EventConsole(quiet=quiet) if EVENTS in words else Console(quiet=quiet)
-
-
-def _site_folder(named: Path | None) -> Path:
-    if named is not None:
-        return named
-    from_environment = os.environ.get("PPCMI_SITE_DIR")
-    if from_environment:
-        return Path(from_environment)
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ppcmi" / "site"
 
 
 def _end(console: Console, sentence: str, exit_code: int) -> int:

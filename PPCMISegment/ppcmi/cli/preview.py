@@ -1,0 +1,68 @@
+"""``ppcmi preview``: what leaves of a volume, in numbers, and of one slice, in pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ppcmi.cli.options import Command, add_command, add_task
+from ppcmi.cli.parsers import Groups
+from ppcmi.cohort import usual_profile
+from ppcmi.consortium import ensure_codec
+from ppcmi.errors import UsageError
+from ppcmi.files import write_atomically
+from ppcmi.latents import Profile
+from ppcmi.mosaic import side_by_side
+from ppcmi.png import encode_png
+from ppcmi.preview import preview_slice
+from ppcmi.protection import protection_of
+from ppcmi.reading import read_volume
+from ppcmi.slicing import slice_volume
+from ppcmi.what_leaves import Sending, segmentation_leaves, what_goes, what_stays, who_could_learn_what
+
+HEIGHT = 512
+
+
+def add_parsers(groups: Groups) -> None:
+    """The command."""
+    parser = add_command(
+        groups,
+        "preview",
+        _preview,
+        "What would leave if a volume were segmented; nothing does. Of one slice a picture: image, what leaves, and the "
+        "best that the server could make of it without the inner key.",
+        "ppcmi preview --task hippocampus-mr scan.nii.gz -o preview.png",
+    )
+    add_task(parser)
+    parser.add_argument("image", type=Path, metavar="IN", help="image, or folder of DICOM files")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="picture to write, NAME.png")
+    parser.add_argument("--slice", type=int, metavar="N", help="which slice, from 0 (default: the middle one)")
+    parser.add_argument(
+        "--profile", choices=[str(p) for p in Profile], help="privacy profile (default: the task's usual one)"
+    )
+
+
+def _preview(command: Command) -> int:
+    site, options, console = command.site(), command.options, command.console
+    part = site.task(options.task)
+    codec = ensure_codec(site.client(), part).to(command.device())
+    profile = Profile(options.profile) if options.profile else usual_profile(part.membership, codec)
+    volume = read_volume(options.image)
+    slices, _ = slice_volume(volume, part.task)
+    index = len(slices) // 2 if options.slice is None else options.slice
+    if not 0 <= index < len(slices):
+        raise UsageError(f"The volume has slices 0 to {len(slices) - 1}; choose one of them by --slice.")
+    preview = preview_slice(slices[index], codec, protection_of(site, part, codec.fingerprint, profile))
+    pictures = (preview.image, preview.leaving, preview.server.picture)
+    write_atomically(options.output, encode_png(side_by_side(pictures, HEIGHT)))
+    leaving = segmentation_leaves([volume.geometry], part.task, Sending.of(part.membership, profile))
+    for sentence in (*what_goes(leaving), what_stays(leaving), *who_could_learn_what(leaving)):
+        console.result(sentence)
+    server, outsider = preview.server, preview.outsider
+    console.result(
+        f"The server's best view of slice {index} without the inner key correlates {server.correlation:.2f} with the "
+        f"image ({server.name}); the same attempt on what is sent, without any key, {outsider.correlation:.2f}."
+    )
+    console.figures(
+        "preview", {"slice": index, "server": server.correlation, "outsider": outsider.correlation, "view": server.name}
+    )
+    return 0
