@@ -73,15 +73,16 @@ def test_the_servers_view_does_not_depend_on_the_inner_key(codec, a_slice):
     assert np.abs(first.picture - second.picture).mean() < 0.02
 
 
-def test_what_is_sent_shows_nothing_by_itself(codec, a_slice):
-    preview = preview_slice(a_slice, codec, protected(Profile.FULL))
-    noise = Latents({s: torch.randn(1, *shape) for s, shape in scale_shapes((SIZE, SIZE)).items()})
-    by_chance = max(
-        best_view(noise.map(lambda _, v: torch.randn_like(v)), preview.image).correlation for _ in range(20)
-    )
-    assert preview.outsider.correlation < by_chance + 0.1
-    assert preview.outsider.correlation < preview.server.correlation / 2
-    assert strongest_tile(preview, Profile.FULL) < 0.5
+def test_what_is_sent_shows_no_more_than_noise_does(codec, a_slice):
+    """Of few positions noise looks like any picture now and then: means of many tries are compared."""
+    shapes = scale_shapes((SIZE, SIZE))
+    tries = [preview_slice(a_slice, codec, protected(Profile.FULL)) for _ in range(20)]
+    noise = [Latents({s: torch.randn(1, *shape) for s, shape in shapes.items()}) for _ in range(20)]
+    sent = np.mean([preview.outsider.correlation for preview in tries])
+    by_chance = np.mean([best_view(latents, a_slice[0]).correlation for latents in noise])
+    assert sent < by_chance + 0.1
+    assert tries[0].server.correlation > by_chance + 0.2
+    assert max(strongest_tile(preview, Profile.FULL) for preview in tries) < 0.5
 
 
 def test_the_published_protocol_sends_maps_that_show_the_anatomy(codec, a_slice):

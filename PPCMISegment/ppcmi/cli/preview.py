@@ -28,8 +28,8 @@ def add_parsers(groups: Groups) -> None:
         groups,
         "preview",
         _preview,
-        "What would leave if a volume were segmented; nothing does. Of one slice a picture: image, what leaves, and the "
-        "best that the server could make of it without the inner key.",
+        "What would leave if a volume were segmented; nothing does. Of one slice a picture: image, what leaves, and "
+        "the best that the server could make of it without the inner key.",
         "ppcmi preview --task hippocampus-mr scan.nii.gz -o preview.png",
     )
     add_task(parser)
