@@ -1,0 +1,253 @@
+"""A batch by ``ppcmi segment`` and by PPCMIBatch.py, as programs of their own, against a real server."""
+
+import json
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from ppcmi.batch_manifest import MANIFEST, Manifest
+from ppcmi.cohort_file import CohortReader
+from ppcmi.reading import read_labels
+from support.segmenting_site import PPCMI, SCRIPT, segmenting_site
+
+BY_SCRIPT = (sys.executable, SCRIPT)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    with segmenting_site(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def by_both(site, tmp_path_factory):
+    """Folders of the same scans segmented by the command and by the script, and how these ended.
+
+    The site's own network decides alone: an answer of the server never comes twice with the same rounding.
+    """
+    site.give_the_server_a_share_of(0.0)
+    found = []
+    for number, words in enumerate(([*PPCMI, "segment"], BY_SCRIPT)):
+        output = tmp_path_factory.mktemp("out") / str(number)
+        done = site.run(*words, *site.options, "--input", *site.images[:3], "--output", output)
+        assert done.returncode == 0, done.stderr
+        found.append((output, done))
+    return found
+
+
+def masks(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.endswith((".nii.gz", ".seg.nrrd"))}
+
+
+def test_the_script_writes_the_same_bytes_as_the_command(by_both):
+    (folder, _), (other, _) = by_both
+    assert len(masks(folder)) == 6
+    assert any(read_labels(path).voxels.any() for path in folder.glob("*.nii.gz"))
+    assert masks(folder) == masks(other)
+
+
+def test_the_script_shows_the_same_table_as_the_command(by_both, site):
+    (folder, done), (other, by_script) = by_both
+    header, *rows, end = done.stdout.splitlines()
+    assert header.split()[:2] == ["volume", "outcome"]
+    assert [row.split()[0] for row in rows] == [path.name.removesuffix(".nii.gz") for path in site.images[:3]]
+    assert end == f"3 done; model 1, profile coarse; see {folder / 'report.html'}"
+    assert by_script.stdout.splitlines()[-1] == end.replace(str(folder), str(other))
+
+
+def test_with_the_server_s_share_masks_agree_but_for_what_rounding_on_the_way_decides(site, tmp_path):
+    site.give_the_server_a_share_of(0.5)
+    for folder in ("a", "b"):
+        site.command("segment", "--task", "phantom", *site.images[:2], "-o", tmp_path / folder)
+    for path in (tmp_path / "a").glob("*.nii.gz"):
+        first, second = (read_labels(tmp_path / folder / path.name).voxels for folder in ("a", "b"))
+        assert np.mean(first != second) < 1e-3
+
+
+def test_the_options_after_two_dashes_are_the_script_s_as_slicer_may_leave_them(site, tmp_path):
+    done = site.run(*BY_SCRIPT, "--", *site.options, "--input", site.images[0], "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert len(masks(tmp_path / "out")) == 2
+
+
+def test_the_script_explains_itself(site):
+    done = site.run(*BY_SCRIPT, "--help")
+    assert done.returncode == 0
+    assert "exit codes:" in done.stdout
+    assert "--variants" in site.run(*BY_SCRIPT, "--export-cohort", "--help").stdout
+
+
+def test_without_its_packages_the_script_says_what_to_do(site, tmp_path):
+    script = tmp_path / "Scripts" / SCRIPT.name
+    script.parent.mkdir()
+    shutil.copy(SCRIPT, script)
+    done = site.run(sys.executable, "-I", script, *site.options, "--input", "x", "-o", tmp_path / "out")
+    assert done.returncode == 10
+    assert done.stderr.startswith("PPCMIBatch: the Python package ppcmi is missing; open the module PPCMI Segment")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_worklist_with_a_broken_scan_does_the_others_and_has_a_code_of_its_own(site, tmp_path):
+    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
+    rows = f"name,image\nfirst,{site.images[0]}\n,broken.nii.gz\nsecond,{site.images[1]}\n"
+    (tmp_path / "list.csv").write_text(rows)
+    words = (*BY_SCRIPT, *site.options, "--input", tmp_path / "list.csv", "--output", tmp_path / "out")
+    done = site.run(*words)
+    assert done.returncode == 20
+    assert {path.split(".")[0] for path in masks(tmp_path / "out")} == {"first", "second"}
+    assert done.stderr.splitlines()[-1] == "ppcmi: 1 of 3 could not be segmented; the reasons are in the report."
+    assert "Traceback" not in done.stderr
+    again = site.run(*words)
+    assert again.returncode == 20
+    assert again.stdout.splitlines()[-1].startswith("2 done before, 1 failed")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--task", "phantom", "--output", "out"), 2),
+        (("--task", "phantom", "--input", "no-such-folder", "--output", "out"), 4),
+        (("--task", "another", "--input", "no-such-folder", "--output", "out"), 4),
+        (("--task", "phantom", "--input", "IMAGE", "--output", "out", "--model", "99"), 10),
+    ],
+)
+def test_what_cannot_even_begin_is_one_line_and_a_code(site, words, code, tmp_path):
+    texts = [str(site.images[0]) if word == "IMAGE" else word for word in words]
+    done = site.run(*BY_SCRIPT, *texts, "--site", site.folder, "--quiet")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_script_exports_the_same_cases_as_the_command(site, tmp_path):
+    words = (*site.options, "--input", site.cases, "--output", tmp_path / "a.ppcmi", "--variants", "0")
+    by_script = site.run(*BY_SCRIPT, "--export-cohort", *words)
+    assert by_script.returncode == 0, by_script.stderr
+    words = (*site.options, "--cases", site.cases, "-o", tmp_path / "b.ppcmi", "--variants", "0")
+    assert site.run(*PPCMI, "cohort", "export", *words).returncode == 0
+    exported = [CohortReader(tmp_path / name) for name in ("a.ppcmi", "b.ppcmi")]
+    assert len({reader.end.frames for reader in exported}) == 1
+    assert len({frozenset(frame.case for _, frame in reader.frames()) for reader in exported}) == 1
+    assert "cohort upload" in by_script.stderr
+    uploaded = site.run(*BY_SCRIPT, "--export-cohort", *words[:-3], tmp_path / "c.ppcmi", "--upload")
+    assert uploaded.returncode == 0, uploaded.stderr
+    assert "The server has cohort" in uploaded.stdout
+
+
+# ---- when something goes wrong on the way
+
+
+class Line:
+    """A connection to the server that a test can hold (no answer comes through) or cut."""
+
+    def __init__(self, server_url):
+        self._server = (urlsplit(server_url).hostname, urlsplit(server_url).port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open = threading.Event()
+        self._open.set()
+        self._sockets = []
+        self.mappings, self.hung_up = 0, threading.Event()
+        self.hold_after = self.cut_after = None
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self):
+        for one in (self._listener, *self._sockets):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)  # also wakes who waits on it
+            one.close()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+            except OSError:
+                return
+            self._sockets += [client, server]
+            threading.Thread(target=self._forward, args=(client, server, True), daemon=True).start()
+            threading.Thread(target=self._forward, args=(server, client, False), daemon=True).start()
+
+    def _forward(self, source, target, asks):
+        try:
+            while data := source.recv(1 << 16):
+                if asks and b"/map?" in data:
+                    self.mappings += 1
+                    if self.mappings == self.cut_after:
+                        self.cut()
+                    if self.mappings == self.hold_after:
+                        self._open.clear()
+                if not asks:
+                    self._open.wait()
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            target.close()
+        if asks and not self._open.is_set():
+            self.hung_up.set()
+
+
+@contextmanager
+def through_a_line(site, **settings):
+    """The site's profile calls its server through a line while the context lasts."""
+    path = site.folder / "site.json"
+    before = path.read_text()
+    line = Line(site.server.url)
+    for name, value in settings.items():
+        setattr(line, name, value)
+    path.write_text(json.dumps({**json.loads(before), "server_url": f"http://127.0.0.1:{line.port}"}))
+    try:
+        yield line
+    finally:
+        path.write_text(before)
+        line.cut()
+
+
+def done_names(folder):
+    return [name for name, record in Manifest(folder).records.items() if record.outcome == "done"]
+
+
+def test_a_server_that_goes_down_in_the_middle_keeps_what_is_finished(site, tmp_path):
+    output = tmp_path / "out"
+    words = (*PPCMI, "segment", *site.options, *site.images[:3], "-o", output)
+    with through_a_line(site, cut_after=2):
+        done = site.run(*words)
+    assert done.returncode == 11
+    assert done.stderr.splitlines()[-1].startswith("ppcmi: The server cannot be reached")
+    assert len(done_names(output)) == 1
+    assert (output / "report.html").exists()
+    again = site.run(*words)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[-1].startswith("2 done, 1 done before")
+
+
+@pytest.mark.parametrize("program", [(*PPCMI, "segment"), BY_SCRIPT], ids=["command", "script"])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_what_is_finished_and_the_server_sees_it(program, ending, site, tmp_path):
+    output = tmp_path / "out"
+    words = (*program, *site.options, "--input", *site.images[:3], "--output", output)
+    with through_a_line(site, hold_after=2) as line:
+        process = site.start(*words)
+        deadline = time.monotonic() + 60
+        while line.mappings < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.3)  # it waits for the answer
+        process.send_signal(ending)
+        out, err = process.communicate(timeout=20)
+        assert line.hung_up.wait(5)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "ppcmi: Cancelled; what was finished before is kept."
+    assert "1 done; model 1" in out
+    (name,) = done_names(output)
+    whole = {f"{name}.nii.gz", f"{name}.seg.nrrd", MANIFEST, "report", "report.html"}
+    assert {path.name for path in output.iterdir()} == whole
+    assert site.run(*words).returncode == 0
