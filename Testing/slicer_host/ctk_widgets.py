@@ -240,3 +240,27 @@ STAND_INS: dict[str, type[QtWidgets.QWidget]] = {
     cls.__name__: cls for cls in (ctkCollapsibleButton, ctkPathLineEdit, ctkComboBox, ctkDoubleSpinBox, ctkSliderWidget)
 }
 STAND_INS["ctkMessageBox"] = CtkMessageBox
+
+
+def named_only(name: str) -> type[QtWidgets.QWidget]:
+    """A class that code may name (in a type hint, or in `type(widget) == ...`) and that the host cannot make."""
+
+    def refuse(self: Any, *_: Any) -> None:
+        raise NotImplementedError(f"The test host has no stand-in for {name}.")
+
+    return type(name, (QtWidgets.QWidget,), {"__init__": refuse})
+
+
+# Named by Slicer's own parameterNodeWrapper.
+NAMED_ONLY = {
+    name: named_only(name)
+    for name in (
+        "ctkCheckBox",
+        "ctkCheckablePushButton",
+        "ctkColorPickerButton",
+        "ctkDirectoryButton",
+        "ctkDoubleRangeSlider",
+        "ctkDoubleSlider",
+        "ctkRangeWidget",
+    )
+}

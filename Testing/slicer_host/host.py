@@ -20,7 +20,17 @@ from PySide6 import QtCore, QtWidgets
 from trame_slicer.core import SlicerApp
 
 from . import dialogs as dialogs_module
-from . import i18n, modules, mrml_widgets, packaging, parameter_node, pythonqt, scripted_module
+from . import (
+    i18n,
+    modules,
+    mrml_widgets,
+    packaging,
+    parameter_node,
+    pythonqt,
+    pytorch_utils,
+    sample_data,
+    scripted_module,
+)
 from .application import HostOptions, qSlicerApplication, qSlicerMainWindow, qSlicerScriptedLoadableModuleWidget
 from .heartbeat import Heartbeat
 from .io_manager import IOManager
@@ -30,6 +40,7 @@ from .ui_loader import UiLoader
 
 _OWN_MODULES: dict[str, ModuleType] = {
     "i18n": i18n,
+    "util": slicer.util,
     "ScriptedLoadableModule": scripted_module,
     "parameterNodeWrapper": parameter_node,
     "packaging": packaging,
@@ -60,7 +71,8 @@ class SlicerHost:
         self.dialogs = dialogs_module.dialogs
         self._loaded: dict[str, Path] = {}
         self._folder: str = ""
-        self._installed: list[str] = []
+        self._installed: dict[str, ModuleType | None] = {}
+        """Name -> what Python had under it before."""
         self._slicer_before: dict[str, Any] = {}
         self._window: qSlicerMainWindow | None = None
 
@@ -92,8 +104,10 @@ class SlicerHost:
         """Unload everything and take the installed modules out of Python again."""
         self.reset()
         self._window = None
-        for name in self._installed:
+        for name, module in self._installed.items():
             sys.modules.pop(name, None)
+            if module is not None:
+                sys.modules[name] = module
         self._installed.clear()
         for name in set(vars(slicer)) - set(self._slicer_before):
             delattr(slicer, name)
@@ -112,7 +126,7 @@ class SlicerHost:
                 self.scene.RemoveNode(node)
         QtCore.QSettings().clear()
         self.dialogs.clear()
-        pythonqt.slot_errors.clear()
+        pythonqt.signals.errors.clear()
         self.process_events()
 
     def _install(self) -> None:
@@ -127,11 +141,14 @@ class SlicerHost:
         self._install_module("slicer.modules", slicer.modules)
         classes = {
             **mrml_widgets.STAND_INS,
+            **mrml_widgets.NAMED_ONLY,
             "qSlicerScriptedLoadableModule": modules.qSlicerScriptedLoadableModule,
             "qSlicerScriptedLoadableModuleWidget": qSlicerScriptedLoadableModuleWidget,
         }
         for name, native_class in classes.items():
             setattr(slicer, name, pythonqt.wrapper_class(native_class))
+        self._install_module("SampleData", sample_data)
+        self._install_module("PyTorchUtils", pytorch_utils)
         for name, own in _OWN_MODULES.items():
             self._install_module(f"slicer.{name}", self._from_base(name) or own)
         for name, logic in self._core_logics().items():
@@ -141,8 +158,8 @@ class SlicerHost:
             setattr(slicer.moduleNames, name, name)
 
     def _install_module(self, name: str, module: ModuleType) -> None:
+        self._installed.setdefault(name, sys.modules.get(name))
         sys.modules[name] = module
-        self._installed.append(name)
         package, _, last = name.rpartition(".")
         if package == "slicer":
             setattr(slicer, last, module)
@@ -246,12 +263,12 @@ class SlicerHost:
     @property
     def slot_errors(self) -> list[BaseException]:
         """What connected callables raised since the last reset; Slicer prints such errors and goes on."""
-        return pythonqt.slot_errors
+        return pythonqt.signals.errors
 
     def raise_slot_error(self) -> None:
         """Raise the first exception of a slot, if there was one."""
-        if pythonqt.slot_errors:
-            raise pythonqt.slot_errors.pop(0)
+        if pythonqt.signals.errors:
+            raise pythonqt.signals.errors.pop(0)
 
     # Pictures
 

@@ -13,7 +13,7 @@ import slicer
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Property, Qt, Signal, Slot
 
-from .ctk_widgets import plain_property
+from .ctk_widgets import named_only, plain_property
 
 _SCENE_EVENTS = (
     slicer.vtkMRMLScene.NodeAddedEvent,
@@ -427,3 +427,6 @@ STAND_INS: dict[str, type[QtWidgets.QWidget]] = {
         qMRMLSegmentSelectorWidget,
     )
 }
+
+# Named by Slicer's own parameterNodeWrapper.
+NAMED_ONLY = {name: named_only(name) for name in ("qMRMLRangeWidget", "qMRMLSliderWidget", "qMRMLSpinBox")}

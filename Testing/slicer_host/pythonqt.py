@@ -12,7 +12,6 @@ does in Slicer. Beyond Slicer this raises where PythonQt only prints a warning (
 import enum
 import inspect
 import itertools
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,6 +20,9 @@ from typing import Any, ClassVar
 import shiboken6
 from PySide6 import QtCore, QtGui, QtNetwork, QtWidgets
 
+from .qt_enums import EnumClass, EnumValue
+from .qt_signals import Signals, class_name, text_of
+
 NATIVE_MODULES = (QtCore, QtGui, QtWidgets, QtNetwork)
 # Names that PySide adds to every class and Qt's C++ classes do not have.
 _PYSIDE_ONLY = {"staticMetaObject", "receivers", "sender", "tr"}
@@ -28,177 +30,7 @@ _RENAMED = {"exec_": "exec", "raise": "raise_", "name": "objectName"}
 
 _wrapper_classes: dict[type, "WrapperMeta"] = {}
 _wrappers: "weakref.WeakValueDictionary[int, Wrapper]" = weakref.WeakValueDictionary()
-_connections: dict[int, list["_Connection"]] = {}
 _main_thread = threading.main_thread()
-
-slot_errors: list[BaseException] = []
-"""Exceptions raised by connected callables. Slicer prints them and goes on, and so does this; tests look here."""
-
-
-class EnumValue(int):
-    """An enumerator as PythonQt gives it: an integer, here with PySide's enumerator kept to pass it back."""
-
-    native: enum.Enum | None
-
-    def __new__(cls, native: enum.Enum) -> "EnumValue":
-        """Make the integer for PySide's enumerator."""
-        value = super().__new__(cls, native.value)
-        value.native = native
-        return value
-
-    def _combined(self, other: int, operation: Callable[[Any, Any], Any]) -> int:
-        if isinstance(self.native, enum.Flag):
-            other_native = getattr(other, "native", None) or type(self.native)(int(other))
-            if isinstance(other_native, type(self.native)):
-                return EnumValue(operation(self.native, other_native))
-        return operation(int(self), int(other))
-
-    def __or__(self, other: int) -> int:
-        return self._combined(other, lambda a, b: a | b)
-
-    def __and__(self, other: int) -> int:
-        return self._combined(other, lambda a, b: a & b)
-
-    def __xor__(self, other: int) -> int:
-        return self._combined(other, lambda a, b: a ^ b)
-
-    __ror__, __rand__, __rxor__ = __or__, __and__, __xor__
-
-    def __invert__(self) -> int:
-        return EnumValue(~self.native) if isinstance(self.native, enum.Flag) else ~int(self)
-
-
-class EnumClass:
-    """A Qt enumeration: callable with an integer; its enumerators are attributes of the class around it only."""
-
-    def __init__(self, native: type[enum.Enum]) -> None:
-        self._native = native
-
-    def __call__(self, value: int) -> EnumValue:
-        """Give the enumerator of this value."""
-        return EnumValue(self._native(int(value)))
-
-
-class _Connection:
-    """One callable connected to one signal of one native object."""
-
-    def __init__(self, native: QtCore.QObject, signature: str, slot: Callable[..., Any]) -> None:
-        self.native, self.signature, self.slot = native, signature, slot
-        self._receive = _guarded(slot)
-        self._signal = _python_signal(native, signature)
-        if self._signal is not None:
-            self._signal.connect(self._receive)
-        else:
-            native.connect(QtCore.SIGNAL(signature), self._receive)
-
-    def close(self) -> None:
-        if self._signal is not None:
-            self._signal.disconnect(self._receive)
-        else:
-            QtCore.QObject.disconnect(self.native, QtCore.SIGNAL(self.signature), self._receive)
-
-
-def _guarded(slot: Callable[..., Any]) -> Callable[..., None]:
-    """Call `slot` with wrapped values, no more of them than it takes; keep what it raises."""
-    count = _argument_count(slot)
-
-    def receive(*arguments: Any) -> None:
-        try:
-            slot(*[wrap(argument) for argument in arguments[:count]])
-        except Exception as error:
-            slot_errors.append(error)
-            sys.excepthook(type(error), error, error.__traceback__)
-
-    return receive
-
-
-def _argument_count(slot: Callable[..., Any]) -> int | None:
-    """How many arguments PythonQt hands to a callable: as many as a plain function or method takes, else all."""
-    function = slot.__func__ if inspect.ismethod(slot) else slot
-    if not inspect.isfunction(function) or function.__code__.co_flags & inspect.CO_VARARGS:
-        return None
-    return function.__code__.co_argcount - (1 if inspect.ismethod(slot) else 0)
-
-
-def _python_signal(native: QtCore.QObject, signature: str) -> Any:
-    """Find the signal of a stand-in that is declared under a C++ signature in its `cpp_signals`."""
-    for native_class in type(native).__mro__:
-        name = vars(native_class).get("cpp_signals", {}).get(signature)
-        if name is not None:
-            return getattr(native, name)
-    return None
-
-
-def normalized_signature(native: QtCore.QObject, signature: str) -> str:
-    """Give the signature as Qt writes it.
-
-    Raises:
-        ValueError: the object has no such signal.
-    """
-    normal = _text(QtCore.QMetaObject.normalizedSignature(signature))
-    if _python_signal(native, normal) is None and native.metaObject().indexOfSignal(normal) < 0:
-        raise ValueError(f"{class_name(native)} has no signal {signature}; give the name with its C++ argument types.")
-    return normal
-
-
-def _text(value: QtCore.QByteArray | bytes) -> str:
-    return bytes(value.data() if isinstance(value, QtCore.QByteArray) else value).decode()
-
-
-def class_name(native: QtCore.QObject) -> str:
-    """Give the C++ class name of an object, without the part that PySide adds for Python classes."""
-    return str(native.metaObject().className())
-
-
-class SignalAccess:
-    """A signal as attribute: `button.clicked.connect(f)`; calling it emits."""
-
-    def __init__(self, native: QtCore.QObject, signature: str) -> None:
-        self._native, self._signature = native, signature
-
-    def connect(self, slot: Callable[..., Any]) -> bool:
-        """Call `slot` whenever the signal is emitted."""
-        return connect(self._native, self._signature, slot)
-
-    def disconnect(self, slot: Callable[..., Any]) -> bool:
-        """Take a connection away; False where there was none."""
-        return disconnect(self._native, self._signature, slot)
-
-    def emit(self, *arguments: Any) -> None:
-        """Emit the signal."""
-        signal = _python_signal(self._native, self._signature)
-        if signal is None:
-            signal = getattr(self._native, self._signature.partition("(")[0])
-        signal.emit(*unwrap(arguments))
-
-    __call__ = emit
-
-
-def connect(native: QtCore.QObject, signature: str, slot: Any, member: str | None = None) -> bool:
-    """Connect a signal to a callable, or to the slot or signal `member` of another object."""
-    if member is not None:
-        slot = getattr(slot, member.partition("(")[0])
-        slot = slot.emit if isinstance(slot, SignalAccess) else slot
-    if not callable(slot):
-        raise TypeError(f"What is connected to {signature} must be callable, not {type(slot).__name__}.")
-    signature = normalized_signature(native, signature)
-    pointer = _pointer(native)
-    if pointer not in _connections:
-        _connections[pointer] = []
-        native.destroyed.connect(lambda *_: _connections.pop(pointer, None))
-    _connections[pointer].append(_Connection(native, signature, slot))
-    return True
-
-
-def disconnect(native: QtCore.QObject, signature: str, slot: Callable[..., Any] | None = None) -> bool:
-    """Take the connections of a signal to `slot` away (all of them without one); False where there was none."""
-    signature = normalized_signature(native, signature)
-    of_object = _connections.get(_pointer(native), [])
-    found = [c for c in of_object if c.signature == signature and (slot is None or c.slot == slot)]
-    for connection in found:
-        connection.close()
-        of_object.remove(connection)
-    return bool(found)
 
 
 def _pointer(native: Any) -> int:
@@ -244,6 +76,10 @@ def unwrap(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: unwrap(item) for key, item in value.items()}
     return value
+
+
+signals = Signals(wrap, unwrap)
+"""The connections of this process, and in `signals.errors` what connected callables raised."""
 
 
 def wrapper_class(native_class: type) -> "WrapperMeta":
@@ -365,9 +201,9 @@ def _object_member(wrapper: Wrapper, native: QtCore.QObject, name: str) -> Any: 
     special = _SPECIAL_METHODS.get(name)
     if special is not None:
         return lambda *arguments: special(native, *arguments)
-    signal = _signal_signature(native, name)
+    signal = signals.access(native, name)
     if signal is not None:
-        return SignalAccess(native, signal)
+        return signal
     if name not in _PYSIDE_ONLY and hasattr(type(native), _RENAMED.get(name, name)):
         member = getattr(native, _RENAMED.get(name, name))
         if callable(member) and not isinstance(member, type):
@@ -390,7 +226,7 @@ def _value_member(native: Any, name: str) -> Any:
 
 
 def _dynamic_properties(native: QtCore.QObject) -> list[str]:
-    return [_text(name) for name in native.dynamicPropertyNames()]
+    return [text_of(name) for name in native.dynamicPropertyNames()]
 
 
 def _read_property(native: QtCore.QObject, prop: QtCore.QMetaProperty) -> Any:
@@ -418,6 +254,8 @@ def _write_property(native: QtCore.QObject, prop: QtCore.QMetaProperty, value: A
         value = int(value)
     elif prop.typeName() == "QString" and not refused:
         value = str(value)
+    elif prop.typeName() == "QStringList" and isinstance(value, list | tuple):
+        value = [str(item) for item in value]
     if refused or not native.setProperty(prop.name(), unwrap(value)):
         raise AttributeError(
             f"Property '{prop.name()}' of type '{prop.typeName()}' does not accept an object of type "
@@ -425,28 +263,12 @@ def _write_property(native: QtCore.QObject, prop: QtCore.QMetaProperty, value: A
         )
 
 
-def _signal_signature(native: QtCore.QObject, name: str) -> str | None:
-    """The signature of the signal of this name; where there are several, the one with most arguments."""
-    for native_class in type(native).__mro__:
-        for signature, python_name in vars(native_class).get("cpp_signals", {}).items():
-            if python_name == name:
-                return str(signature)
-    meta_object = native.metaObject()
-    methods = (meta_object.method(i) for i in range(meta_object.methodCount()))
-    signatures = [
-        _text(method.methodSignature())
-        for method in methods
-        if method.methodType() == QtCore.QMetaMethod.MethodType.Signal and _text(method.name()) == name
-    ]
-    return max(signatures, key=lambda s: s.count(",") + (not s.endswith("()")), default=None)
-
-
 def _method(member: Callable[..., Any], name: str) -> Callable[..., Any]:
     """A method that takes and gives wrapped values; no keyword arguments, as in PythonQt."""
 
     def call(*arguments: Any) -> Any:
         _check_thread(name)
-        arguments = tuple(_guarded(a) if inspect.isroutine(a) else unwrap(a) for a in arguments)
+        arguments = tuple(signals.guarded(a) if inspect.isroutine(a) else unwrap(a) for a in arguments)
         try:
             return wrap(member(*arguments))
         except TypeError as error:
@@ -476,9 +298,9 @@ def _find_children(native: QtCore.QObject, kind: Any, name: str = "") -> list[An
 
 _SPECIAL_METHODS: dict[str, Callable[..., Any]] = {
     "className": class_name,
-    "connect": connect,
+    "connect": signals.connect,
     "delete": _delete,
-    "disconnect": disconnect,
+    "disconnect": signals.disconnect,
     "findChild": _find_child,
     "findChildren": _find_children,
     "setProperty": _set_property,

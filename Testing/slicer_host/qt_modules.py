@@ -37,8 +37,9 @@ class CtkModule(ModuleType):
         super().__init__("ctk")
 
     def __getattr__(self, name: str) -> Any:
-        if name in ctk_widgets.STAND_INS:
-            return wrapper_class(ctk_widgets.STAND_INS[name])
+        known = {**ctk_widgets.NAMED_ONLY, **ctk_widgets.STAND_INS}
+        if name in known:
+            return wrapper_class(known[name])
         raise AttributeError(f"module ctk has no attribute {name} in the test host")
 
 

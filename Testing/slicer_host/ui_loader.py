@@ -6,6 +6,7 @@ from xml.etree import ElementTree as ET
 from PySide6 import QtCore, QtUiTools, QtWidgets
 
 from . import pythonqt
+from .qt_signals import class_name
 
 
 class UiLoader(QtCore.QObject):
@@ -95,11 +96,11 @@ def _connect(top: QtWidgets.QWidget, connection: ET.Element) -> None:
     native = _named(top, receiver)
     member: Any = getattr(native, slot.partition("(")[0], None)
     if not callable(member) and not hasattr(member, "emit"):
-        raise ValueError(f"{receiver} ({pythonqt.class_name(native)}) has no slot {slot}.")
+        raise ValueError(f"{receiver} ({class_name(native)}) has no slot {slot}.")
     takes_nothing = slot.endswith("()")
     call = member.emit if hasattr(member, "emit") else member
 
     def receive(*arguments: Any) -> None:
         call(*([] if takes_nothing else pythonqt.unwrap(arguments)))
 
-    pythonqt.connect(_named(top, sender), signal, receive)
+    pythonqt.signals.connect(_named(top, sender), signal, receive)
