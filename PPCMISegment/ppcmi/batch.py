@@ -14,19 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from ppcmi.batch_images import BatchImage, result_names
 from ppcmi.batch_manifest import CaseRecord, Manifest
 from ppcmi.codec.refinement import SiteDecoder
+from ppcmi.confidence import volumes_ml
 from ppcmi.errors import BundleError, GeometryError, PpcmiError, ReadError, ServerRefusedError, WriteError
 from ppcmi.files import write_atomically
 from ppcmi.overlay import overlay_of
 from ppcmi.pipeline import PrivateLink, Progress, Segmentation, provenance_of, segment
 from ppcmi.png import encode_png
 from ppcmi.reading import read_volume
-from ppcmi.task import Task
-from ppcmi.volume import Volume
 from ppcmi.writing import write_segmentation
 
 ENDINGS = (".seg.nrrd", ".nii.gz")
@@ -94,13 +91,6 @@ def segment_files(
         record = replace(record, total_seconds=seconds, finished=finished)
         manifest.append(record)
         yield replace(item, outcome=record.outcome, record=record)
-
-
-def volumes_ml(labels: Volume, task: Task) -> dict[str, float]:
-    """Millilitres of each structure, also of those that were not found."""
-    voxel_ml = abs(float(np.linalg.det(labels.geometry.ijk_to_ras[:3, :3]))) / 1000
-    counts = np.bincount(labels.voxels.ravel(), minlength=task.classes)
-    return {label.name: round(float(counts[label.value]) * voxel_ml, 4) for label in task.labels}
 
 
 def _segment_one(

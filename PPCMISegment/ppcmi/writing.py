@@ -44,6 +44,9 @@ _NIFTI_HEADER = np.dtype(
 )  # fmt: skip
 """The fields of a NIfTI-1 header that are not zero here; its last 4 bytes say that no extension follows."""
 
+_NIFTI_TYPES = {"|u1": (2, 8), "<f4": (16, 32)}
+"""DT_UINT8 and DT_FLOAT32 with their bits, by NumPy's name."""
+
 
 def write_segmentation(labels: Volume, task: Task, path: Path, provenance: Mapping[str, str]) -> None:
     """Put ``labels``, values of ``task`` on the image's grid, at ``path`` in one step.
@@ -62,10 +65,26 @@ def write_segmentation(labels: Volume, task: Task, path: Path, provenance: Mappi
         content = "".join(f"{line}\n" for line in (*lines, "")).encode()
         content += gzip.compress(voxels.tobytes(), COMPRESSION, mtime=0)
     elif name.endswith(".nii.gz"):
-        content = gzip.compress(_nifti_header(labels.geometry) + voxels.tobytes(), COMPRESSION, mtime=0)
+        content = _nifti(Volume(voxels, labels.geometry))
     else:
         raise UsageError("A segmentation is written as .seg.nrrd or .nii.gz; give its file one of these endings.")
     write_atomically(path, content)
+
+
+def write_nifti(volume: Volume, path: Path) -> None:
+    """Put a uint8 or float32 volume at ``path``, ``NAME.nii.gz``, in one step.
+
+    :raises WriteError: as :func:`write_segmentation`.
+    :raises GeometryError: if NIfTI cannot hold a volume this large.
+    """
+    write_atomically(path, _nifti(volume))
+
+
+def _nifti(volume: Volume) -> bytes:
+    kind, bits = _NIFTI_TYPES[volume.voxels.dtype.str]
+    header = _nifti_header(volume.geometry)
+    header["datatype"], header["bitpix"] = kind, bits
+    return gzip.compress(header.tobytes() + np.ascontiguousarray(volume.voxels).tobytes(), COMPRESSION, mtime=0)
 
 
 def _nrrd_header(
@@ -151,14 +170,14 @@ def _joined(values: Iterable[Any]) -> str:
     return " ".join(str(value) for value in values)
 
 
-def _nifti_header(geometry: Geometry) -> bytes:
+def _nifti_header(geometry: Geometry) -> NDArray[np.void]:
+    """A header without the type of the values."""
     if max(geometry.shape) > LARGEST_NIFTI_DIMENSION:
         raise GeometryError(f"NIfTI holds at most {LARGEST_NIFTI_DIMENSION} voxels along an axis; write .seg.nrrd.")
     spacing = geometry.spacing_mm
     header = np.zeros((), dtype=_NIFTI_HEADER)
     header["sizeof_hdr"] = 348
     header["dim"] = (3, *geometry.shape[::-1], 1, 1, 1, 1)
-    header["datatype"], header["bitpix"] = 2, 8  # DT_UINT8
     header["pixdim"][:4] = (1.0, *spacing)
     header["vox_offset"] = _NIFTI_HEADER.itemsize
     header["scl_slope"] = 1.0
@@ -173,4 +192,4 @@ def _nifti_header(geometry: Geometry) -> bytes:
         header["pixdim"][0] = handedness
         header["quatern"] = Rotation.from_matrix(directions * (1, 1, handedness)).as_quat(canonical=True)[:3]
         header["qoffset"] = geometry.ijk_to_ras[:3, 3]
-    return header.tobytes()
+    return header

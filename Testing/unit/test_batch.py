@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppcmi.batch import segment_files, volumes_ml
+from ppcmi.batch import segment_files
 from ppcmi.batch_images import BatchImage, find_batch_images, result_names, without_repeats
 from ppcmi.batch_manifest import MANIFEST, CaseRecord, Manifest
 from ppcmi.batch_report import REPORT, write_report
@@ -22,8 +22,7 @@ from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.errors import CancelledError, ConnectionFailedError, ReadError, ServerRefusedError, WriteError
 from ppcmi.pipeline import provenance_of
 from ppcmi.reading import read_labels
-from ppcmi.volume import Geometry, Volume
-from support.private_link import HalvingServer, link_to, small_task, untrained_codec
+from support.private_link import HalvingServer, link_to, untrained_codec
 
 
 @pytest.fixture(scope="module")
@@ -345,14 +344,6 @@ def test_no_line_of_a_manifest_is_fatal_and_a_good_one_is_found_among_them(tmp_p
 
 
 # ---- volumes, pictures, the report
-
-
-def test_volumes_are_voxels_times_their_size():
-    voxels = np.zeros((3, 4, 5), np.uint8)
-    voxels[0, :2], voxels[1, 0, 0] = 1, 3
-    affine = np.diag([2.0, 3.0, 4.0, 1.0])[[1, 0, 2, 3]]  # axes swapped, 24 mm^3 a voxel
-    found = volumes_ml(Volume(voxels, Geometry(voxels.shape, affine)), small_task())
-    assert found == {"Organ": 0.24, "Vessel": 0.0, "Lesion": 0.024}
 
 
 def test_volumes_in_the_manifest_are_those_of_the_mask_that_was_written(scans, a_link, tmp_path):
