@@ -8,14 +8,17 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import SimpleITK
 
 from ppcmi.batch_manifest import MANIFEST, Manifest
 from ppcmi.cohort_file import CohortReader
 from ppcmi.reading import read_labels
+from support.resident_memory import memory_of_a_batch
 from support.segmenting_site import PPCMI, SCRIPT, segmenting_site
 
 BY_SCRIPT = (sys.executable, SCRIPT)
@@ -251,3 +254,13 @@ def test_ctrl_c_keeps_what_is_finished_and_the_server_sees_it(program, ending, s
     whole = {f"{name}.nii.gz", f"{name}.seg.nrrd", MANIFEST, "report", "report.html"}
     assert {path.name for path in output.iterdir()} == whole
     assert site.run(*words).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+def test_memory_does_not_grow_with_the_number_of_volumes(site, tmp_path):
+    image = SimpleITK.ReadImage(str(site.images[0]))
+    large = SimpleITK.Expand(image, [3, 3, 1])  # 5 MB, so that volumes that are kept would show
+    SimpleITK.WriteImage(large, str(tmp_path / "large.nii.gz"))
+    held = memory_of_a_batch(site, tmp_path / "large.nii.gz", 30, tmp_path, [*PPCMI, "segment"])
+    assert min(held[1:]) > 50  # it was measured at every volume
+    assert max(held[25:]) - max(held[9:15]) < 30  # 16 volumes lie between

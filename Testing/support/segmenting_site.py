@@ -77,7 +77,7 @@ def segmenting_site(folder: Path) -> Iterator[SegmentingSite]:
     with real_server(folder / "server", TASK_FILE) as server:
         site = SegmentingSite(server, folder / "site", folder / "cases")
         write_phantom_folder(site.cases, cases_per_site=4, seed=1)
-        own = ("--task", "phantom", "--cases", site.cases)
+        own = ("--task", "phantom", "--cases", site.cases, "--where", "site=A")
         site.command("site", "init", "--server", server.url, "--code", server.add_site("Hospital"))
         site.command("consortium", "create", "--task", "phantom")
         site.command("codec", "train", *own, "--publish-anyway", *TINY)

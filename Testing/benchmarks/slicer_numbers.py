@@ -1,0 +1,53 @@
+"""How the Slicer side behaves on a workstation: ``make bench-slicer``, numbers in docs/results/slicer.json.
+
+No data are needed: the site, its server and its scans are made for the measurement. ``python -m
+benchmarks.slicer_numbers NAME...`` measures only those named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.results import SEPARATOR, Measurement, here_and_now, measurement, merge
+from support.resident_memory import memory_of_a_batch
+from support.segmenting_site import PPCMI, segmenting_site
+
+COMMAND = "make bench-slicer"
+VOLUMES, EARLY, WINDOW = 500, 100, 20
+
+
+def batch_memory() -> list[Measurement]:
+    """What one run over 500 volumes of 145 000 voxels holds at its end beyond what it held after 100."""
+    with tempfile.TemporaryDirectory(prefix="ppcmi-bench-") as scratch, segmenting_site(Path(scratch)) as site:
+        held = memory_of_a_batch(site, site.images[0], VOLUMES, Path(scratch), [*PPCMI, "segment"])
+    early, late = max(held[EARLY - WINDOW : EARLY]), max(held[VOLUMES - WINDOW :])
+    name = SEPARATOR.join((f"a batch of {VOLUMES} volumes", f"resident memory after {VOLUMES} less that after {EARLY}"))
+    return [measurement(name, late - early, "MiB", command=COMMAND, origin=here_and_now(), at_most=10)]
+
+
+MEASURED: Mapping[str, Callable[[], list[Measurement]]] = {"batch-memory": batch_memory}
+"""What can be measured, by the name to ask for it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write docs/results/slicer.json."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.slicer_numbers", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASURED)} (default: all)")
+    names = parser.parse_args(arguments).names or list(MEASURED)
+    unknown = set(names) - set(MEASURED)
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MEASURED)}")
+    for name in names:
+        found = MEASURED[name]()
+        for one in found:
+            print(f"{one.name}: {one.measured:g} {one.unit}", flush=True)
+        merge("slicer", found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

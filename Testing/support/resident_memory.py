@@ -1,0 +1,45 @@
+"""How much memory a batch of many volumes holds as it goes on, seen from outside its process (Linux)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ppcmi.batch_manifest import MANIFEST
+from support.segmenting_site import SegmentingSite
+
+POLL_S = 0.02
+MEBIBYTE = 1 << 20
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_of_a_batch(
+    site: SegmentingSite, scan: Path, volumes: int, folder: Path, program: Sequence[object]
+) -> list[float]:
+    """Segment so many copies of a scan with ``program`` in one run: the largest resident MiB by volume."""
+    scans = folder / "scans"
+    scans.mkdir()
+    for number in range(volumes):
+        shutil.copy(scan, scans / f"scan_{number:04}.nii.gz")
+    process = site.start(*program, *site.options, "--input", scans, "--output", folder / "out", "--quiet")
+    largest = [0.0] * (volumes + 1)
+    manifest = folder / "out" / MANIFEST
+    while process.poll() is None:
+        done = manifest.read_bytes().count(b"\n") if manifest.exists() else 0
+        largest[done] = max(largest[done], resident_mib(process.pid))
+        time.sleep(POLL_S)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert f"{volumes} done" in out
+    return largest
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory of a process; 0 once it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / MEBIBYTE
+    except (OSError, IndexError):
+        return 0.0
