@@ -1,7 +1,8 @@
 """Segment many volumes into a folder: what is done already is skipped, a failure goes on to the next.
 
-Each gives ``NAME.seg.nrrd`` and ``NAME.nii.gz``, a line in the manifest, and a picture for the report. What would make
-every other volume fail as well (no server, no space) ends the run; a rerun goes on where it was.
+Each gives ``NAME.seg.nrrd`` and ``NAME.nii.gz``, perhaps ``NAME.confidence.nii.gz``, a line in the manifest, and a
+picture for the report. What would make every other volume fail as well (no server, no space) ends the run; a rerun goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any, Literal
 from ppcmi.batch_images import BatchImage, result_names
 from ppcmi.batch_manifest import CaseRecord, Manifest
 from ppcmi.codec.refinement import SiteDecoder
-from ppcmi.confidence import volumes_ml
+from ppcmi.confidence import ENDING as CONFIDENCE
+from ppcmi.confidence import confidence_of, volumes_ml, write_confidence
 from ppcmi.errors import BundleError, GeometryError, PpcmiError, ReadError, ServerRefusedError, WriteError
 from ppcmi.files import write_atomically
 from ppcmi.overlay import overlay_of
@@ -55,10 +57,16 @@ class BatchItem:
 
 
 def segment_files(
-    images: Sequence[BatchImage], link: PrivateLink, output: Path, cancelled: Callable[[], bool] = lambda: False
+    images: Sequence[BatchImage],
+    link: PrivateLink,
+    output: Path,
+    *,
+    endings: Sequence[str] = ENDINGS,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Generator[BatchItem, None, None]:
-    """Segment every image to ``output/NAME.seg.nrrd`` and ``.nii.gz``; an event whenever something has happened.
+    """Segment every image to ``output/NAME`` with ``endings``; an event whenever something has happened.
 
+    :param endings: of the files that are written: masks, and :data:`ppcmi.confidence.ENDING`.
     :raises WriteError: if the folder or a result cannot be written, or a result would take an image's place.
     :raises ConnectionFailedError: if the server cannot be reached.
     :raises ServerRefusedError: if it refuses the site, the task or the model.
@@ -70,18 +78,24 @@ def segment_files(
         raise WriteError(f"The output folder cannot be made: {error.strerror}.") from error
     manifest = Manifest(output)
     names = result_names(images, manifest.sources)
-    _require_other_files(images, output, names)
+    _require_other_files(images, output, [f"{name}{ending}" for name in names for ending in endings])
     made_with = {**provenance_of(link), "decoder": _fingerprint(link.decoder)}
     for number, (image, name) in enumerate(zip(images, names, strict=True), start=1):
         item = BatchItem(image.source, name, number, len(images))
         made_from = {**_identity(image.source), **made_with}
         before = manifest.records.get(name)
-        if before is not None and _is_done(before, made_from, output):
+        if before is not None and _is_done(before, made_from, output, endings):
             yield replace(item, outcome="skipped", record=before)
             continue
         start = time.monotonic()
         try:
-            record = yield from _segment_one(item, CaseRecord(name, "done", made_from), link, output, cancelled)
+            record = yield from _segment_one(
+                item,
+                CaseRecord(name, "done", made_from),
+                link,
+                [output / f"{name}{ending}" for ending in endings],
+                cancelled,
+            )
         except Exception as error:
             failure = _of_this_case(error)
             if failure is None:
@@ -94,12 +108,17 @@ def segment_files(
 
 
 def _segment_one(
-    item: BatchItem, record: CaseRecord, link: PrivateLink, output: Path, cancelled: Callable[[], bool]
+    item: BatchItem, record: CaseRecord, link: PrivateLink, paths: Sequence[Path], cancelled: Callable[[], bool]
 ) -> Generator[BatchItem, None, CaseRecord]:
     volume = read_volume(item.source)
-    result = yield from _as_items(item, segment(volume, link, cancelled=cancelled))
-    for ending in ENDINGS:
-        write_segmentation(result.labels, link.task, output / f"{item.name}{ending}", result.provenance)
+    sure = any(path.name.endswith(CONFIDENCE) for path in paths)
+    result = yield from _as_items(item, segment(volume, link, with_probabilities=sure, cancelled=cancelled))
+    output = paths[0].parent
+    for path in paths:
+        if not path.name.endswith(CONFIDENCE):
+            write_segmentation(result.labels, link.task, path, result.provenance)
+        elif result.probabilities is not None:
+            write_confidence(confidence_of(result.probabilities), volume.geometry, path)
     picture = Path(PICTURES) / f"{item.name}.png"
     (output / PICTURES).mkdir(exist_ok=True)
     write_atomically(output / picture, encode_png(overlay_of(volume, result.labels, link.task)))
@@ -143,14 +162,13 @@ def _of_this_case(error: Exception) -> str | None:
             return f"The volume could not be segmented for an unforeseen reason ({type(error).__name__}); report it."
 
 
-def _require_other_files(images: Sequence[BatchImage], output: Path, names: Sequence[str]) -> None:
-    results = {(output / f"{name}{ending}").resolve() for name in names for ending in ENDINGS}
-    if results & {image.source.resolve() for image in images}:
+def _require_other_files(images: Sequence[BatchImage], output: Path, files: Sequence[str]) -> None:
+    if {(output / file).resolve() for file in files} & {image.source.resolve() for image in images}:
         raise WriteError("A result would take the place of an image; choose another folder for the results.")
 
 
-def _is_done(record: CaseRecord, made_from: dict[str, Any], output: Path) -> bool:
-    there = all((output / f"{record.name}{ending}").exists() for ending in ENDINGS)
+def _is_done(record: CaseRecord, made_from: dict[str, Any], output: Path, endings: Sequence[str]) -> bool:
+    there = all((output / f"{record.name}{ending}").exists() for ending in endings)
     return record.outcome == "done" and record.made_from == made_from and there
 
 

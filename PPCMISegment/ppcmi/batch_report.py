@@ -25,6 +25,7 @@ import torch
 from ppcmi import __version__
 from ppcmi.batch import ENDINGS
 from ppcmi.batch_manifest import CaseRecord
+from ppcmi.confidence import ENDING as CONFIDENCE
 from ppcmi.files import write_atomically
 from ppcmi.task import Label, Task
 from ppcmi.wording import counted, megabytes
@@ -150,7 +151,8 @@ def _failure(record: CaseRecord) -> str:
 
 
 def _case(record: CaseRecord, task: Task, folder: Path) -> str:
-    files = (f'<a href="{quote(record.name + ending)}">{escape(ending)}</a>' for ending in ENDINGS)
+    endings = [ending for ending in (*ENDINGS, CONFIDENCE) if (folder / f"{record.name}{ending}").exists()]
+    files = (f'<a href="{quote(record.name + ending)}">{escape(ending)}</a>' for ending in endings)
     found = [label for label in task.labels if record.volumes_ml.get(label.name)]
     absent = [label.name for label in task.labels if label not in found]
     return _CASE.substitute(

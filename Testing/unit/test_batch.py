@@ -14,14 +14,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppcmi.batch import segment_files
+from ppcmi.batch import ENDINGS, segment_files
 from ppcmi.batch_images import BatchImage, find_batch_images, result_names, without_repeats
 from ppcmi.batch_manifest import MANIFEST, CaseRecord, Manifest
 from ppcmi.batch_report import REPORT, write_report
 from ppcmi.codec.refinement import SiteDecoder
+from ppcmi.confidence import ENDING as CONFIDENCE
 from ppcmi.errors import CancelledError, ConnectionFailedError, ReadError, ServerRefusedError, WriteError
 from ppcmi.pipeline import provenance_of
-from ppcmi.reading import read_labels
+from ppcmi.reading import read_labels, read_volume
 from support.private_link import HalvingServer, link_to, untrained_codec
 
 
@@ -193,6 +194,19 @@ def test_a_result_never_takes_the_place_of_a_scan(scans, a_link):
     with pytest.raises(WriteError, match="another folder"):
         segmented(scans[:1], a_link, scans[0].parent)
     assert scans[0].read_bytes() == before
+
+
+def test_confidence_is_written_beside_the_mask_and_a_rerun_that_asks_for_it_makes_it(scans, a_link, tmp_path):
+    output, endings = tmp_path / "out", (*ENDINGS, CONFIDENCE)
+    assert segmented(scans[:1], a_link, output) == {"one": "done"}
+    assert segmented(scans[:1], a_link, output, endings=endings) == {"one": "done"}
+    confidence = read_volume(output / "one.confidence.nii.gz")
+    assert confidence.geometry.matches(read_labels(output / "one.nii.gz").geometry)
+    assert confidence.voxels.dtype == np.float32
+    assert confidence.voxels.min() >= 0.33  # the test's decoder is sure of one in three; between pixels less
+    assert confidence.voxels.max() == 1
+    assert segmented(scans[:1], a_link, output, endings=endings) == {"one": "skipped"}
+    assert segmented(scans[:1], a_link, output) == {"one": "skipped"}
 
 
 # ---- names

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from ppcmi.batch import BatchItem, Outcome, segment_files
+from ppcmi.batch import ENDINGS, BatchItem, Outcome, segment_files
 from ppcmi.batch_images import BatchImage, find_batch_images, without_repeats
 from ppcmi.batch_manifest import CaseRecord, Manifest
 from ppcmi.batch_report import write_report
 from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command, add_command, add_task
 from ppcmi.cli.parsers import Groups
+from ppcmi.confidence import ENDING as CONFIDENCE
 from ppcmi.errors import CasesFailedError, ReadError, UsageError, WriteError
 from ppcmi.pipeline import PrivateLink, provenance_of
 from ppcmi.quantization import Quantization
@@ -63,6 +64,14 @@ def add_parsers(groups: Groups) -> None:
         help="the same; a list has a column 'image' and perhaps 'name'",
     )
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="folder for the results")
+    parser.add_argument(
+        "--confidence",
+        dest="endings",
+        action="store_const",
+        const=(*ENDINGS, CONFIDENCE),
+        default=ENDINGS,
+        help="also write NAME.confidence.nii.gz, how probable the chosen structure is at every voxel",
+    )
     parser.add_argument("--model", type=int, metavar="N", help="number of the model (default: the active one)")
     parser.add_argument(
         "--quantization",
@@ -85,7 +94,7 @@ def _segment(command: Command) -> int:
     link = open_link(site, site.task(options.task), site.client(), choices)
     finished: list[BatchItem] = []
     try:
-        with closing(segment_files(images, link, options.output)) as items:
+        with closing(segment_files(images, link, options.output, endings=options.endings)) as items:
             for item in items:
                 _show(item, console)
                 if item.outcome is not None:
