@@ -36,6 +36,7 @@ from .heartbeat import Heartbeat
 from .io_manager import IOManager
 from .layout import LayoutManager
 from .qt_modules import CtkModule, QtModule, widget_stand_ins
+from .subject_hierarchy import SubjectHierarchyFollower
 from .ui_loader import UiLoader
 
 _OWN_MODULES: dict[str, ModuleType] = {
@@ -87,6 +88,7 @@ class SlicerHost:
         self._application = QtWidgets.QApplication.instance() or qSlicerApplication()
         self.core = SlicerApp()
         self.scene = self.core.scene
+        self._follower = SubjectHierarchyFollower(self.scene)
         layout_manager = LayoutManager(self.scene, self.core.app_logic) if self.options.main_window else None
         logics = {
             "Volumes": self.core.volumes_logic,

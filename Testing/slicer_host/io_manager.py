@@ -26,6 +26,18 @@ _NODE_CLASSES = {
 }
 _VOLUME_OPTIONS = {"labelmap": 1, "center": 2, "singleFile": 4, "autoWindowLevel": 8, "discardOrientation": 16}
 _AUTO_WINDOW_LEVEL = 8
+# Slicer takes these from ITK's factories, which the wheel registers only as they are used.
+_VOLUME_FORMATS = [
+    "NRRD (.nrrd)",
+    "NRRD (.nhdr)",
+    "MetaImage (.mha)",
+    "MetaImage (.mhd)",
+    "NIfTI (.nii)",
+    "NIfTI (.nii.gz)",
+    "VTK (.vtk)",
+    "TIFF (.tif)",
+    "PNG (.png)",
+]
 
 
 class IOManager(QtCore.QObject):
@@ -108,6 +120,8 @@ class IOManager(QtCore.QObject):
 
     def fileWriterExtensions(self, node: Any) -> list[str]:
         """Give the formats a node can be written in, as "NRRD (.nrrd)"."""
+        if node.IsA("vtkMRMLVolumeNode"):
+            return _VOLUME_FORMATS
         storage = node.CreateDefaultStorageNode()
         storage.UnRegister(None)
         types = storage.GetSupportedWriteFileTypes()

@@ -32,26 +32,25 @@ def _pointer(native: QtCore.QObject) -> int:
 
 @dataclass(frozen=True)
 class _Connection:
-    """One callable connected to one signal of one native object."""
+    """One callable connected to one signal of an object, which it does not keep alive."""
 
-    native: QtCore.QObject
     signature: str
     slot: Callable[..., Any]
     receive: Callable[..., None]
 
-    def open(self) -> None:
-        signal = python_signal(self.native, self.signature)
+    def open(self, native: QtCore.QObject) -> None:
+        signal = python_signal(native, self.signature)
         if signal is not None:
             signal.connect(self.receive)
         else:
-            self.native.connect(QtCore.SIGNAL(self.signature), self.receive)
+            native.connect(QtCore.SIGNAL(self.signature), self.receive)
 
-    def close(self) -> None:
-        signal = python_signal(self.native, self.signature)
+    def close(self, native: QtCore.QObject) -> None:
+        signal = python_signal(native, self.signature)
         if signal is not None:
             signal.disconnect(self.receive)
         else:
-            QtCore.QObject.disconnect(self.native, QtCore.SIGNAL(self.signature), self.receive)
+            QtCore.QObject.disconnect(native, QtCore.SIGNAL(self.signature), self.receive)
 
 
 def python_signal(native: QtCore.QObject, signature: str) -> Any:
@@ -123,8 +122,8 @@ class Signals:
             slot = getattr(slot, member.partition("(")[0])
         if not callable(slot):
             raise TypeError(f"What is connected to {signature} must be callable, not {type(slot).__name__}.")
-        connection = _Connection(native, normalized_signature(native, signature), slot, self.guarded(slot))
-        connection.open()
+        connection = _Connection(normalized_signature(native, signature), slot, self.guarded(slot))
+        connection.open(native)
         pointer = _pointer(native)
         if pointer not in self._connections:
             self._connections[pointer] = []
@@ -138,7 +137,7 @@ class Signals:
         of_object = self._connections.get(_pointer(native), [])
         found = [c for c in of_object if c.signature == signature and (slot is None or c.slot == slot)]
         for connection in found:
-            connection.close()
+            connection.close(native)
             of_object.remove(connection)
         return bool(found)
 
