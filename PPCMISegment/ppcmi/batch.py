@@ -72,10 +72,7 @@ def segment_files(
     :raises ServerRefusedError: if it refuses the site, the task or the model.
     :raises CancelledError: if ``cancelled()``; what was finished before is kept.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(f"The output folder cannot be made: {error.strerror}.") from error
+    _make_folder(output)
     manifest = Manifest(output)
     names = result_names(images, manifest.sources)
     _require_other_files(images, output, [f"{name}{ending}" for name in names for ending in endings])
@@ -120,7 +117,7 @@ def _segment_one(
         elif result.probabilities is not None:
             write_confidence(confidence_of(result.probabilities), volume.geometry, path)
     picture = Path(PICTURES) / f"{item.name}.png"
-    (output / PICTURES).mkdir(exist_ok=True)
+    _make_folder(output / PICTURES)
     write_atomically(output / picture, encode_png(overlay_of(volume, result.labels, link.task)))
     last = result.progress
     return replace(
@@ -160,6 +157,13 @@ def _of_this_case(error: Exception) -> str | None:
             return "The image is too large for this machine's memory."
         case _:
             return f"The volume could not be segmented for an unforeseen reason ({type(error).__name__}); report it."
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"The output folder cannot be made: {error.strerror}.") from error
 
 
 def _require_other_files(images: Sequence[BatchImage], output: Path, files: Sequence[str]) -> None:

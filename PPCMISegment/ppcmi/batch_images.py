@@ -7,6 +7,7 @@ A list has a column ``image``, a path that is relative to the list's own folder 
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -67,17 +68,18 @@ def result_names(images: Sequence[BatchImage], known: Mapping[str, Path] | None 
     given = [image.name or before.get(place) for image, place in zip(images, places, strict=True)]
     taken = {*used, *listed}  # not told apart by case: not every file system does
     stems = [image_stem(place) for place in places]
+    times = Counter(stems)
     names = []
     for place, stem, name in zip(places, stems, given, strict=True):
-        candidates = _candidates(place, stem, stems)
+        candidates = _candidates(place, stem, alone=times[stem] == 1)
         names.append(name or next(candidate for candidate in candidates if candidate.casefold() not in taken))
         taken.add(names[-1].casefold())
     return names
 
 
-def _candidates(place: Path, stem: str, stems: Sequence[str]) -> Iterator[str]:
+def _candidates(place: Path, stem: str, *, alone: bool) -> Iterator[str]:
     with_folder = f"{place.parent.name}-{stem}"
-    if stems.count(stem) == 1:
+    if alone:
         yield stem
     yield with_folder
     for number in count(2):

@@ -1,0 +1,70 @@
+"""PPCMIBatch.py in the headless Slicer, as ``--python-script`` runs it: same masks, and Slicer gets the exit code."""
+
+import runpy
+import signal
+import sys
+
+import pytest
+
+from support.segmenting_site import PPCMI, SCRIPT, segmenting_site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    with segmenting_site(tmp_path_factory.mktemp("site")) as site:
+        site.give_the_server_a_share_of(0.0)  # its answers never come twice with the same rounding
+        yield site
+
+
+@pytest.fixture
+def python_script(slicer_host, monkeypatch):
+    """Runs a file as Slicer's ``--python-script FILE -- WORDS``; the code that Slicer was asked to end with."""
+    codes = []
+    monkeypatch.setattr(type(slicer_host._application), "exit", lambda self, status=0: codes.append(status))
+    before = signal.getsignal(signal.SIGINT)
+
+    def run(file, *words):
+        monkeypatch.setattr(sys, "argv", [str(file), *(str(word) for word in words)])
+        runpy.run_path(str(file), run_name="__main__")
+        assert len(codes) == 1, "Slicer would go on for ever"
+        return codes.pop()
+
+    yield run
+    signal.signal(signal.SIGINT, before)
+
+
+def masks(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.endswith((".nii.gz", ".seg.nrrd"))}
+
+
+def test_in_slicer_the_masks_are_the_same_bytes_as_outside(site, python_script, tmp_path, capsys):
+    words = (*site.options, "--input", *site.images[:2], "--output")
+    assert python_script(SCRIPT, *words, tmp_path / "in") == 0
+    assert "2 done; model 1" in capsys.readouterr().out
+    outside = site.run(*PPCMI, "segment", *words, tmp_path / "out")
+    assert outside.returncode == 0, outside.stderr
+    assert len(masks(tmp_path / "in")) == 4
+    assert masks(tmp_path / "in") == masks(tmp_path / "out")
+
+
+def test_slicer_ends_with_the_script_s_exit_code(site, python_script, tmp_path, capsys):
+    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
+    options = (*site.options, "--output", tmp_path / "out")
+    assert python_script(SCRIPT, *options, "--input", site.images[0], tmp_path / "broken.nii.gz") == 20
+    assert python_script(SCRIPT, *options, "--input", tmp_path / "nothing") == 4
+    assert python_script(SCRIPT, *options) == 2
+    assert python_script(SCRIPT, "--help") == 0
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_cohort_is_exported_in_slicer(site, python_script, tmp_path, capsys):
+    words = (*site.options, "--input", site.cases, "--output", tmp_path / "a.ppcmi", "--variants", "0")
+    assert python_script(SCRIPT, "--export-cohort", *words, "--upload") == 0
+    assert "The server has cohort" in capsys.readouterr().out
+    assert (tmp_path / "a.ppcmi").stat().st_size > 10_000
+
+
+def test_the_script_leaves_the_scene_alone(site, python_script, slicer_host, tmp_path):
+    before = slicer_host.scene.GetNumberOfNodes()
+    assert python_script(SCRIPT, *site.options, "--input", site.images[0], "--output", tmp_path / "out") == 0
+    assert slicer_host.scene.GetNumberOfNodes() == before
