@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -18,8 +19,6 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
-
-import slicer
 
 if TYPE_CHECKING:
     from ppcmi.pipeline import Progress
@@ -74,6 +73,7 @@ class PPCMISegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self) -> None:
         """Build the panels; neither PyTorch nor the network is touched."""
         from PPCMISegmentLib.Dependencies import Dependencies
+        from PPCMISegmentLib.PreviewPanel import PreviewPanel
         from PPCMISegmentLib.SegmentPanel import SegmentPanel
         from PPCMISegmentLib.SiteAccess import SiteAccess
 
@@ -84,8 +84,11 @@ class PPCMISegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         site, dependencies = SiteAccess(self.logic.siteFolder), Dependencies(self.resourcePath)
         self.segmentPanel = SegmentPanel(self.resourcePath, site, self.logic.work, dependencies)
-        self.panels = [self.segmentPanel]
-        self.ui.panelsTabWidget.addTab(self.segmentPanel.widget, _("Segment"))
+        self.previewPanel = PreviewPanel(self.resourcePath, site, self.logic.work, dependencies)
+        self.panels = {_("Segment"): self.segmentPanel, _("What leaves"): self.previewPanel}
+        for title, panel in self.panels.items():
+            self.ui.panelsTabWidget.addTab(panel.widget, title)
+        self.ui.panelsTabWidget.connect("currentChanged(int)", self.onTabChanged)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -94,12 +97,16 @@ class PPCMISegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self) -> None:
         """Show what the scene and the server have now."""
         self.segmentPanel.setParameterNode(self.logic.getParameterNode())
-        self.segmentPanel.refresh()
+        self.onTabChanged(self.ui.panelsTabWidget.currentIndex)
+
+    def onTabChanged(self, index: int) -> None:
+        """What one panel did may concern the one that is opened."""
+        list(self.panels.values())[index].refresh()
 
     def cleanup(self) -> None:
         """End what is under way."""
         self.removeObservers()
-        for panel in self.panels:
+        for panel in self.panels.values():
             panel.close()
         self.logic.close()
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slicer.i18n import tr as _
-
 import slicer
+from slicer.i18n import tr as _
 
 
 @dataclass(frozen=True)

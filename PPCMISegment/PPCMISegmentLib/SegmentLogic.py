@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import slicer
 from slicer.i18n import tr as _
 
-import slicer
 from ppcmi.errors import ConnectionFailedError, DeviceMemoryError, PpcmiError
 from PPCMISegmentLib import SegmentationNodes, VolumeNodes
 from PPCMISegmentLib.Steps import inBackground, logUnexpected

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
-import slicer
 from PPCMISegmentLib import VolumeNodes
 from PPCMISegmentLib.Dependencies import Dependencies, DependencyError
 from PPCMISegmentLib.SegmentLogic import Choices, QueueEvent, SegmentLogic
@@ -41,10 +41,12 @@ class SegmentPanel:
         self._run, self._asking = Steps(), Steps()
         self._offers: list[TaskOffer] = []
         self._parameterNode: PPCMISegmentParameterNode | None = None
-        self._started = 0.0
+        self._started, self._failed = 0.0, 0
         self.widget = slicer.util.loadUI(resourcePath("UI/SegmentPanel.ui"))
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self._queue = VolumeQueue(self.ui.volumesTable, self._showWhatLeaves)
+        self.ui.resultsTable.verticalHeader().setVisible(False)
+        self.ui.resultsTable.horizontalHeader().setStretchLastSection(True)
         self._fillSelectors()
         self.ui.segmentButton.connect("clicked()", self.onSegmentButton)
         self.ui.refreshButton.connect("clicked()", self.refresh)
@@ -89,7 +91,7 @@ class SegmentPanel:
             self.ui.siteLabel.text = _('Some Python packages are missing; the tab "Site" installs them.')
             return
         try:
-            self._showOffers([TaskOffer(task) for task in self._site.tasks()])
+            self._showOffers([TaskOffer(part.task, part.membership) for part in self._site.profile().tasks()])
             name = self._site.profile().identity.site_name
         except Exception as error:
             self.ui.siteLabel.text = sentenceOf(error)
@@ -181,6 +183,8 @@ class SegmentPanel:
     def _reasonNotToStart(self, offer: TaskOffer | None, nodes: list[slicer.vtkMRMLScalarVolumeNode]) -> str | None:
         if offer is None:
             return _('There is no task to choose from; the tab "Site" founds or joins one.')
+        if offer.asked and offer.model is None:
+            return _("The server has no active model for this task yet; ask its operator.")
         if not self._queue.nodes():
             return _("Load a volume first.")
         return None if nodes else _("Check at least one volume.")
@@ -188,12 +192,13 @@ class SegmentPanel:
     def _whatLeaves(self, offer: TaskOffer, nodes: list[slicer.vtkMRMLScalarVolumeNode]) -> str:
         from ppcmi.latents import Profile
         from ppcmi.quantization import Quantization
-        from ppcmi.what_leaves import leaving_for_segmentation
+        from ppcmi.what_leaves import Sending, segmentation_leaves, what_goes, what_stays
 
         geometries = [VolumeNodes.geometryOf(node) for node in nodes if VolumeNodes.shapeOf(node) is not None]
         quantization = Quantization(self.ui.quantizationSelector.currentData)
-        leaving = leaving_for_segmentation(geometries, offer.task, offer.profile or Profile.COARSE, quantization)
-        return leaving.sentence
+        sending = Sending.of(offer.membership, offer.profile or Profile.COARSE, quantization)
+        leaving = segmentation_leaves(geometries, offer.task, sending)
+        return " ".join([*what_goes(leaving), what_stays(leaving)])
 
     # ---- the run
 
@@ -220,14 +225,20 @@ class SegmentPanel:
         )
         self._clearResults()
         self._setRunning(True)
+        self._failed = 0
         for node in nodes:
             self._queue.setStatus(node, _("waiting"))
         self._run.start(
             self._logic.queueSteps(nodes, choices, mayUseCpu=self._mayUseCpu),
             onEvent=self._showEvent,
-            onDone=lambda _none: self._finish(_("Done.")),
+            onDone=lambda _none: self._finish(self._summary()),
             onError=lambda error: self._finish(sentenceOf(error)),
         )
+
+    def _summary(self) -> str:
+        if not self._failed:
+            return _("Done.")
+        return _("{count} of the volumes could not be segmented; the table says why.").format(count=self._failed)
 
     def _mayUseCpu(self) -> bool:
         return slicer.util.confirmYesNoDisplay(
@@ -244,6 +255,7 @@ class SegmentPanel:
                 self._showProgress(event.progress)
             self._queue.setStatus(event.volumeNode, _("working"))
         elif event.state == "failed":
+            self._failed += 1
             self._queue.setStatus(event.volumeNode, sentenceOf(event.error))
         elif event.result is not None:
             sent = event.result.progress.bytes_sent / MEGABYTE
@@ -273,6 +285,7 @@ class SegmentPanel:
             table.setItem(row, 0, qt.QTableWidgetItem(name))
             table.setItem(row, 1, qt.QTableWidgetItem(text))
         table.resizeColumnsToContents()
+        table.setFixedHeight(table.horizontalHeader().height + sum(map(table.rowHeight, range(table.rowCount))) + 2)
         table.visible = True
         self.ui.show3DButton.setSegmentationNode(result.segmentationNode)
         self.ui.show3DButton.visible = True

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import vtk
-
 import slicer
+import vtk
 
 if TYPE_CHECKING:
     from ppcmi.task import Label, Task

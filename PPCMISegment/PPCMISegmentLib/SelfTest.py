@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import slicer
+
 from PPCMISegmentLib import SegmentationNodes, VolumeNodes
 from PPCMISegmentLib.Phantoms import SAMPLES, addPhantom
 from PPCMISegmentLib.SegmentLogic import Choices, SceneChangedError, SegmentLogic

@@ -12,7 +12,7 @@ from PPCMISegmentLib.Steps import inBackground
 
 if TYPE_CHECKING:
     from ppcmi.latents import Profile
-    from ppcmi.site import SiteProfile
+    from ppcmi.site import Membership, SiteProfile
     from ppcmi.task import Task
 
 
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 class TaskOffer:
     """A task that the site takes part in.
 
-    :param model: number of the server's active model, or None: there is none, or the server was not asked.
+    :param asked: whether the server said what follows.
+    :param model: number of the server's active model, or None: there is none.
     :param profile: privacy profile of that model: which scales leave.
     """
 
     task: Task
+    membership: Membership
+    asked: bool = False
     model: int | None = None
     profile: Profile | None = None
 
@@ -52,10 +55,6 @@ class SiteAccess:
 
         return SiteProfile.open(self.folder)
 
-    def tasks(self) -> list[Task]:
-        """Tasks that the site takes part in, by name; the server is not asked."""
-        return [part.task for part in self.profile().tasks()] if self.isSetUp else []
-
     def offersSteps(self, executor: Executor) -> Generator[None, None, list[TaskOffer]]:
         """Every task of the site with the model that the server has active for it.
 
@@ -72,7 +71,7 @@ class SiteAccess:
                 for part in site.tasks():
                     model = client.task(part.task.name).get("active_model") or {}
                     profile = Profile(model["profile"]) if "profile" in model else None
-                    offers.append(TaskOffer(part.task, model.get("number"), profile))
+                    offers.append(TaskOffer(part.task, part.membership, True, model.get("number"), profile))
                 return offers
             finally:
                 client.close()

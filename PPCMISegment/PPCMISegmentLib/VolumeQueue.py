@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 import qt
+import slicer
 import vtk
 
-import slicer
 from PPCMISegmentLib import VolumeNodes
 
 VOLUME_COLUMN, STATUS_COLUMN = 0, 1
 
 
 class VolumeQueue:
-    """Rows of a table, one for each volume.
+    """Rows of a table, one for each volume; empty until :meth:`refresh`.
 
     :param table: with the columns volume and status.
     :param onChanged: called when a volume was added, removed, renamed, checked or unchecked.
@@ -35,7 +35,6 @@ class VolumeQueue:
             for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndImportEvent, scene.EndCloseEvent)
         ]
         self._nameTags: dict[slicer.vtkMRMLScalarVolumeNode, int] = {}
-        self.refresh()
 
     def close(self) -> None:
         """Stop following the scene."""
