@@ -23,10 +23,11 @@ from ppcmi.errors import CodecError, GeometryError, ReadError, SiteError
 from ppcmi.in_flight import InFlight
 from ppcmi.latents import Profile, Stream
 from ppcmi.protection import Protection
-from ppcmi.reading import CaseFiles, read_labels, read_volume
+from ppcmi.reading import CaseFiles, read_volume
 from ppcmi.site import Membership, SiteProfile, TaskProfile
 from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.task import Task
+from ppcmi.task_labels import read_task_labels
 
 POLL_S = 0.1
 
@@ -237,7 +238,7 @@ def read_labelled_slices(case: CaseFiles, task: Task) -> tuple[NDArray[np.float3
     if case.label is None:
         raise ReadError("The case has no labels.")
     slices, grid = slice_volume(read_volume(case.image), task)
-    return slices, slice_labels(read_labels(case.label), grid, task)
+    return slices, slice_labels(read_task_labels(case.label, task), grid, task)
 
 
 def _bundles(

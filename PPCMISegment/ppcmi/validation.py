@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from ppcmi.errors import GeometryError, ReadError, SiteError
 from ppcmi.metrics import LabelScore, score_case
 from ppcmi.pipeline import PrivateLink, Progress, segment
-from ppcmi.reading import CaseFiles, read_labels, read_volume
+from ppcmi.reading import CaseFiles, read_volume
 from ppcmi.slicing import restore_labels, slice_volume
+from ppcmi.task import Task
+from ppcmi.task_labels import read_task_labels
 from ppcmi.volume import Volume
 
 METRICS = tuple(f.name for f in fields(LabelScore) if f.name != "label")
@@ -84,7 +86,7 @@ def validate(cases: Sequence[CaseFiles], link: PrivateLink) -> Generator[Validat
     skipped: dict[str, ReadError | GeometryError] = {}
     for done, case in enumerate(labelled):
         try:
-            volume, truth = _read(case)
+            volume, truth = _read(case, link.task)
             steps = segment(volume, link)
             while True:
                 try:
@@ -133,10 +135,10 @@ def mean_scores(cases: Sequence[Sequence[LabelScore]]) -> dict[str, dict[str, fl
     }
 
 
-def _read(case: CaseFiles) -> tuple[Volume, Volume]:
+def _read(case: CaseFiles, task: Task) -> tuple[Volume, Volume]:
     if case.label is None:
         raise ReadError("The case has no labels.")
-    return read_volume(case.image), read_labels(case.label)
+    return read_volume(case.image), read_task_labels(case.label, task)
 
 
 def _defined(means: Means) -> dict[str, dict[str, float]]:

@@ -1,10 +1,11 @@
-"""``ppcmi cohort``: export, upload, list, withdraw."""
+"""``ppcmi cohort``: check, export, upload, list, withdraw."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ppcmi import cohort
+from ppcmi.case_checks import check_case
 from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command, add_cases, add_command, add_task, chosen_cases
 from ppcmi.cli.parsers import Groups, add_group
@@ -57,6 +58,15 @@ def add_parsers(groups: Groups) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the augmentation (default: 0)")
     parser.add_argument("--upload", action="store_true", help="and send it to the server, as 'ppcmi cohort upload'")
+    parser = add_command(
+        group,
+        "check",
+        _check,
+        "Look at labelled cases before they are exported: geometry, labels that are missing, slices without any.",
+        "ppcmi cohort check --task hippocampus-mr --cases FOLDER",
+    )
+    add_task(parser)
+    add_cases(parser, fold="train")
     parser = add_command(
         group,
         "upload",
@@ -125,6 +135,20 @@ def _export(command: Command) -> int:
     if summary.skipped:
         raise CasesFailedError(f"{counted(len(summary.skipped), 'case')} could not be read and stayed out of the file.")
     return 0
+
+
+def _check(command: Command) -> int:
+    console, task = command.console, command.site().task(command.options.task).task
+    labelled = [case for case in chosen_cases(command.options) if case.label is not None]
+    unusable = 0
+    for done, case in enumerate(labelled, start=1):
+        console.progress(f"checked {done}/{len(labelled)} cases", last=done == len(labelled))
+        findings = check_case(case, task)
+        unusable += any(finding.prevents for finding in findings)
+        for finding in findings:
+            console.result(f"{case.name}: {'cannot be exported: ' if finding.prevents else ''}{finding.sentence}")
+    console.result(f"{len(labelled) - unusable} of {counted(len(labelled), 'labelled case')} can be exported.")
+    return CasesFailedError.exit_code if unusable else 0
 
 
 def _upload(command: Command) -> int:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ppcmi.errors import ReadError, TrainingError
-from ppcmi.reading import CaseFiles, read_labels, read_volume
+from ppcmi.reading import CaseFiles, read_volume
 from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.task import Task
+from ppcmi.task_labels import read_task_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ def read_slice_set(
         slices.append(torch.from_numpy(stack))
         counts.append(len(stack))
         if case.label is not None:
-            labels.append(torch.from_numpy(slice_labels(read_labels(case.label), grid, task)))
+            labels.append(torch.from_numpy(slice_labels(read_task_labels(case.label, task), grid, task)))
         progress(done)
     number = torch.from_numpy(np.repeat(np.arange(len(cases)), counts))
     return SliceSet(torch.cat(slices), torch.cat(labels) if labels else None, number)
