@@ -45,6 +45,20 @@ class CommandOptions(QtCore.QObject):
     )
 
 
+class ModuleFactoryManager(QtCore.QObject):
+    """qSlicerModuleFactoryManager: which modules were loaded."""
+
+    cpp_class_name: ClassVar[str] = "qSlicerModuleFactoryManager"
+
+    def __init__(self, manager: "ModuleManager") -> None:
+        super().__init__(manager)
+        self._manager = manager
+
+    def loadedModuleNames(self) -> list[str]:
+        """The names of the modules that are loaded."""
+        return self._manager.modulesNames()
+
+
 class ModuleManager(QtCore.QObject):
     """qSlicerModuleManager: modules by name."""
 
@@ -55,6 +69,7 @@ class ModuleManager(QtCore.QObject):
     def __init__(self) -> None:
         super().__init__()
         self._modules: dict[str, QtCore.QObject] = {}
+        self._factory_manager = ModuleFactoryManager(self)
 
     def module(self, name: str) -> QtCore.QObject | None:
         """The module of this name, or None."""
@@ -65,12 +80,8 @@ class ModuleManager(QtCore.QObject):
         return list(self._modules)
 
     def factoryManager(self) -> QtCore.QObject:
-        """The factory manager, which is this object here."""
-        return self
-
-    def loadedModuleNames(self) -> list[str]:
-        """The names of the modules that are loaded."""
-        return list(self._modules)
+        """The factory manager."""
+        return self._factory_manager
 
     def _register(self, name: str, module: QtCore.QObject) -> None:
         self._modules[name] = module

@@ -178,7 +178,6 @@ class ctkComboBox(QtWidgets.QComboBox):
     """A combo box that shows a default text where nothing is chosen."""
 
     forceDefault = plain_property(bool, False)
-    scrollWheelEnabled = plain_property(bool, True)
     defaultText = Property(str, QtWidgets.QComboBox.placeholderText, QtWidgets.QComboBox.setPlaceholderText)
 
 

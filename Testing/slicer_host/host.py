@@ -274,6 +274,18 @@ class SlicerHost:
 
     # Pictures
 
+    def render_slice(self, file: Path, volume: Any, **view: Any) -> None:
+        """Save a slice through a volume with its segmentations; `view` as `rendering.save_slice` takes it."""
+        from . import rendering
+
+        rendering.save_slice(self.core, file, volume, **view)
+
+    def render_3d(self, file: Path, **view: Any) -> None:
+        """Save the 3D view; `view` as `rendering.save_3d` takes it."""
+        from . import rendering
+
+        rendering.save_3d(self.core, file, **view)
+
     def grab(self, widget: Any, file: Path, width: int = 0, height: int = 0) -> None:
         """Save a picture of a widget; a size of 0 is the widget's own wish."""
         native = pythonqt.unwrap(widget)

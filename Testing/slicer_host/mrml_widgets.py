@@ -45,11 +45,8 @@ class Observers:
         self._tags = [(observed, observed.AddObserver(event, self._call)) for observed, event in objects_and_events]
 
 
-class qMRMLWidget(QtWidgets.QWidget):
-    """A widget that knows the scene and hands it on."""
-
-    mrmlSceneChanged = Signal(object)
-    cpp_signals: ClassVar[dict[str, str]] = {"mrmlSceneChanged(vtkMRMLScene*)": "mrmlSceneChanged"}
+class _SceneWidget(QtWidgets.QWidget):
+    """A widget that knows the scene."""
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
@@ -60,17 +57,26 @@ class qMRMLWidget(QtWidgets.QWidget):
         return self._scene
 
     def setMRMLScene(self, scene: Any) -> None:
-        """Take the scene and hand it on to the widgets that are connected."""
+        """Take the scene."""
         if scene is not self._scene:
             self._scene = scene
             self._scene_changed()
-            self.mrmlSceneChanged.emit(scene)
 
     def _scene_changed(self) -> None:
         """React to the scene; for subclasses."""
 
 
-class _NodeList(qMRMLWidget):
+class qMRMLWidget(_SceneWidget):
+    """A widget that hands the scene on to the widgets that are connected."""
+
+    mrmlSceneChanged = Signal(object)
+    cpp_signals: ClassVar[dict[str, str]] = {"mrmlSceneChanged(vtkMRMLScene*)": "mrmlSceneChanged"}
+
+    def _scene_changed(self) -> None:
+        self.mrmlSceneChanged.emit(self.mrmlScene())
+
+
+class _NodeList(_SceneWidget):
     """Common to widgets that list nodes of certain classes."""
 
     nodeTypes = plain_property("QStringList", [])
@@ -153,13 +159,13 @@ class qMRMLNodeComboBox(_NodeList):
     """One node of the scene."""
 
     currentNodeChanged = Signal(object)
-    currentNodeChosen = Signal(bool)
+    _currentNodeChosen = Signal(bool)
     currentNodeIDChanged = Signal(str)
     nodeActivated = Signal(object)
     nodeAddedByUser = Signal(object)
     cpp_signals: ClassVar[dict[str, str]] = {
         "currentNodeChanged(vtkMRMLNode*)": "currentNodeChanged",
-        "currentNodeChanged(bool)": "currentNodeChosen",
+        "currentNodeChanged(bool)": "_currentNodeChosen",
         "nodeActivated(vtkMRMLNode*)": "nodeActivated",
         "nodeAddedByUser(vtkMRMLNode*)": "nodeAddedByUser",
     }
@@ -197,7 +203,7 @@ class qMRMLNodeComboBox(_NodeList):
         if node is not self._current:
             self._current = node
             self.currentNodeChanged.emit(node)
-            self.currentNodeChosen.emit(node is not None)
+            self._currentNodeChosen.emit(node is not None)
             self.currentNodeIDChanged.emit(node.GetID() if node is not None else "")
 
     def currentNode(self) -> Any:
@@ -389,6 +395,7 @@ class qMRMLSegmentSelectorWidget(qMRMLWidget):
 
     def _scene_changed(self) -> None:
         self._nodes.setMRMLScene(self.mrmlScene())
+        super()._scene_changed()
 
     def _node_changed(self, node: Any) -> None:
         self._segments.clear()

@@ -1,5 +1,6 @@
 """The headless Slicer behaves as Slicer does where our module would notice: modules, scene, widgets, files."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -372,3 +373,37 @@ def test_the_host_leaves_nothing_behind_when_it_stops():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_slice_and_the_surfaces_are_rendered_with_the_segmentation(slicer_host, tmp_path):
+    import slicer.util
+    from PIL import Image
+
+    z, y, x = np.mgrid[:20, :32, :32]
+    inside = np.hypot(np.hypot(x - 16, y - 16), z - 10) < 6
+    volume = slicer.util.addVolumeFromArray((inside * 80 + 20).astype(np.int16), np.diag([-1.0, -1.0, 2.0, 1.0]), "V")
+    volume.CreateDefaultDisplayNodes()
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Parts")
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    node.GetSegmentation().AddEmptySegment("ball", "Ball", (1.0, 0.0, 0.0))
+    slicer.util.updateSegmentBinaryLabelmapFromArray(inside.astype(np.uint8), node, "ball", volume)
+    node.CreateClosedSurfaceRepresentation()
+    before = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSliceNode")
+    slicer_host.render_slice(tmp_path / "slice.png", volume, orientation="Sagittal", size=(200, 200))
+    slicer_host.render_3d(tmp_path / "surface.png", size=(200, 200))
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSliceNode") == before
+    for name in ("slice", "surface"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            red, green, _ = np.asarray(picture.convert("RGB")).astype(int)[100, 100]
+            assert red - green > 80
+
+
+@pytest.mark.skipif("SLICER_BASE_PYTHON" not in os.environ, reason="SLICER_BASE_PYTHON names no Base/Python of Slicer")
+def test_slicers_own_python_files_are_in_place_of_the_hosts(slicer_host):
+    import slicer
+
+    base = os.environ["SLICER_BASE_PYTHON"]
+    for name in ("ScriptedLoadableModule", "i18n", "packaging", "parameterNodeWrapper", "util"):
+        assert getattr(slicer, name).__file__.startswith(base)
+        assert sys.modules[f"slicer.{name}"].__file__.startswith(base)
