@@ -21,8 +21,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 demo: .venv/.demo
 	$(BIN)/python -m demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(DEMO_ARGS)
 
-test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_ARGS)
+test: check .venv/.system
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
@@ -55,6 +55,11 @@ bench-slicer: .venv/.dev
 .venv/.dev: .venv/.made pyproject.toml requirements-dev.lock
 	$(INSTALL) --editable ".[dev]"
 	@touch $@ .venv/.demo
+
+# Libraries of the system that Qt and VTK need for the headless Slicer; the demo needs none.
+.venv/.system: .venv/.made Testing/slicer_host/system_packages.py
+	$(BIN)/python Testing/slicer_host/system_packages.py
+	@touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
