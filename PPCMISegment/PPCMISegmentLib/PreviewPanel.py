@@ -105,9 +105,9 @@ class PreviewPanel:
 
         def preview() -> Preview:
             from ppcmi.consortium import ensure_codec
-            from ppcmi.latents import Profile
             from ppcmi.preview import preview_slice
             from ppcmi.protection import protection_of
+            from ppcmi.scales import Profile
             from ppcmi.slicing import slice_volume
 
             site = self._site.profile()

@@ -190,8 +190,8 @@ class SegmentPanel:
         return None if nodes else _("Check at least one volume.")
 
     def _whatLeaves(self, offer: TaskOffer, nodes: list[slicer.vtkMRMLScalarVolumeNode]) -> str:
-        from ppcmi.latents import Profile
         from ppcmi.quantization import Quantization
+        from ppcmi.scales import Profile
         from ppcmi.what_leaves import Sending, segmentation_leaves, what_goes, what_stays
 
         geometries = [VolumeNodes.geometryOf(node) for node in nodes if VolumeNodes.shapeOf(node) is not None]

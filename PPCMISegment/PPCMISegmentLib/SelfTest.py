@@ -88,7 +88,7 @@ class ServerWithinProcess:
 
     def map_bundle(self, task: str, bundle: bytes, model: int) -> bytes:
         """Answer a bundle."""
-        from ppcmi.latents import Stream
+        from ppcmi.scales import Stream
 
         header, streams = self._channel.open(bundle)
         halved = streams[Stream.IMAGE].map(lambda _scale, values: values / 2)
@@ -108,9 +108,9 @@ def linkWithinProcess() -> PrivateLink:
     from ppcmi.channel import open_channel
     from ppcmi.codec.codec import Codec
     from ppcmi.klt.inner import InnerLayer
-    from ppcmi.latents import Profile
     from ppcmi.pipeline import PrivateLink
     from ppcmi.protection import Protection
+    from ppcmi.scales import Profile
 
     task = _smallTask()
     with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from PPCMISegmentLib.Steps import inBackground
 
 if TYPE_CHECKING:
-    from ppcmi.latents import Profile
+    from ppcmi.scales import Profile
     from ppcmi.site import Membership, SiteProfile
     from ppcmi.task import Task
 
@@ -62,7 +62,7 @@ class SiteAccess:
         """
 
         def ask() -> list[TaskOffer]:
-            from ppcmi.latents import Profile
+            from ppcmi.scales import Profile
 
             site = self.profile()
             client = site.client()

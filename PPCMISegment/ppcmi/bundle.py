@@ -11,100 +11,27 @@ know. A bundle carries no signature: TLS and the cohort file's AES-GCM keep it w
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from math import prod
-from typing import Any, Literal
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ppcmi.bundle_header import (
+    METADATA_NAME,
+    USUAL_LIMITS,
+    BundleHeader,
+    BundleLimits,
+    header_to_json,
+    read_description,
+)
 from ppcmi.errors import BundleError
-from ppcmi.klt.derivation import NONCE_BYTES
-from ppcmi.latents import Latents, Profile, Shape, Stream
-from ppcmi.quantization import Quantization, dequantize, quantize, tensor_layout
-from ppcmi.strict_json import is_whole, parse_object
+from ppcmi.latent_tensors import dequantize, quantize
+from ppcmi.latents import Latents
+from ppcmi.quantization import tensor_layout
+from ppcmi.scales import Stream
 
-FORMAT = "ppcmi-bundle/1"
-METADATA_NAME = "ppcmi"
-MAXIMUM_HEADER_BYTES = 64 << 10
-MAXIMUM_SLICES = 4096
-
-Mode = Literal["two-layer", "paper"]
-"""Which protocol protects the latents: inner and link layer, or the published one."""
-
-_SAFETENSORS_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
 _ENTRY = {"dtype", "shape", "data_offsets"}
-_CASE = re.compile(r"[0-9a-f]{32}")
-_CHECK = re.compile(r"[0-9a-f]{16}")
-_TASK = re.compile(r"[a-z0-9][a-z0-9-]{0,62}@[0-9A-Za-z.]{1,16}")
-
-
-@dataclass(frozen=True)
-class BundleLimits:
-    """What :func:`unpack` accepts: ``bytes`` of the whole bundle and ``slices`` in it."""
-
-    bytes: int = 256 << 20
-    slices: int = MAXIMUM_SLICES
-
-
-@dataclass(frozen=True)
-class BundleHeader:
-    """What a bundle says of itself.
-
-    :param task: the task's identity, ``name@version``.
-    :param codec: fingerprint of the codec that made the latents, 32 hex digits.
-    :param nonce: 16 bytes, new for every bundle.
-    :param link_check: key check value of the link layer for this nonce, 16 hex digits.
-    :param inner_check: key check value that names the inner key, 16 hex digits, or None in ``paper`` mode.
-    :param case: the case's pseudonym, 32 hex digits.
-    :param slice_indices: place of each slice in its case.
-    :param streams: what is inside; every stream has all scales of the profile.
-    :param shapes: channels, rows and columns by scale.
-    :param in_reply_to: the request's nonce in hex, or None.
-    :param model: number of the model that made a reply, or None.
-    :param variant: 0 for the case as it is, 1, 2, ... for encodings augmented at export.
-    :raises BundleError: if a field is not as said.
-    """
-
-    task: str
-    codec: str
-    profile: Profile
-    mode: Mode
-    quantization: Quantization
-    nonce: bytes
-    link_check: str
-    inner_check: str | None
-    case: str
-    slice_indices: tuple[int, ...]
-    streams: tuple[Stream, ...]
-    shapes: Mapping[str, Shape]
-    in_reply_to: str | None = None
-    model: int | None = None
-    variant: int = 0
-
-    def __post_init__(self) -> None:
-        _require(_TASK.fullmatch(self.task), "task")
-        _require(_CASE.fullmatch(self.codec), "codec")
-        _require(self.mode in ("two-layer", "paper"), "mode")
-        _require(len(self.nonce) == NONCE_BYTES, "nonce")
-        _require(_CHECK.fullmatch(self.link_check), "link_check")
-        _require(self.inner_check is None or _CHECK.fullmatch(self.inner_check), "inner_check")
-        _require(_CASE.fullmatch(self.case), "case")
-        _require(0 < len(self.slice_indices) <= MAXIMUM_SLICES, "slice_indices")
-        _require(all(0 <= index < 1 << 20 for index in self.slice_indices), "slice_indices")
-        _require(len(set(self.slice_indices)) == len(self.slice_indices), "slice_indices")
-        _require(0 < len(self.streams) == len(set(self.streams)), "streams")
-        _require(tuple(self.shapes) == self.profile.scales, "shapes")
-        for channels, rows, columns in self.shapes.values():
-            _require(0 < channels <= 1024 and 0 < rows <= 128 and 0 < columns <= 128, "shapes")
-        _require(self.in_reply_to is None or _CASE.fullmatch(self.in_reply_to), "in_reply_to")
-        _require(self.model is None or 0 < self.model < 1 << 31, "model")
-        _require(0 <= self.variant < 1 << 16, "variant")
 
 
 def pack(header: BundleHeader, streams: Mapping[Stream, Latents]) -> bytes:
@@ -119,35 +46,15 @@ def pack(header: BundleHeader, streams: Mapping[Stream, Latents]) -> bytes:
         if latents.shapes != dict(header.shapes) or len(latents) != len(header.slice_indices):
             raise BundleError("The bundle's header and its latents disagree about their shapes; pack them again.")
         tensors |= {f"{stream}.{name}": values for name, values in quantize(latents, header.quantization).items()}
-    return bytes(safetensors.torch.save(tensors, metadata={METADATA_NAME: _header_to_json(header)}))
+    return bytes(safetensors.torch.save(tensors, metadata={METADATA_NAME: header_to_json(header)}))
 
 
-def packed_size(header: BundleHeader) -> int:
-    """Bytes of the bundle that :func:`pack` makes for this header, without making it.
-
-    safetensors writes its description without spaces, tensors by falling item size and then by name, and fills it up
-    to a multiple of eight.
-    """
-    layout = {
-        f"{stream}.{name}": found
-        for stream in header.streams
-        for name, found in tensor_layout(header.shapes, len(header.slice_indices), header.quantization).items()
-    }
-    document: dict[str, Any] = {"__metadata__": {METADATA_NAME: _header_to_json(header)}}
-    end = 0
-    for name, (dtype, shape) in sorted(layout.items(), key=lambda item: (-item[1][0].itemsize, item[0])):
-        start, end = end, end + dtype.itemsize * prod(shape)
-        document[name] = {"dtype": _SAFETENSORS_TYPES[dtype], "shape": shape, "data_offsets": (start, end)}
-    described = len(json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + described + -described % 8 + end
-
-
-def unpack(data: bytes, limits: BundleLimits = BundleLimits()) -> tuple[BundleHeader, dict[Stream, Latents]]:
+def unpack(data: bytes, limits: BundleLimits = USUAL_LIMITS) -> tuple[BundleHeader, dict[Stream, Latents]]:
     """Header and float32 latents ``(n, C, H, W)`` on the CPU, finite, still protected.
 
     :raises BundleError: on anything that is not a whole bundle within the limits.
     """
-    header, described = _read(data, limits)
+    header, described = read_description(data, limits)
     expected = {
         f"{stream}.{name}": layout
         for stream in header.streams
@@ -157,7 +64,7 @@ def unpack(data: bytes, limits: BundleLimits = BundleLimits()) -> tuple[BundleHe
         raise BundleError("The bundle does not hold the tensors that its header tells of; ask its sender for it again.")
     for name, (dtype, shape) in expected.items():
         entry = described[name]
-        if entry.keys() != _ENTRY or (entry["dtype"], entry["shape"]) != (_SAFETENSORS_TYPES[dtype], list(shape)):
+        if entry.keys() != _ENTRY or (entry["dtype"], entry["shape"]) != (dtype, list(shape)):
             raise BundleError("A tensor of the bundle is not of the type or shape that its header tells of.")
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
@@ -166,105 +73,7 @@ def unpack(data: bytes, limits: BundleLimits = BundleLimits()) -> tuple[BundleHe
     return header, {stream: _latents(tensors, stream, header) for stream in header.streams}
 
 
-def read_header(data: bytes, limits: BundleLimits = BundleLimits()) -> BundleHeader:
-    """The header alone, without looking at the latents.
-
-    :raises BundleError: if the bundle is larger than the limits, or its header is not valid.
-    """
-    return _read(data, limits)[0]
-
-
 def _latents(tensors: Mapping[str, Tensor], stream: Stream, header: BundleHeader) -> Latents:
     prefix = f"{stream}."
     own = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
     return dequantize(own, header.shapes, header.quantization)
-
-
-def _read(data: bytes, limits: BundleLimits) -> tuple[BundleHeader, dict[str, dict[str, Any]]]:
-    """The header, and safetensors' own description of each tensor."""
-    if len(data) > limits.bytes:
-        raise BundleError("The bundle is larger than allowed; send fewer slices at a time.")
-    length = int.from_bytes(data[:8], "little")
-    if not 2 <= length <= min(MAXIMUM_HEADER_BYTES, len(data) - 8):
-        raise BundleError("The bundle is cut off, or no bundle at all; ask its sender for it again.")
-    described = _parse_object(data[8 : 8 + length])
-    metadata = described.pop("__metadata__", None)
-    if (
-        not isinstance(metadata, dict)
-        or metadata.keys() != {METADATA_NAME}
-        or not isinstance(metadata[METADATA_NAME], str)
-    ):
-        raise BundleError("The bundle has no header, or more than this version knows.")
-    if not all(isinstance(entry, dict) for entry in described.values()):
-        raise BundleError("The bundle is damaged; ask its sender for it again.")
-    header = _header_from_json(metadata[METADATA_NAME])
-    if len(header.slice_indices) > limits.slices:
-        raise BundleError("The bundle has more slices than allowed; send fewer at a time.")
-    return header, described
-
-
-def _header_to_json(header: BundleHeader) -> str:
-    document = {field.name: getattr(header, field.name) for field in fields(header)}
-    return json.dumps({"format": FORMAT, **document, "nonce": header.nonce.hex()}, separators=(",", ":"))
-
-
-def _header_from_json(text: str) -> BundleHeader:
-    document = _parse_object(text)
-    known = {"format", *(field.name for field in fields(BundleHeader))}
-    if document.keys() != known or document["format"] != FORMAT:
-        raise BundleError(f"The bundle's header is not of format {FORMAT}; this version cannot use it.")
-    del document["format"]
-    for name, kind in _KINDS.items():
-        _require(isinstance(document[name], kind) and not isinstance(document[name], bool), name)
-    _require(_CASE.fullmatch(document["nonce"]), "nonce")
-    _require(all(is_whole(index) for index in document["slice_indices"]), "slice_indices")
-    _require(all(_is_shape(shape) for shape in document["shapes"].values()), "shapes")
-    try:
-        return BundleHeader(
-            **document
-            | {
-                "profile": Profile(document["profile"]),
-                "quantization": Quantization(document["quantization"]),
-                "nonce": bytes.fromhex(document["nonce"]),
-                "slice_indices": tuple(document["slice_indices"]),
-                "streams": tuple(Stream(stream) for stream in document["streams"]),
-                "shapes": {scale: tuple(shape) for scale, shape in document["shapes"].items()},
-            }
-        )
-    except ValueError as error:
-        raise BundleError("A field of the bundle's header has a value that this version does not know.") from error
-
-
-_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "task": str,
-    "codec": str,
-    "profile": str,
-    "mode": str,
-    "quantization": str,
-    "nonce": str,
-    "link_check": str,
-    "inner_check": (str, type(None)),
-    "case": str,
-    "slice_indices": list,
-    "streams": list,
-    "shapes": dict,
-    "in_reply_to": (str, type(None)),
-    "model": (int, type(None)),
-    "variant": int,
-}
-
-
-def _parse_object(text: str | bytes) -> dict[str, Any]:
-    try:
-        return parse_object(text)
-    except ValueError as error:
-        raise BundleError("The bundle's header is not valid JSON; ask its sender for it again.") from error
-
-
-def _require(condition: object, field: str) -> None:
-    if not condition:
-        raise BundleError(f"The bundle's header has a wrong {field}; ask its sender for it again.")
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(is_whole(size) for size in value)

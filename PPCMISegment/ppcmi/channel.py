@@ -16,13 +16,15 @@ import hmac
 import os
 from collections.abc import Mapping, Sequence
 
-from ppcmi.bundle import BundleHeader, BundleLimits, Mode, pack, read_header, unpack
+from ppcmi.bundle import pack, unpack
+from ppcmi.bundle_header import BundleHeader, BundleLimits, Mode, read_header
 from ppcmi.errors import BundleError, KeyMismatchError
 from ppcmi.klt.derivation import NONCE_BYTES
 from ppcmi.klt.link import LinkLayer
 from ppcmi.klt.published import PublishedLayer
-from ppcmi.latents import Latents, Profile, Stream
+from ppcmi.latents import Latents
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile, Stream
 
 
 class Channel:
@@ -57,7 +59,7 @@ class Channel:
     ) -> bytes:
         """A bundle under a fresh nonce with the scales of ``profile``, whatever more the latents hold.
 
-        The parameters are those of :class:`~ppcmi.bundle.BundleHeader`.
+        The parameters are those of :class:`~ppcmi.bundle_header.BundleHeader`.
 
         :raises BundleError: if a parameter is not valid or the latents are not finite.
         """

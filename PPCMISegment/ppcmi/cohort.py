@@ -21,9 +21,9 @@ from ppcmi.codec.codec import Codec
 from ppcmi.cohort_file import CohortReader, CohortWriter
 from ppcmi.errors import CodecError, GeometryError, ReadError, SiteError
 from ppcmi.in_flight import InFlight
-from ppcmi.latents import Profile, Stream
 from ppcmi.protection import Protection
 from ppcmi.reading import CaseFiles, read_volume
+from ppcmi.scales import Profile, Stream
 from ppcmi.site import Membership, SiteProfile, TaskProfile
 from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.task import Task

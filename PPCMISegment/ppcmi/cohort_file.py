@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from ppcmi.bundle import Mode
+from ppcmi.bundle_header import Mode
 from ppcmi.cohort_frames import (
     MAXIMUM_FRAME_BYTES,
     MAXIMUM_HEADER_BYTES,
@@ -43,8 +43,8 @@ from ppcmi.cohort_frames import (
 )
 from ppcmi.errors import BundleError, WriteError
 from ppcmi.files import sync_folder
-from ppcmi.latents import Profile
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile
 
 __all__ = [
     "CasePart",

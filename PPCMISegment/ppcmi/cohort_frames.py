@@ -18,10 +18,10 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ppcmi.bundle import BundleHeader, BundleLimits, Mode, read_header
+from ppcmi.bundle_header import BundleHeader, BundleLimits, Mode, read_header
 from ppcmi.errors import BundleError
-from ppcmi.latents import Profile
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile
 from ppcmi.sealing import open_sealed, seal
 from ppcmi.strict_json import is_whole, parse_object
 

@@ -1,53 +1,14 @@
-"""Latents: the three scales of a stack of slices, and which of them leave the site.
-
-For slices of ``h x w`` pixels ``s3`` is ``(n, 64, h/8, w/8)``, ``s4`` is ``(n, 128, h/16, w/16)`` and ``b`` is
-``(n, 256, h/32, w/32)`` (PAPER: 114,688 values for a 256 x 256 slice). A privacy profile names the scales that leave.
-"""
+"""Latents: the scales of a stack of slices as tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
-SCALES = ("s3", "s4", "b")
-"""Names of the scales, finest first."""
-
-SCALE_CHANNELS: Mapping[str, int] = {"s3": 64, "s4": 128, "b": 256}
-SCALE_STRIDES: Mapping[str, int] = {"s3": 8, "s4": 16, "b": 32}
-
-Shape = tuple[int, int, int]
-"""Channels, rows and columns of one scale of one slice."""
-
-
-class Stream(StrEnum):
-    """What latents describe; image and mask latents never share a transform."""
-
-    IMAGE = "image"
-    MASK = "mask"
-
-
-class Profile(StrEnum):
-    """Privacy profile: which scales leave the site (DESIGN, What protects what)."""
-
-    PAPER = "paper"
-    FULL = "full"
-    COARSE = "coarse"
-    MINIMAL = "minimal"
-
-    @property
-    def scales(self) -> tuple[str, ...]:
-        """Names of the scales that leave, finest first."""
-        return {Profile.COARSE: ("s4", "b"), Profile.MINIMAL: ("b",)}.get(self, SCALES)
-
-
-def scale_shapes(slice_size: Sequence[int], scales: Sequence[str] = SCALES) -> dict[str, Shape]:
-    """Shape of each scale for slices of ``slice_size = (rows, columns)``, both multiples of 32."""
-    rows, columns = slice_size
-    return {s: (SCALE_CHANNELS[s], rows // SCALE_STRIDES[s], columns // SCALE_STRIDES[s]) for s in scales}
+from ppcmi.scales import SCALES, Profile, Shape
 
 
 @dataclass(frozen=True)

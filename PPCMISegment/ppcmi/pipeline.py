@@ -22,14 +22,15 @@ import torch
 from numpy.typing import NDArray
 
 from ppcmi import __version__
-from ppcmi.bundle import BundleHeader, read_header
+from ppcmi.bundle_header import BundleHeader, read_header
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.device_memory import Portions
 from ppcmi.errors import BundleError, CancelledError
 from ppcmi.in_flight import InFlight
-from ppcmi.latents import Latents, Profile, Stream, concatenate
+from ppcmi.latents import Latents, concatenate
 from ppcmi.protection import Protection
+from ppcmi.scales import Profile, Stream
 from ppcmi.slicing import restore_labels, restore_probabilities, slice_volume
 from ppcmi.task import Task
 from ppcmi.volume import Volume

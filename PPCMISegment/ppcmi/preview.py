@@ -27,9 +27,10 @@ from torch import Tensor
 
 from ppcmi.bundle import unpack
 from ppcmi.codec.codec import Codec
-from ppcmi.latents import Latents, Profile, Stream
+from ppcmi.latents import Latents
 from ppcmi.mosaic import Gray, mosaic
 from ppcmi.protection import Protection
+from ppcmi.scales import Profile, Stream
 from ppcmi.slicing import SliceGrid
 
 COMPONENTS = 3

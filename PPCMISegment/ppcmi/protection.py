@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ppcmi.bundle import BundleHeader, read_header
+from ppcmi.bundle_header import BundleHeader, read_header
 from ppcmi.channel import Channel, open_channel
 from ppcmi.errors import KeyMismatchError
 from ppcmi.klt.inner import InnerLayer
-from ppcmi.latents import Latents, Profile, Stream
+from ppcmi.latents import Latents
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile, Stream
 from ppcmi.site import SiteProfile, TaskProfile
 
 

@@ -18,10 +18,10 @@ from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.connection_errors import OffProtocolError
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import CodecError, SiteError
-from ppcmi.latents import Profile
 from ppcmi.pipeline import PrivateLink
 from ppcmi.protection import protection_of
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile
 from ppcmi.site import SiteProfile, TaskProfile
 
 

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ppcmi.bundle import BundleHeader, packed_size
+from ppcmi.bundle_header import BundleHeader, packed_size
 from ppcmi.klt.derivation import NONCE_BYTES
-from ppcmi.latents import SCALE_STRIDES, Profile, Stream, scale_shapes
 from ppcmi.quantization import Quantization
+from ppcmi.scales import SCALE_STRIDES, Profile, Stream, scale_shapes
 from ppcmi.site import Membership, Mode, Scope
 from ppcmi.slicing import slice_grid
 from ppcmi.task import Task

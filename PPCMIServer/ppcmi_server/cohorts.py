@@ -17,11 +17,11 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from ppcmi.bundle import BundleHeader, Mode, read_header
+from ppcmi.bundle_header import BundleHeader, Mode, read_header
 from ppcmi.channel import Channel
 from ppcmi.cohort_file import CohortHeader, CohortKey, cohort_digest, frame_digest, parse_header
 from ppcmi.errors import BundleError, KeyMismatchError, PpcmiError
-from ppcmi.latents import Profile, Stream, scale_shapes
+from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi.task import Task as TaskDocument
 from ppcmi.task import parse_task
 from ppcmi_server import audit, clock

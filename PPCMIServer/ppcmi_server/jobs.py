@@ -15,7 +15,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from ppcmi.errors import TrainingError, UsageError
-from ppcmi.latents import Profile
+from ppcmi.scales import Profile
 from ppcmi_server import audit, clock
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.schema import Cohort, Consortium, Job, JobCohort, JobEpoch, Task

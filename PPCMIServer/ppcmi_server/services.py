@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-from ppcmi.bundle import Mode
+from ppcmi.bundle_header import Mode
 from ppcmi.channel import Channel, open_channel
 from ppcmi.device import choose_device
 from ppcmi.errors import TrainingError

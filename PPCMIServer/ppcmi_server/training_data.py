@@ -12,10 +12,11 @@ import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ppcmi.bundle import Mode
+from ppcmi.bundle_header import Mode
 from ppcmi.channel import Channel
 from ppcmi.errors import TrainingError
-from ppcmi.latents import Latents, Profile, Stream, scale_shapes
+from ppcmi.latents import Latents
+from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server.database.schema import Cohort, Frame, Site
 from ppcmi_server.identity import Caller

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.accuracy import Budget, Run
 from benchmarks.accuracy_report import ALONE, COARSE
 from ppcmi.fitting import FitConfig
-from ppcmi.latents import Profile
+from ppcmi.scales import Profile
 from ppcmi.task import load_task
 from ppcmi_server.umn.training import UmnConfig
 

@@ -20,7 +20,8 @@ from benchmarks.results import SEPARATOR, Measurement, here_and_now, measurement
 from ppcmi.codec.codec import Codec
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.klt.link import LinkLayer
-from ppcmi.latents import Latents, Profile, Stream, scale_shapes
+from ppcmi.latents import Latents
+from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi.task import load_task
 from ppcmi_server.umn.model import Preset, TrainedUmn, UmnDescription, build_network
 

@@ -19,8 +19,9 @@ from ppcmi.codec.augment import augment_pair
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.klt.inner import InnerLayer
-from ppcmi.latents import Latents, Profile, Stream
+from ppcmi.latents import Latents
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile, Stream
 from ppcmi_server.umn.dataset import LatentDataset, join_datasets
 from ppcmi_server.umn.model import TrainedUmn
 from ppcmi_server.umn.training import EpochReport, UmnConfig, train_umn

@@ -15,11 +15,11 @@ from ppcmi.client import ServerClient
 from ppcmi.codec.codec import Codec
 from ppcmi.cohort_file import CohortKey, CohortReader
 from ppcmi.errors import CodecError, ConnectionFailedError, SiteError
-from ppcmi.latents import Profile, Stream
 from ppcmi.pipeline import run
 from ppcmi.protection import protection_of
 from ppcmi.quantization import Quantization
 from ppcmi.reading import find_cases
+from ppcmi.scales import Profile, Stream
 from ppcmi.site import Membership, SiteProfile
 from ppcmi_server import identity
 from ppcmi_server.keys import ServerKeys

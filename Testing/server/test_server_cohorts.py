@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 
 from ppcmi.cohort_file import CohortReader, CohortWriter
 from ppcmi.errors import ServerRefusedError, TrainingError
-from ppcmi.latents import Profile, Stream
+from ppcmi.scales import Profile, Stream
 from ppcmi.sealing import new_private_key, public_key_of
 from ppcmi_server import jobs, tasks
 from ppcmi_server.blobs import BlobStore

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from ppcmi.bundle import read_header
+from ppcmi.bundle_header import read_header
 from ppcmi.client import Patience, ServerClient
 from ppcmi.errors import CancelledError, KeyMismatchError, ServerRefusedError
-from ppcmi.latents import Latents, Profile, Stream, scale_shapes
+from ppcmi.latents import Latents
+from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi_server import tasks
 from ppcmi_server.database.schema import Job, Model
 from ppcmi_server.errors import RefusalError

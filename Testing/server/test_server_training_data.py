@@ -5,7 +5,7 @@ import torch
 
 from ppcmi.errors import ServerRefusedError, TrainingError
 from ppcmi.klt.inner import InnerLayer
-from ppcmi.latents import Profile, Stream
+from ppcmi.scales import Profile, Stream
 from ppcmi_server import jobs, tasks
 from ppcmi_server.database.schema import Cohort
 from ppcmi_server.training_data import load_dataset, stored_cohorts

@@ -19,9 +19,10 @@ from ppcmi.channel import open_channel
 from ppcmi.client import Patience, ServerClient, decode_binary
 from ppcmi.cohort_file import CohortReader, CohortWriter
 from ppcmi.klt.inner import InnerLayer
-from ppcmi.latents import Latents, Profile, Stream, scale_shapes
+from ppcmi.latents import Latents
 from ppcmi.protection import Protection
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi_server import identity, tasks
 from ppcmi_server.app import create_app
 from ppcmi_server.config import Limits, create_folder

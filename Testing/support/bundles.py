@@ -2,10 +2,11 @@
 
 import torch
 
-from ppcmi.bundle import BundleHeader
+from ppcmi.bundle_header import BundleHeader
 from ppcmi.channel import Channel, open_channel
-from ppcmi.latents import Latents, Profile, Stream
+from ppcmi.latents import Latents
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile, Stream
 
 LINK_KEY = bytes(range(32))
 TASK = "phantom@1"

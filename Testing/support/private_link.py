@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from ppcmi.bundle import read_header
+from ppcmi.bundle_header import read_header
 from ppcmi.channel import open_channel
 from ppcmi.codec.codec import Codec
 from ppcmi.klt.inner import InnerLayer
-from ppcmi.latents import Profile, Stream
 from ppcmi.pipeline import PrivateLink
 from ppcmi.protection import Protection
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile, Stream
 from ppcmi.task import load_task
 
 TASK_FILE = Path(__file__).parents[2] / "Resources" / "Tasks" / "phantom.json"

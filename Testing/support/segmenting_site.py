@@ -13,8 +13,8 @@ from pathlib import Path
 from ppcmi.cli.main import main
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.consortium import own_codec
-from ppcmi.latents import Profile
 from ppcmi.phantoms import write_phantom_folder
+from ppcmi.scales import Profile
 from ppcmi.site import SiteProfile
 from support.real_server import RealServer, real_server
 

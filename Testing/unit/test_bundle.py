@@ -10,10 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppcmi.bundle import BundleLimits, pack, read_header, unpack
+from ppcmi.bundle import pack, unpack
+from ppcmi.bundle_header import BundleLimits, read_header
 from ppcmi.errors import BundleError
-from ppcmi.latents import Latents, Profile, Stream
+from ppcmi.latents import Latents
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile, Stream
 from support.bundles import make_header, make_latents
 
 few_examples = settings(max_examples=25, deadline=None)

@@ -5,12 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppcmi.bundle import BundleLimits, read_header, unpack
+from ppcmi.bundle import unpack
+from ppcmi.bundle_header import BundleLimits, read_header
 from ppcmi.channel import Channel
 from ppcmi.errors import BundleError, KeyMismatchError
 from ppcmi.klt.link import LinkLayer
-from ppcmi.latents import Profile, Stream
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile, Stream
 from support.bundles import CASE, CODEC, LINK_KEY, make_channel, make_latents, seal_latents
 
 OTHER_KEY = bytes(range(1, 33))

@@ -16,7 +16,7 @@ from ppcmi.codec.quality import (
 from ppcmi.codec.quality import structural_similarity as our_similarity
 from ppcmi.codec.training import train_codec
 from ppcmi.errors import CancelledError, CodecError, TaskError
-from ppcmi.latents import SCALES, Profile, scale_shapes
+from ppcmi.scales import SCALES, Profile, scale_shapes
 from support.codecs import quick_config, quick_slice_set, tiny_task
 
 

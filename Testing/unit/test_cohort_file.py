@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ppcmi.cohort_file import CohortKey, CohortReader, CohortWriter, cohort_digest, frame_digest, parse_header
 from ppcmi.cohort_frames import CasePart
 from ppcmi.errors import BundleError, KeyMismatchError, WriteError
-from ppcmi.latents import Profile
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile
 from ppcmi.sealing import public_key_of
 from support.bundles import CODEC, TASK, make_channel, make_latents, seal_latents
 

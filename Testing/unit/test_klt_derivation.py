@@ -16,7 +16,8 @@ from ppcmi.klt.derivation import KeyStream, context_of, encode_fields, key_check
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.klt.link import LinkLayer
 from ppcmi.klt.published import PublishedLayer
-from ppcmi.latents import Latents, Stream
+from ppcmi.latents import Latents
+from ppcmi.scales import Stream
 
 VECTORS = json.loads(Path(__file__).with_name("klt_vectors.json").read_text(encoding="utf-8"))
 KEY = bytes(range(32))

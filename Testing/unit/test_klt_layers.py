@@ -14,7 +14,8 @@ from ppcmi.klt.hadamard import WalshHadamard
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.klt.link import WORK_VALUES, LinkLayer
 from ppcmi.klt.published import PublishedLayer
-from ppcmi.latents import Latents, Stream
+from ppcmi.latents import Latents
+from ppcmi.scales import Stream
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
 NONCE, OTHER_NONCE = bytes(range(16)), bytes(range(1, 17))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppcmi.codec.mask_autoencoder import MaskEncoder, block_basis, foreground
-from ppcmi.latents import SCALE_STRIDES, SCALES
+from ppcmi.scales import SCALE_STRIDES, SCALES
 from support.shapes import make_masks
 
 

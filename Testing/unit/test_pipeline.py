@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from ppcmi.bundle import read_header
+from ppcmi.bundle_header import read_header
 from ppcmi.channel import open_channel
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.errors import BundleError, CancelledError, ConnectionFailedError, DeviceMemoryError, KeyMismatchError
 from ppcmi.klt.inner import InnerLayer
-from ppcmi.latents import Profile, Stream
 from ppcmi.pipeline import map_latents, run, segment
+from ppcmi.scales import Profile, Stream
 from ppcmi.slicing import slice_volume
 from ppcmi.volume import Geometry, Volume
 from support.private_link import INNER_KEY, LINK_KEY, HalvingServer, link_to, untrained_codec

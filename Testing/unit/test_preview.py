@@ -14,11 +14,12 @@ from ppcmi.cli.main import main
 from ppcmi.codec.codec import Codec
 from ppcmi.errors import UsageError
 from ppcmi.klt.inner import InnerLayer
-from ppcmi.latents import Latents, Profile, scale_shapes
+from ppcmi.latents import Latents
 from ppcmi.mosaic import mosaic, side_by_side
 from ppcmi.preview import best_view, nearest_slice, preview_slice
 from ppcmi.protection import Protection
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile, scale_shapes
 from ppcmi.site import Membership
 from ppcmi.slicing import slice_grid
 from support.private_link import TASK_FILE, small_task, untrained_codec

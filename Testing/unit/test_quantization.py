@@ -8,8 +8,10 @@ from hypothesis.extra.numpy import arrays
 
 from ppcmi.errors import BundleError
 from ppcmi.klt.link import LinkLayer
-from ppcmi.latents import Latents, Stream
-from ppcmi.quantization import Quantization, dequantize, quantize, tensor_layout
+from ppcmi.latent_tensors import dequantize, quantize
+from ppcmi.latents import Latents
+from ppcmi.quantization import Quantization, tensor_layout
+from ppcmi.scales import Stream
 
 few_examples = settings(max_examples=30, deadline=None)
 finite = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -74,7 +76,10 @@ def test_i8_has_a_factor_for_every_slice_and_scale():
 @every_quantization
 def test_tensors_have_the_layout_that_is_told_beforehand(quantization):
     latents = Latents({"s4": torch.ones(3, 4, 2, 2), "b": torch.ones(3, 4, 1, 1)})
-    described = {name: (values.dtype, tuple(values.shape)) for name, values in quantize(latents, quantization).items()}
+    names = {torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
+    described = {
+        name: (names[values.dtype], tuple(values.shape)) for name, values in quantize(latents, quantization).items()
+    }
     assert described == tensor_layout(latents.shapes, 3, quantization)
 
 

@@ -16,7 +16,7 @@ from ppcmi.codec.refinement import (
 from ppcmi.codec.training import train_codec
 from ppcmi.errors import CodecError
 from ppcmi.fitting import FitConfig
-from ppcmi.latents import Profile
+from ppcmi.scales import Profile
 from support.codecs import quick_config, quick_slice_set, tiny_task
 
 QUICK = RefinementConfig(local=FitConfig(epochs=2, batch_size=8, learning_rate=1e-3))

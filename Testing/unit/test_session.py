@@ -8,7 +8,7 @@ from ppcmi import consortium
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.refinement import USUAL_WEIGHT, SiteDecoder
 from ppcmi.errors import CodecError, ConnectionFailedError, SiteError
-from ppcmi.latents import Profile
+from ppcmi.scales import Profile
 from ppcmi.session import LinkOptions, open_link
 from ppcmi.task import load_task
 from support.relay import relay_for

@@ -7,7 +7,8 @@ import torch
 
 from ppcmi.errors import CancelledError, TrainingError
 from ppcmi.klt.inner import InnerLayer
-from ppcmi.latents import Latents, Profile, Stream, scale_shapes
+from ppcmi.latents import Latents
+from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi_server.umn.dataset import LatentDataset, join_datasets
 from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
 from ppcmi_server.umn.training import UmnConfig, train_umn

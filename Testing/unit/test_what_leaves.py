@@ -11,12 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppcmi.bundle import pack, packed_size
+from ppcmi.bundle import pack
+from ppcmi.bundle_header import packed_size
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.errors import WriteError
-from ppcmi.latents import Latents, Profile, Stream, scale_shapes
+from ppcmi.latents import Latents
 from ppcmi.pipeline import run, segment
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi.volume import Volume
 from ppcmi.what_leaves import (
     Sending,

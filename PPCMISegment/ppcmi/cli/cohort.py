@@ -14,10 +14,10 @@ from ppcmi.cohort_file import CohortReader
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import CasesFailedError, ServerRefusedError, SiteError, UsageError
-from ppcmi.latents import Profile
 from ppcmi.pipeline import run
 from ppcmi.protection import protection_of
 from ppcmi.quantization import Quantization
+from ppcmi.scales import Profile
 from ppcmi.site import SiteProfile, TaskProfile
 from ppcmi.what_leaves import Sending, export_of_slices, what_stays, who_could_learn_what
 from ppcmi.wording import counted, megabytes

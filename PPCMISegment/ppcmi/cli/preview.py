@@ -10,12 +10,12 @@ from ppcmi.cohort import usual_profile
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import UsageError
 from ppcmi.files import write_atomically
-from ppcmi.latents import Profile
 from ppcmi.mosaic import side_by_side
 from ppcmi.png import encode_png
 from ppcmi.preview import preview_slice
 from ppcmi.protection import protection_of
 from ppcmi.reading import read_volume
+from ppcmi.scales import Profile
 from ppcmi.slicing import slice_volume
 from ppcmi.what_leaves import Sending, segmentation_leaves, what_goes, what_stays, who_could_learn_what
 

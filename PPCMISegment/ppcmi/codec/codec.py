@@ -30,7 +30,8 @@ from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.published import PublishedCodecNetwork
 from ppcmi.errors import CodecError, PpcmiError
 from ppcmi.files import write_atomically
-from ppcmi.latents import SCALE_CHANNELS, SCALES, Latents, Profile, Stream
+from ppcmi.latents import Latents
+from ppcmi.scales import SCALE_CHANNELS, SCALES, Profile, Stream
 from ppcmi.task import Task, parse_task, task_to_json
 
 FORMAT = "ppcmi-codec/1"

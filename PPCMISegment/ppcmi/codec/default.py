@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ppcmi.codec.blocks import residual_stage
 from ppcmi.codec.image_autoencoder import ImageDecoder, ImageEncoder
 from ppcmi.codec.mask_autoencoder import MaskDecoder, MaskEncoder, foreground
-from ppcmi.latents import SCALE_CHANNELS, SCALES, Latents, Profile
+from ppcmi.latents import Latents
+from ppcmi.scales import SCALE_CHANNELS, SCALES, Profile
 
 PROFILES = (Profile.FULL, Profile.COARSE, Profile.MINIMAL)
 

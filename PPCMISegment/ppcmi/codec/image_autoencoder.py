@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppcmi.codec.blocks import residual_stage
-from ppcmi.latents import SCALE_CHANNELS, SCALES, Latents
+from ppcmi.latents import Latents
+from ppcmi.scales import SCALE_CHANNELS, SCALES
 
 STEM = 4
 

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppcmi.codec.blocks import convolution_stage
-from ppcmi.latents import SCALE_CHANNELS, SCALE_STRIDES, SCALES, Latents
+from ppcmi.latents import Latents
+from ppcmi.scales import SCALE_CHANNELS, SCALE_STRIDES, SCALES
 
 MAXIMUM_COEFFICIENTS = 2048
 """Cosine coefficients of one block over all classes that the principal components are taken from."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ppcmi.codec.mask_autoencoder import foreground
 from ppcmi.errors import TaskError
-from ppcmi.latents import SCALES, Latents, Profile
+from ppcmi.latents import Latents
+from ppcmi.scales import SCALES, Profile
 
 WIDTHS = (16, 32, 64, 128, 256)
 

@@ -13,7 +13,7 @@ from ppcmi.codec.codec import Codec
 from ppcmi.codec.default import PROFILES
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.errors import CodecError
-from ppcmi.latents import Profile
+from ppcmi.scales import Profile
 
 LOWEST_MASK_DICE = 0.85
 """A codec that cannot carry a structure's mask at this Dice cannot carry its segmentation either."""

@@ -25,7 +25,8 @@ from ppcmi.codec.training import predict_locally, train_local_network
 from ppcmi.errors import CodecError
 from ppcmi.files import write_atomically
 from ppcmi.fitting import FitConfig, Report, ignore_report
-from ppcmi.latents import Latents, Profile
+from ppcmi.latents import Latents
+from ppcmi.scales import Profile
 
 FORMAT = "ppcmi-decoder/1"
 USUAL_WEIGHT = 0.4

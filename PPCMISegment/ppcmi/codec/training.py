@@ -25,7 +25,7 @@ from ppcmi.codec.quality import mean_dice, measure_codec, peak_signal_to_noise
 from ppcmi.codec.slice_set import SliceSet, hold_out
 from ppcmi.device import mixed_precision
 from ppcmi.fitting import FitConfig, Report, fit, ignore_report
-from ppcmi.latents import SCALES, Profile, Stream
+from ppcmi.scales import SCALES, Profile, Stream
 from ppcmi.task import Task
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ppcmi.klt.derivation import KeyStream, context_of, key_check, require_key
-from ppcmi.latents import Latents, Stream
+from ppcmi.latents import Latents
+from ppcmi.scales import Stream
 
 
 class InnerLayer:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ppcmi.klt.derivation import NONCE_BYTES, KeyStream, context_of, key_check, require_key
 from ppcmi.klt.hadamard import WalshHadamard
-from ppcmi.latents import Latents, Stream
+from ppcmi.latents import Latents
+from ppcmi.scales import Stream
 
 ROUNDS = 3
 WORK_VALUES = 1 << 19

@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from ppcmi.bundle import BundleHeader, BundleLimits, read_header
+from ppcmi.bundle_header import BundleHeader, BundleLimits, read_header
 from ppcmi.channel import Channel
 from ppcmi.errors import BundleError
-from ppcmi.latents import Latents, Profile, Stream
+from ppcmi.latents import Latents
+from ppcmi.scales import Profile, Stream
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server import models, tasks
 from ppcmi_server.api.access import MapCaller, ModelCaller, UsesBodyMemory, UsesMapper, UsesServices

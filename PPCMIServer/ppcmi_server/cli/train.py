@@ -12,7 +12,7 @@ from subprocess import Popen
 from ppcmi.cli.parsers import Groups
 from ppcmi.device import choose_device
 from ppcmi.errors import CancelledError, TrainingError
-from ppcmi.latents import Profile
+from ppcmi.scales import Profile
 from ppcmi_server import jobs, models
 from ppcmi_server.cli.options import Command, add_command, task_named
 from ppcmi_server.database.schema import JobEpoch, Model

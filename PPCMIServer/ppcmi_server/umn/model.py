@@ -18,7 +18,8 @@ from ppcmi.codec.codec import read_metadata
 from ppcmi.device import mixed_precision
 from ppcmi.errors import TrainingError
 from ppcmi.files import write_atomically
-from ppcmi.latents import Latents, Profile, Shape
+from ppcmi.latents import Latents
+from ppcmi.scales import Profile, Shape
 from ppcmi_server.umn.network import MappingNetwork
 from ppcmi_server.umn.published import PublishedMappingNetwork
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppcmi.codec.blocks import residual_stage
-from ppcmi.latents import SCALE_CHANNELS
+from ppcmi.scales import SCALE_CHANNELS
 
 WIDTHS: Mapping[str, int] = {"s3": 96, "s4": 192, "b": 320}
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppcmi.errors import TrainingError
-from ppcmi.latents import SCALE_CHANNELS, Shape
+from ppcmi.scales import SCALE_CHANNELS, Shape
 
 POOL_SIZES = (1, 3, 5, 7)
 SMALLEST_MAP = 8

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ppcmi.device import mixed_precision
 from ppcmi.errors import CancelledError, TrainingError
 from ppcmi.fitting import rate_factor
-from ppcmi.latents import Profile
+from ppcmi.scales import Profile
 from ppcmi_server.umn.dataset import LatentDataset
 from ppcmi_server.umn.model import Preset, TrainedUmn, UmnDescription, build_network
 
