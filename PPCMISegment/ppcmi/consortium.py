@@ -37,6 +37,10 @@ CODEC_MAGIC = b"PPCMI-K1"
 GCM_NONCE_BYTES = 12
 
 
+class NotInvitedError(SiteError):
+    """There is no invitation for this site to the task."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """Another site as the server names it; ``fingerprint`` is what people compare by telephone."""
@@ -119,16 +123,31 @@ def invite(site: SiteProfile, client: ServerClient, part: TaskProfile, peer: Pee
     client.invite(part.task.name, peer.site_id, sealed)
 
 
-def join(site: SiteProfile, client: ServerClient, task_name: str) -> tuple[TaskProfile, Peer]:
+def find_inviter(client: ServerClient, task_name: str) -> Peer:
+    """Who the newest invitation to a task is from, so that people can compare fingerprints before :func:`join`.
+
+    :raises NotInvitedError: if there is none.
+    """
+    _, name = _newest_invitation(client, task_name)
+    return find_peer(client, name)
+
+
+def join(
+    site: SiteProfile, client: ServerClient, task_name: str, inviter: Peer | None = None
+) -> tuple[TaskProfile, Peer]:
     """Take up the newest invitation to a task; the site's part in it, and who invited.
 
+    :param inviter: whom people agreed to join, or None for whoever invited last.
+    :raises NotInvitedError: if there is no invitation.
     :raises SiteError: if the invitation is not what it should be: nothing is stored then.
     """
     task, _ = task_from_server(client, task_name)
     if site.takes_part_in(task.name):
         raise SiteError(f"The site takes part in task '{task.name}' already.")
-    sealed, inviter = _newest_invitation(client, task.name)
-    peer = find_peer(client, inviter)
+    sealed, name = _newest_invitation(client, task.name)
+    peer = find_peer(client, name)
+    if inviter is not None and peer != inviter:
+        raise SiteError("Another invitation has come meanwhile; look at whom it is from, and join again.")
     context = _invitation_context(task, peer.site_id, site.identity.site_id)
     membership, shared = _read_invitation(
         sealing.open_sealed(site.private_key, sealed, context),
@@ -216,7 +235,7 @@ def _newest_invitation(client: ServerClient, task: str) -> tuple[bytes, str]:
     except ServerRefusedError as error:
         if error.status != NOT_FOUND:
             raise
-        raise SiteError(
+        raise NotInvitedError(
             "Nobody has invited this site to the task yet; ask a member for 'ppcmi consortium invite'."
         ) from error
 

@@ -81,7 +81,7 @@ class SiteProfile:
             raise SiteError("There is a site profile already; choose another folder with --site.")
         make_private_folder(folder)
         url = normalize_url(server_url)
-        own_ca = None if ca_file is None else _keep_ca(ca_file, folder)
+        own_ca = _keep_ca(ca_file, folder)
         client = ServerClient(url, ca_file=own_ca)
         client.info()
         # The key is on disk before the code is spent: a full disk must not leave a site that nobody can be.
@@ -336,7 +336,11 @@ def _read_json(path: Path, absent: str | None) -> dict[str, Any]:
     return document
 
 
-def _keep_ca(ca_file: Path, folder: Path) -> Path:
+def _keep_ca(ca_file: Path | None, folder: Path) -> Path | None:
+    """The profile's own copy; without a file none stays, which an enrolment that failed may have left."""
+    if ca_file is None:
+        (folder / "server-ca.pem").unlink(missing_ok=True)
+        return None
     try:
         content = ca_file.read_bytes()
     except OSError as error:

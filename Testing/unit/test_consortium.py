@@ -117,6 +117,22 @@ def test_nobody_joins_without_an_invitation(site_a, site_b):
     assert not site_b.takes_part_in(TASK)
 
 
+def test_who_invited_can_be_seen_before_joining_and_nobody_else_is_joined_then(site_a, site_b, a_relay, tmp_path):
+    with pytest.raises(consortium.NotInvitedError):
+        consortium.find_inviter(site_b.client(), TASK)
+    found(site_a)
+    invite(site_a, "B")
+    inviter = consortium.find_inviter(site_b.client(), TASK)
+    assert (inviter.site_name, inviter.fingerprint) == ("A", sealing.fingerprint(site_a.public_key))
+    a_relay.enrol(tmp_path, "C")
+    a_relay.invitations["B"] = (a_relay.invitations["B"][0], "C")
+    with pytest.raises(SiteError, match="Another invitation"):
+        consortium.join(site_b, site_b.client(), TASK, inviter)
+    assert not site_b.takes_part_in(TASK)
+    a_relay.invitations["B"] = (a_relay.invitations["B"][0], "A")
+    assert consortium.join(site_b, site_b.client(), TASK, inviter)[1] == inviter
+
+
 def test_an_invitation_for_one_site_is_useless_to_another(site_a, site_b, a_relay, tmp_path):
     found(site_a)
     invite(site_a, "B")

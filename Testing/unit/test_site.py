@@ -12,6 +12,7 @@ from ppcmi.errors import PpcmiError, ServerRefusedError, SiteError, WriteError
 from ppcmi.files import write_atomically
 from ppcmi.site import Membership, SiteProfile
 from ppcmi.task import load_task
+from support.loopback import write_certificate
 from support.relay import relay_for
 
 TASK_FILE = Path(__file__).parents[2] / "Resources" / "Tasks" / "phantom.json"
@@ -111,6 +112,14 @@ def test_a_refused_code_leaves_no_profile_and_can_be_tried_again(a_site, a_relay
     with pytest.raises(SiteError):
         SiteProfile.open(tmp_path / "second")
     assert SiteProfile.enrol(tmp_path / "second", a_relay.url, "Hospital B").identity.site_name == "Hospital B"
+
+
+def test_the_authority_of_a_try_that_failed_is_not_kept_for_the_next(a_site, a_relay, tmp_path):
+    authority = write_certificate(tmp_path / "authority.pem")
+    with pytest.raises(ServerRefusedError):
+        SiteProfile.enrol(tmp_path / "second", a_relay.url, "Hospital A", authority)
+    site = SiteProfile.enrol(tmp_path / "second", a_relay.url, "Hospital B")
+    assert not (site.folder / "server-ca.pem").exists()
 
 
 def test_a_task_comes_back_with_its_key_and_membership(a_site, a_task):
