@@ -16,7 +16,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 import slicer
 import slicer.util
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtCore, QtGui, QtWidgets
 from trame_slicer.core import SlicerApp
 
 from . import dialogs as dialogs_module
@@ -32,6 +32,7 @@ from . import (
     scripted_module,
 )
 from .application import HostOptions, qSlicerApplication, qSlicerMainWindow, qSlicerScriptedLoadableModuleWidget
+from .guarded_scene import guarded_module_class
 from .heartbeat import Heartbeat
 from .io_manager import IOManager
 from .layout import LayoutManager
@@ -106,11 +107,13 @@ class SlicerHost:
         """Unload everything and take the installed modules out of Python again."""
         self.reset()
         self._window = None
+        slicer.util.delayDisplay = self._util_before
         for name, module in self._installed.items():
             sys.modules.pop(name, None)
             if module is not None:
                 sys.modules[name] = module
         self._installed.clear()
+        slicer.__class__ = ModuleType
         for name in set(vars(slicer)) - set(self._slicer_before):
             delattr(slicer, name)
         for name, value in self._slicer_before.items():
@@ -135,7 +138,7 @@ class SlicerHost:
         self._slicer_before = dict(vars(slicer))
         self._install_module("qt", QtModule())
         self._install_module("ctk", CtkModule())
-        slicer.mrmlScene = self.scene
+        slicer.__class__ = guarded_module_class(self.scene)
         slicer.app = pythonqt.wrap(self._application)
         slicer.selfTests = {}
         slicer.modules = ModuleType("slicer.modules")
@@ -153,11 +156,18 @@ class SlicerHost:
         self._install_module("PyTorchUtils", pytorch_utils)
         for name, own in _OWN_MODULES.items():
             self._install_module(f"slicer.{name}", self._from_base(name) or own)
+        self._util_before = slicer.util.delayDisplay
+        slicer.util.delayDisplay = self._delay_display
         for name, logic in self._core_logics().items():
             module = modules.CoreModule(name, logic)
             self._application.moduleManager()._register(name, module)
             setattr(slicer.modules, name.lower(), pythonqt.wrap(module))
             setattr(slicer.moduleNames, name, name)
+
+    def _delay_display(self, message: str, autoCloseMsec: int = 1000, parent: Any = None, **_: Any) -> None:
+        """In place of `slicer.util.delayDisplay`: nobody reads the box, so nobody waits for it to close."""
+        self.dialogs.shown.append(dialogs_module.ShownDialog("delayDisplay", "", message))
+        self.process_events()
 
     def _install_module(self, name: str, module: ModuleType) -> None:
         self._installed.setdefault(name, sys.modules.get(name))
@@ -286,12 +296,15 @@ class SlicerHost:
 
         rendering.save_3d(self.core, file, **view)
 
-    def grab(self, widget: Any, file: Path, width: int = 0, height: int = 0) -> None:
-        """Save a picture of a widget; a size of 0 is the widget's own wish."""
+    def grab(self, widget: Any, file: Path, width: int = 0, height: int = 0, scale: float = 1.0) -> None:
+        """Save a picture of a widget; a size of 0 is the widget's own wish, `scale` is pixels a unit of that size."""
         native = pythonqt.unwrap(widget)
         size = native.sizeHint()
         native.resize(width or size.width(), height or size.height())
         native.show()
         self.process_events(0.05)
-        if not native.grab().save(str(file)):
+        picture = QtGui.QPixmap(native.size() * scale)
+        picture.setDevicePixelRatio(scale)
+        native.render(picture)
+        if not picture.save(str(file)):
             raise OSError("The picture cannot be written.")

@@ -2,9 +2,9 @@
 
 Slicer wraps Qt with PythonQt, where a Qt property is an attribute (`button.text = "Send"`, `if box.checked`), every
 other public member is a method, signals are connected by signature (`button.connect("clicked()", f)`), enumerators are
-integers, and no attribute can be added to a C++ object. Code written the PySide way (`button.text()`) fails here as it
-does in Slicer. Beyond Slicer this raises where PythonQt only prints a warning (an unknown signal), and where it crashes
-(a widget touched from a thread other than the main one).
+integers, lists come as tuples, and no attribute can be added to a C++ object. Code written the PySide way
+(`button.text()`) fails here as it does in Slicer. Beyond Slicer this raises where PythonQt only prints a warning (an
+unknown signal), and where it crashes (a widget touched from a thread other than the main one).
 
 `wrapper_class(native_class)` gives the Python class for a PySide class, `wrap` and `unwrap` convert values.
 """
@@ -44,7 +44,7 @@ def wrap(value: Any) -> Any:
     if isinstance(value, shiboken6.Object):
         return _wrap_object(value)
     if isinstance(value, list | tuple):
-        return type(value)(wrap(item) for item in value)
+        return tuple(wrap(item) for item in value)
     return value
 
 
@@ -167,6 +167,8 @@ class Wrapper(metaclass=WrapperMeta):
     def __setattr__(self, name: str, value: Any) -> None:
         native = self._native
         _check_thread(name)
+        if not shiboken6.isValid(native):
+            raise AttributeError(f"Trying to set {name} on a destroyed {type(self).__name__} object")
         if isinstance(native, QtCore.QObject):
             target = "objectName" if name == "name" else name
             index = native.metaObject().indexOfProperty(target)
@@ -289,11 +291,11 @@ def _find_child(native: QtCore.QObject, kind: Any, name: str = "") -> Any:
     return next(iter(_find_children(native, kind, name)), None)
 
 
-def _find_children(native: QtCore.QObject, kind: Any, name: str = "") -> list[Any]:
+def _find_children(native: QtCore.QObject, kind: Any, name: str = "") -> tuple[Any, ...]:
     """All descendants of a class (given as class or as C++ name) and, where given, of a name."""
     wanted = kind if isinstance(kind, str) else kind.__name__
     found = native.findChildren(QtCore.QObject)
-    return [wrap(child) for child in found if child.inherits(wanted) and (not name or child.objectName() == name)]
+    return wrap([child for child in found if child.inherits(wanted) and (not name or child.objectName() == name)])
 
 
 _SPECIAL_METHODS: dict[str, Callable[..., Any]] = {

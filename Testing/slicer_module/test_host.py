@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -348,13 +349,38 @@ def test_the_longest_block_of_the_main_thread_is_measured(slicer_host):
     assert 0.2 <= heart.longest_block < 0.3
 
 
+def test_the_scene_outside_the_main_thread_raises(slicer_host):
+    import slicer
+
+    errors = []
+
+    def touch() -> None:
+        try:
+            slicer.mrmlScene.GetNumberOfNodes()
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    thread.join()
+    assert errors
+    assert slicer.mrmlScene is slicer_host.scene
+
+
+def test_a_delayed_message_is_recorded_and_not_waited_for(slicer_host):
+    import slicer.util
+
+    slicer.util.delayDisplay("Encoding", 60_000)
+    assert slicer_host.dialogs.texts == ["Encoding"]
+
+
 def test_a_picture_of_the_panel_is_taken(slicer_host, tmp_path):
     tiny = slicer_host.load_module(TINY)
-    slicer_host.grab(tiny.widget.parent, tmp_path / "panel.png", 400, 300)
+    slicer_host.grab(tiny.widget.parent, tmp_path / "panel.png", 300, 400, scale=2.0)
     from PIL import Image
 
     with Image.open(tmp_path / "panel.png") as picture:
-        assert picture.size == (400, 300)
+        assert picture.size == (600, 800)
         assert len(picture.convert("RGB").getcolors(100_000)) > 10
 
 
@@ -407,3 +433,21 @@ def test_slicers_own_python_files_are_in_place_of_the_hosts(slicer_host):
     for name in ("ScriptedLoadableModule", "i18n", "packaging", "parameterNodeWrapper", "util"):
         assert getattr(slicer, name).__file__.startswith(base)
         assert sys.modules[f"slicer.{name}"].__file__.startswith(base)
+
+
+def test_without_a_main_window_there_is_no_layout_and_messages_are_only_logged():
+    script = (
+        "import logging, sys\n"
+        "from slicer_host.application import HostOptions\n"
+        "from slicer_host.host import SlicerHost\n"
+        "host = SlicerHost(HostOptions(main_window=False)); host.start()\n"
+        "import slicer.util\n"
+        "slicer.util.errorDisplay('It failed.')\n"
+        "assert slicer.app.layoutManager() is None and slicer.util.mainWindow() is None\n"
+        "assert slicer.app.commandOptions().noMainWindow and not host.dialogs.shown\n"
+        f"assert host.load_module({str(TINY)!r}).widget.ui.applyButton.text == 'Apply'\n"
+        "host.stop()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "It failed." in done.stderr

@@ -72,7 +72,7 @@ def test_a_child_is_found_by_its_name_as_an_attribute():
     child.objectName = "inner"
     assert parent.inner == child
     assert parent.findChild(qt.QLabel, "inner") == child
-    assert parent.findChildren("QLabel") == [child]
+    assert parent.findChildren("QLabel") == (child,)
 
 
 def test_a_dynamic_property_is_an_attribute_once_it_is_set():
