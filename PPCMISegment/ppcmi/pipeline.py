@@ -35,7 +35,8 @@ from ppcmi.slicing import restore_labels, restore_probabilities, slice_volume
 from ppcmi.task import Task
 from ppcmi.volume import Volume
 
-POLL_S = 0.05
+NETWORK_POLL_S, WORKER_POLL_S = 0.05, 0.02
+"""How long the caller's thread waits for either before it hears of the case again."""
 
 Slices = NDArray[np.float32]
 Event = TypeVar("Event")
@@ -233,7 +234,7 @@ def _exchange(
                 calls.start(request, request.send)
             busy = waiting and not calls.full  # then there is no reason to wait: only look whether an answer is there
             with work.measure("wait"):
-                answers = calls.finished(0.0 if busy else POLL_S)
+                answers = calls.finished(0.0 if busy else NETWORK_POLL_S)
             yield replace(last, seconds=work.seconds)
             for request, answer in answers:
                 last = replace(last, stage="decode", bytes_received=last.bytes_received + len(answer))
@@ -291,7 +292,7 @@ class _Work:
                 return job()
         with self.measure(stage):
             future = self._worker.submit(job)
-            while not wait([future], POLL_S).done:
+            while not wait([future], WORKER_POLL_S).done:
                 yield meanwhile
             return future.result()
 

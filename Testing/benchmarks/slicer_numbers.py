@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.results import SEPARATOR, Measurement, here_and_now, measurement, merge
+from benchmarks.slicer_panel import opening, working
 from support.resident_memory import memory_of_a_batch
 from support.segmenting_site import PPCMI, segmenting_site
 
@@ -29,7 +30,11 @@ def batch_memory() -> list[Measurement]:
     return [measurement(name, late - early, "MiB", command=COMMAND, origin=here_and_now(), at_most=10)]
 
 
-MEASURED: Mapping[str, Callable[[], list[Measurement]]] = {"batch-memory": batch_memory}
+MEASURED: Mapping[str, Callable[[], list[Measurement]]] = {
+    "opening": opening,
+    "working": working,
+    "batch-memory": batch_memory,
+}
 """What can be measured, by the name to ask for it."""
 
 

@@ -45,9 +45,12 @@ class TrainedSite:
 
 
 @contextmanager
-def trained_site(folder: Path) -> Iterator[TrainedSite]:
-    """Make a server and a site below ``folder``; the server serves until the context ends."""
-    with real_server(folder / "server", TASK_FILE) as server:
+def trained_site(folder: Path, task: Path = TASK_FILE) -> Iterator[TrainedSite]:
+    """Make a server and a site below ``folder``; the server serves until the context ends.
+
+    :param task: a file of the task ``phantom``.
+    """
+    with real_server(folder / "server", task) as server:
         site = TrainedSite(server, folder / "site", folder / "cases")
         write_phantom_folder(site.cases, cases_per_site=4, seed=1)
         own = ("--task", TASK, "--cases", site.cases, "--where", "site=A")
