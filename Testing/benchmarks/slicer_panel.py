@@ -8,8 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,38 +51,40 @@ def open_once() -> tuple[float, bool]:
 
 
 def working() -> list[Measurement]:
-    """Longest stop of the main thread while a volume of 256 x 256 x 60 is segmented on a CPU, and how fast it cancels."""
+    """Longest stop of the main thread while 256 x 256 x 60 voxels are segmented on a CPU, and how fast it cancels."""
     import slicer
 
     from slicer_host.host import SlicerHost
 
-    with tempfile.TemporaryDirectory(prefix="ppcmi-bench-") as folder, _large_task(Path(folder)) as task_file:
-        with trained_site(Path(folder), task_file) as site:
-            os.environ["PPCMI_SITE_DIR"] = str(site.folder)
-            host = SlicerHost()
-            host.start()
-            panel = host.load_module(MODULE).widget.segmentPanel
-            panel.ui.deviceSelector.currentIndex = panel.ui.deviceSelector.findData("cpu")
-            panel.ui.show3DCheckBox.checked = False
-            host.wait_until(lambda: "answers" in panel.ui.siteLabel.text)
-            slicer.util.addVolumeFromArray(_voxels(site), np.diag([1.0, 1.0, 3.0, 1.0]), "volume")
-            button = panel.ui.segmentButton
-            for measured in (False, True):  # the first run loads PyTorch and the codec
-                _check_all(panel)
-                with host.heartbeat() as heartbeat:
-                    button.click()
-                    host.wait_until(lambda: button.text == "Segment privately", timeout=600)
-                assert "Done" in panel.ui.messageLabel.text, panel.ui.messageLabel.text
-                if measured:
-                    longest = heartbeat.longest_block
+    with (
+        tempfile.TemporaryDirectory(prefix="ppcmi-bench-") as folder,
+        trained_site(Path(folder), _large_task(Path(folder))) as site,
+    ):
+        os.environ["PPCMI_SITE_DIR"] = str(site.folder)
+        host = SlicerHost()
+        host.start()
+        panel = host.load_module(MODULE).widget.segmentPanel
+        panel.ui.deviceSelector.currentIndex = panel.ui.deviceSelector.findData("cpu")
+        panel.ui.show3DCheckBox.checked = False
+        host.wait_until(lambda: "answers" in panel.ui.siteLabel.text)
+        slicer.util.addVolumeFromArray(_voxels(site), np.diag([1.0, 1.0, 3.0, 1.0]), "volume")
+        button = panel.ui.segmentButton
+        for measured in (False, True):  # the first run loads PyTorch and the codec
             _check_all(panel)
-            button.click()
-            host.wait_until(lambda: "of 60 slices" in panel.ui.messageLabel.text, timeout=600)
-            started = time.perf_counter()
-            button.click()
-            host.process_events()
-            cancelled = time.perf_counter() - started
-            host.stop()
+            with host.heartbeat() as heartbeat:
+                button.click()
+                host.wait_until(lambda: button.text == "Segment privately", timeout=600)
+            assert "Done" in panel.ui.messageLabel.text, panel.ui.messageLabel.text
+            if measured:
+                longest = heartbeat.longest_block
+        _check_all(panel)
+        button.click()
+        host.wait_until(lambda: "of 60 slices" in panel.ui.messageLabel.text, timeout=600)
+        started = time.perf_counter()
+        button.click()
+        host.process_events()
+        cancelled = time.perf_counter() - started
+        host.stop()
     return [
         _measured("longest stop of the main thread, 256 x 256 x 60 on a CPU", longest, "s", at_most=0.2),
         _measured("from the click on Cancel until the panel is ready again", cancelled, "s"),
@@ -104,14 +104,13 @@ def _check_all(panel: object) -> None:
         table.item(row, 0).setCheckState(qt.Qt.Checked)
 
 
-@contextmanager
-def _large_task(folder: Path) -> Iterator[Path]:
+def _large_task(folder: Path) -> Path:
     """The phantom task with slices of 256 x 256 pixels."""
     task = load_task(TASK_FILE)
     large = replace(task, slicing=replace(task.slicing, size=(SIZE, SIZE), spacing_mm=None))
     path = folder / f"{TASK}.json"
     path.write_text(task_to_json(large))
-    yield path
+    return path
 
 
 def _voxels(site: TrainedSite) -> np.ndarray:
