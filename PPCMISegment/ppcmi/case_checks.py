@@ -12,12 +12,12 @@ from enum import StrEnum
 import numpy as np
 
 from ppcmi.errors import GeometryError, ReadError
-from ppcmi.label_matching import LabelMatching
+from ppcmi.label_matching import LabelMatching, Match, Reason
 from ppcmi.label_overlap import CombinedLabels
-from ppcmi.reading import CaseFiles, read_volume
+from ppcmi.reading import CaseFiles
 from ppcmi.slicing import cropped_labels, slice_grid
 from ppcmi.task import Task
-from ppcmi.task_labels import read_task_labels
+from ppcmi.task_labels import read_labelled_case
 from ppcmi.volume import Geometry, Volume
 from ppcmi.wording import counted
 
@@ -56,7 +56,8 @@ def check_case(case: CaseFiles, task: Task) -> list[Finding]:
     if case.label is None:
         return [Finding(Kind.EMPTY, "Nothing is labelled in this case.", prevents=True)]
     try:
-        return check_labels(read_volume(case.image).geometry, read_task_labels(case.label, task), task)
+        image, labels = read_labelled_case(case, task)
+        return check_labels(image.geometry, labels, task)
     except (ReadError, GeometryError) as error:
         return [Finding(Kind.UNREADABLE, str(error), prevents=True)]
 
@@ -93,15 +94,15 @@ def check_labels(image: Geometry, labels: Volume, task: Task) -> list[Finding]:
 
 
 def check_matching(matching: LabelMatching) -> list[Finding]:
-    """What is to be said of a matching: labels without a segment, and segments that stay here."""
-    findings = []
+    """What is to be said of a matching: labels without a segment, and segments that stay here.
+
+    A label that has none while segments are left over may be one of those: somebody has to choose one, or none.
+    """
     if not matching.found:
         sentence = "No segment fits a label of the task; choose one for each label."
-        findings.append(Finding(Kind.UNMATCHED_LABEL, sentence, prevents=True))
+        findings = [Finding(Kind.UNMATCHED_LABEL, sentence, prevents=True)]
     else:
-        findings += [
-            Finding(Kind.UNMATCHED_LABEL, f"No segment is chosen for {match.label.name}.") for match in matching.missing
-        ]
+        findings = [_without_segment(match, matching) for match in matching.missing]
     if matching.unmatched:
         what = counted(len(matching.unmatched), "segment")
         findings.append(Finding(Kind.UNMATCHED_SEGMENT, f"{what} without a label: counted as background."))
@@ -115,6 +116,13 @@ def check_overlap(combined: CombinedLabels, task: Task) -> list[Finding]:
         Finding(Kind.OVERLAP, f"{names[first]} and {names[second]} overlap in {counted(voxels, 'voxel')}.")
         for (first, second), voxels in combined.overlaps.items()
     ]
+
+
+def _without_segment(match: Match, matching: LabelMatching) -> Finding:
+    if match.reason is Reason.CHOSEN or not matching.unmatched:
+        return Finding(Kind.UNMATCHED_LABEL, f"{match.label.name} has no segment; it counts as not there.")
+    sentence = f"Choose the segment that is {match.label.name}, or choose none."
+    return Finding(Kind.UNMATCHED_LABEL, sentence, prevents=True)
 
 
 def _check_slices(slices: int, labelled: int, task: Task) -> list[Finding]:

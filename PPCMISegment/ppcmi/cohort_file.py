@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ class CohortWriter:
         self._digests: list[bytes] = []
         self._cases: set[str] = set()
         self._file: IO[bytes] | None = None
+        self._lock = threading.RLock()  # whoever cancels leaves the context in another thread than the writing one
 
     def __enter__(self) -> CohortWriter:
         try:
@@ -127,19 +129,21 @@ class CohortWriter:
             self._key.make_frame(first + part, CasePart(case, part, len(bundles)), bundle)
             for part, bundle in enumerate(bundles)
         ]  # all of them before the first is written: a case is in the file whole or not at all
-        for frame in frames:
-            self._write(_with_length(frame))
-            self._digests.append(frame_digest(frame))
-        self._cases.add(case)
+        with self._lock:
+            for frame in frames:
+                self._write(_with_length(frame))
+                self._digests.append(frame_digest(frame))
+            self._cases.add(case)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self._discard()
+        with self._lock:
+            try:
+                if kind is None:
+                    self._finish()
+            finally:
+                self._discard()
 
     def _finish(self) -> None:
         if not self._cases:

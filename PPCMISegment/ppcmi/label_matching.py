@@ -92,8 +92,12 @@ class LabelMatching:
         known = {*self.unmatched, *(match.segment for match in self.found), None}
         if segment not in known or all(match.label.value != value for match in self.matches):
             raise ValueError("no such label or segment")
-        matches = [replace(match, segment=None, reason=Reason.NONE) if match.segment == segment else match
-                   for match in self.matches]  # fmt: skip
+        matches = [
+            replace(match, segment=None, reason=Reason.NONE)
+            if segment is not None and match.segment == segment
+            else match
+            for match in self.matches
+        ]
         chosen = tuple(
             Match(match.label, segment, Reason.CHOSEN) if match.label.value == value else match for match in matches
         )

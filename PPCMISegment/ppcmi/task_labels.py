@@ -11,20 +11,32 @@ names values are the task's.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
 
 from ppcmi.errors import ReadError
-from ppcmi.label_matching import SegmentFacts, match_segments
-from ppcmi.reading import read_labels
+from ppcmi.label_matching import LabelMatching, SegmentFacts, match_segments
+from ppcmi.reading import CaseFiles, read_labels, read_volume
 from ppcmi.task import Task
 from ppcmi.volume import Volume
 
 _FIELD = re.compile(r"Segment(\d{1,4})_(ID|Name|LabelValue|Tags)")
 _TERMINOLOGY = re.compile(r"TerminologyEntry:([^|]*)")
 _UNNAMED = re.compile(r"\s*(segment[\s_]*\d*)?\s*", re.IGNORECASE)
+
+
+def read_labelled_case(case: CaseFiles, task: Task) -> tuple[Volume, Volume]:
+    """Image and labels of a case of a data folder.
+
+    :raises ReadError: if it has no labels, or either cannot be read.
+    :raises GeometryError: as :func:`~ppcmi.reading.read_volume`.
+    """
+    if case.label is None:
+        raise ReadError("The case has no labels.")
+    return read_volume(case.image), read_task_labels(case.label, task)
 
 
 def read_task_labels(path: Path, task: Task) -> Volume:
@@ -37,7 +49,7 @@ def read_task_labels(path: Path, task: Task) -> Volume:
     """
     labels = read_labels(path)
     segments = read_segments(path)
-    if not segments or all(_UNNAMED.fullmatch(segment.name) for segment in segments):
+    if not are_named(segments):
         return labels
     matching = match_segments(segments, task)
     if not matching.found or (matching.missing and matching.unmatched):
@@ -46,11 +58,21 @@ def read_task_labels(path: Path, task: Task) -> Volume:
             f"Segments have names or codes that do not fit the task; name the one that is {missing} so, or remove "
             "those that are none of the task's."
         )
+    return chosen_labels(labels, segments, matching)
+
+
+def chosen_labels(labels: Volume, segments: Sequence[SegmentFacts], matching: LabelMatching) -> Volume:
+    """A label map with the task's values in place of its segments' own; segments without a label are background."""
     values = {segment.id: segment.value for segment in segments}
     voxels = np.zeros(labels.voxels.shape, dtype=np.uint8)
     for match in matching.found:
         voxels[labels.voxels == values[match.segment or ""]] = match.label.value
     return Volume(voxels, labels.geometry)
+
+
+def are_named(segments: Sequence[SegmentFacts]) -> bool:
+    """Whether segments say what they are, so that they count by that; ``Segment_3`` says nothing."""
+    return not all(_UNNAMED.fullmatch(segment.name) for segment in segments)
 
 
 def read_segments(path: Path) -> list[SegmentFacts]:

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from ppcmi.errors import GeometryError, ReadError, SiteError
 from ppcmi.metrics import LabelScore, score_case
 from ppcmi.pipeline import PrivateLink, Progress, segment
-from ppcmi.reading import CaseFiles, read_volume
+from ppcmi.reading import CaseFiles
 from ppcmi.slicing import restore_labels, slice_volume
-from ppcmi.task import Task
-from ppcmi.task_labels import read_task_labels
+from ppcmi.task_labels import read_labelled_case
 from ppcmi.volume import Volume
 
 METRICS = tuple(f.name for f in fields(LabelScore) if f.name != "label")
@@ -86,7 +85,7 @@ def validate(cases: Sequence[CaseFiles], link: PrivateLink) -> Generator[Validat
     skipped: dict[str, ReadError | GeometryError] = {}
     for done, case in enumerate(labelled):
         try:
-            volume, truth = _read(case, link.task)
+            volume, truth = read_labelled_case(case, link.task)
             steps = segment(volume, link)
             while True:
                 try:
@@ -133,12 +132,6 @@ def mean_scores(cases: Sequence[Sequence[LabelScore]]) -> dict[str, dict[str, fl
         label: {metric: float(np.mean(found)) if found else math.nan for metric, found in by_metric.items()}
         for label, by_metric in values.items()
     }
-
-
-def _read(case: CaseFiles, task: Task) -> tuple[Volume, Volume]:
-    if case.label is None:
-        raise ReadError("The case has no labels.")
-    return read_volume(case.image), read_task_labels(case.label, task)
 
 
 def _defined(means: Means) -> dict[str, dict[str, float]]:

@@ -11,9 +11,10 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from ppcmi.bundle_header import BundleHeader, packed_size
 from ppcmi.klt.derivation import NONCE_BYTES
@@ -91,6 +92,22 @@ class Leaving:
             "numbers_a_slice": self.numbers_a_slice,
             "bytes": self.bytes,
         }
+
+    @classmethod
+    def of_document(cls, task: str, document: Mapping[str, Any]) -> Leaving:
+        """What :meth:`document` was made of, but for the number of slices a bundle.
+
+        :raises ValueError: if it is no such document.
+        """
+        sending = Sending(
+            Profile(document["profile"]),
+            document["mode"],
+            document["scope"],
+            Quantization(document["quantization"]),
+        )
+        streams = tuple(Stream(name) for name in document["streams"].split("+"))
+        numbers = {name: int(document[name]) for name in ("cases", "slices", "times", "numbers_a_slice", "bytes")}
+        return cls(task, sending, streams, **numbers)
 
 
 def segmentation_leaves(volumes: Sequence[Geometry], task: Task, sending: Sending) -> Leaving:

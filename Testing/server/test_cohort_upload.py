@@ -9,7 +9,7 @@ import SimpleITK
 import torch
 from torch import nn
 
-from ppcmi import cohort, consortium
+from ppcmi import cohort, cohort_export, consortium
 from ppcmi.channel import open_channel
 from ppcmi.client import ServerClient
 from ppcmi.codec.codec import Codec
@@ -66,9 +66,9 @@ def a_site(tmp_path, codec):
 def export(a_site, codec, cases, name="a.ppcmi", **settings):
     """The file and the summary of an export."""
     path = cases / name
-    steps = cohort.export_cohort(
+    steps = cohort_export.export_cohort(
         find_cases(cases), a_site.profile, a_site.part, codec=codec, protection=a_site.protection, path=path,
-        settings=cohort.ExportSettings(**{"slices_per_bundle": 3, **settings}),
+        settings=cohort_export.ExportSettings(**{"slices_per_bundle": 3, **settings}),
     )  # fmt: skip
     return path, run(steps)
 
@@ -85,7 +85,7 @@ def test_the_server_gets_the_codec_s_latents_under_the_inner_key(a_site, codec, 
     path, summary = export(a_site, codec, cases)
     assert (summary.cases, summary.slices) == (3, 15)
     first = find_cases(cases)[0]
-    images, labels = cohort.read_labelled_slices(first, TASK)
+    images, labels = cohort_export.read_labelled_slices(first, TASK)
     pseudonym = a_site.profile.pseudonym_of(TASK.name, first.name)
     parts = [(header, streams) for header, streams in opened(path, a_site) if header.case == pseudonym]
     assert [header.slice_indices for header, _ in parts] == [(0, 1, 2), (3, 4)]
@@ -165,11 +165,15 @@ def test_the_published_codec_is_not_exported_without_its_skip(a_site, cases):
     published = Codec(TASK, "paper")
     with pytest.raises(CodecError, match="full"):
         export(a_site, published, cases)
-    assert cohort.usual_profile(Membership("consortium", "two-layer", founder=True), published) is Profile.FULL
+    assert cohort_export.usual_profile(Membership("consortium", "two-layer", founder=True), published) is Profile.FULL
 
 
 def test_what_nobody_chose_depends_on_how_many_cases_and_which_protocol(codec):
-    assert (cohort.usual_variants(5), cohort.usual_variants(20), cohort.usual_variants(21)) == (4, 4, 2)
+    assert (cohort_export.usual_variants(5), cohort_export.usual_variants(20), cohort_export.usual_variants(21)) == (
+        4,
+        4,
+        2,
+    )
     member = Membership("consortium", "two-layer", founder=True)
-    assert cohort.usual_profile(member, codec) is Profile.COARSE
-    assert cohort.usual_profile(dataclasses.replace(member, mode="paper"), codec) is Profile.PAPER
+    assert cohort_export.usual_profile(member, codec) is Profile.COARSE
+    assert cohort_export.usual_profile(dataclasses.replace(member, mode="paper"), codec) is Profile.PAPER

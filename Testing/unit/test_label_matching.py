@@ -254,12 +254,25 @@ def test_what_is_only_odd_is_said_and_does_not_prevent():
     assert check_labels(single.geometry, single, TASK) == []
 
 
-def test_a_matching_without_any_label_prevents_and_one_with_gaps_is_said():
-    segments = named("Something", "Liver")
-    findings = check_matching(match_segments(segments, TASK))
+def test_a_label_without_a_segment_prevents_while_a_segment_is_left_that_might_be_it():
+    matching = match_segments(named("Something", "Liver"), TASK)
+    findings = check_matching(matching)
+    assert kinds(findings, prevents=True) == [Kind.UNMATCHED_LABEL, Kind.UNMATCHED_LABEL]
     assert kinds(findings) == [Kind.UNMATCHED_LABEL, Kind.UNMATCHED_LABEL, Kind.UNMATCHED_SEGMENT]
+    for match in matching.missing:
+        matching = matching.choose(match.label.value, None)
+    findings = check_matching(matching)
+    assert kinds(findings) == [Kind.UNMATCHED_LABEL, Kind.UNMATCHED_LABEL, Kind.UNMATCHED_SEGMENT]
+    assert not any(finding.prevents for finding in findings)
+    alone = check_matching(match_segments(named("Liver"), TASK))
+    assert kinds(alone) == [Kind.UNMATCHED_LABEL, Kind.UNMATCHED_LABEL]
+    assert not any(finding.prevents for finding in alone)
+
+
+def test_a_matching_without_any_label_prevents():
+    findings = check_matching(match_segments(named("Something"), TASK))
+    assert kinds(findings, prevents=True) == [Kind.UNMATCHED_LABEL]
     assert "Something" not in " ".join(finding.sentence for finding in findings)
-    assert kinds(check_matching(match_segments(named("Something"), TASK)), prevents=True) == [Kind.UNMATCHED_LABEL]
 
 
 def segmentation_file(path, labels, numbering, names=None):

@@ -16,11 +16,13 @@ from ppcmi.bundle_header import packed_size
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.errors import WriteError
 from ppcmi.latents import Latents
+from ppcmi.outgoing import Outgoing, Waiting
 from ppcmi.pipeline import run, segment
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi.volume import Volume
 from ppcmi.what_leaves import (
+    Leaving,
     Sending,
     consent_text,
     export_leaves,
@@ -161,3 +163,21 @@ def test_what_is_logged_names_no_case():
         "profile", "mode", "scope", "quantization", "streams", "cases", "slices", "times", "numbers_a_slice", "bytes"
     }  # fmt: skip
     assert dataclasses.asdict(a_leaving())["cases"] == 2
+
+
+def test_what_a_cohort_is_survives_until_its_upload_goes_on(tmp_path):
+    task = small_task()
+    sending = Sending(Profile.MINIMAL, quantization=Quantization.F16)
+    leaving = export_of_slices([5, 7], task, sending, variants=2)
+    assert Leaving.of_document(leaving.task, leaving.document()) == leaving
+    outgoing = Outgoing(tmp_path)
+    assert outgoing.waiting() == []
+    path = outgoing.new_path()
+    path.write_bytes(b"cohort")
+    assert outgoing.waiting() == []  # nobody said what it is
+    outgoing.keep(Waiting(path, leaving))
+    assert outgoing.waiting() == [Waiting(path, leaving)]
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    outgoing.remove(path)
+    assert outgoing.waiting() == []
+    assert list(path.parent.iterdir()) == []

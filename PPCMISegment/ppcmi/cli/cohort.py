@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ppcmi import cohort
+from ppcmi import cohort, cohort_export
 from ppcmi.case_checks import check_case
 from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command, add_cases, add_command, add_task, chosen_cases
@@ -95,18 +95,18 @@ def _export(command: Command) -> int:
     labelled = [case for case in chosen_cases(options) if case.label is not None]
     console.progress("fetching the codec if there is a newer one")
     codec = ensure_codec(site.client(), part).to(command.device())
-    profile = Profile(options.profile) if options.profile else cohort.usual_profile(part.membership, codec)
+    profile = Profile(options.profile) if options.profile else cohort_export.usual_profile(part.membership, codec)
     quantization = Quantization(options.quantization)
     protection = protection_of(site, part, codec.fingerprint, profile, quantization=quantization)
-    variants = cohort.usual_variants(len(labelled)) if options.variants is None else options.variants
-    settings = cohort.ExportSettings(variants, options.seed)
-    steps = cohort.export_cohort(
+    variants = cohort_export.usual_variants(len(labelled)) if options.variants is None else options.variants
+    settings = cohort_export.ExportSettings(variants, options.seed)
+    steps = cohort_export.export_cohort(
         labelled, site, part, codec=codec, protection=protection, path=options.output, settings=settings
     )
 
     slices: list[int] = []
 
-    def show(progress: cohort.ExportProgress) -> None:
+    def show(progress: cohort_export.ExportProgress) -> None:
         if progress.skipped is not None:
             console.remark(f"ppcmi: left out {progress.case}: {progress.skipped}")
         else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ppcmi.cli.options import Command, add_command, add_task
 from ppcmi.cli.parsers import Groups
-from ppcmi.cohort import usual_profile
+from ppcmi.cohort_export import usual_profile
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import UsageError
 from ppcmi.files import write_atomically

@@ -1,0 +1,226 @@
+"""Export labelled cases as protected latents into a cohort file, one case in memory at a time.
+
+::
+
+    with CohortExport(path, site, part, codec=codec, protection=protection) as export:
+        for progress in export.add(name, image, labels): ...
+    export.summary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ppcmi.codec.augment import augment_pair
+from ppcmi.codec.codec import Codec
+from ppcmi.cohort_file import CohortWriter
+from ppcmi.errors import CodecError, GeometryError, ReadError, SiteError
+from ppcmi.protection import Protection
+from ppcmi.reading import CaseFiles
+from ppcmi.scales import Profile, Stream
+from ppcmi.site import Membership, SiteProfile, TaskProfile
+from ppcmi.slicing import slice_labels, slice_volume
+from ppcmi.task import Task
+from ppcmi.task_labels import read_labelled_case
+from ppcmi.volume import Volume
+
+FEW_CASES = 20
+"""Up to so many labelled cases a site has few."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How cases are exported.
+
+    :param variants: augmented encodings of each case besides the case as it is; see :func:`usual_variants`.
+    :param seed: of the augmentation.
+    :param slices_per_bundle: also the batch of encoding.
+    """
+
+    variants: int = 0
+    seed: int = 0
+    slices_per_bundle: int = 64
+
+
+def usual_variants(cases: int) -> int:
+    """Augmented encodings of each of so many labelled cases: they help most where labels are few."""
+    return 4 if cases <= FEW_CASES else 2
+
+
+def usual_profile(membership: Membership, codec: Codec) -> Profile:
+    """The privacy profile where nobody chose one; the published protocol and codec need all scales."""
+    if membership.mode == "paper":
+        return Profile.PAPER
+    return Profile.FULL if codec.preset == "paper" else Profile.COARSE
+
+
+@dataclass(frozen=True)
+class ExportProgress:
+    """One more case is done, or was ``skipped`` for the reason given; its name is for the site's eyes only."""
+
+    case: str
+    done: int
+    total: int
+    slices: int
+    bytes_written: int
+    skipped: ReadError | GeometryError | None = None
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What a cohort file holds; ``skipped`` names cases that could not be read, and why."""
+
+    cases: int
+    slices: int
+    bytes_written: int
+    skipped: dict[str, ReadError | GeometryError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CaseProgress:
+    """``done`` of ``total`` encodings of one case's slices, each variant counted."""
+
+    done: int
+    total: int
+
+
+class CohortExport:
+    """A cohort file to which cases are added one after the other; it appears when the context ends without an error.
+
+    Cases may be added in another thread than the one that leaves the context: a case that is not whole then is lost,
+    and nothing half written stays.
+
+    :raises CodecError: if the codec cannot work with the profile's scales.
+    :raises WriteError: on entering, if the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        site: SiteProfile,
+        part: TaskProfile,
+        *,
+        codec: Codec,
+        protection: Protection,
+        settings: ExportSettings | None = None,
+    ) -> None:
+        if codec.preset == "paper" and protection.profile not in (Profile.PAPER, Profile.FULL):
+            raise CodecError("The published codec needs all three scales; export with the profile full.")
+        self._site, self._task = site, part.task
+        self._codec, self._protection, self._settings = codec, protection, settings or ExportSettings()
+        self._summary = ExportSummary(0, 0, 0)
+        self._writer = CohortWriter(
+            path,
+            server_public_key=site.identity.server_public_key,
+            task=part.task.identity,
+            codec=protection.codec,
+            profile=protection.profile,
+            mode=part.membership.mode,
+            quantization=protection.quantization,
+        )
+
+    @property
+    def summary(self) -> ExportSummary:
+        """What was added so far."""
+        return self._summary
+
+    def __enter__(self) -> CohortExport:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, traceback)
+
+    def add(self, name: str, image: Volume, labels: Volume) -> Iterator[CaseProgress]:
+        """Slice, encode, protect and add a case; its name stays at the site, which keeps a pseudonym for it.
+
+        :raises ReadError: if the labels have values that the task does not know; nothing is added then.
+        :raises GeometryError: if they do not lie on the image's grid.
+        """
+        slices, grid = slice_volume(image, self._task)
+        masks = slice_labels(labels, grid, self._task)
+        pseudonym = self._site.pseudonyms(self._task.name, [name])[name]
+        encodings = CaseProgress(0, len(slices) * (1 + self._settings.variants))
+        yield encodings
+        bundles = []
+        for count, bundle in self._bundles(slices, masks, pseudonym):
+            bundles.append(bundle)
+            encodings = CaseProgress(encodings.done + count, encodings.total)
+            yield encodings
+        self._writer.add_case(pseudonym, bundles)
+        done = self._summary
+        size = sum(len(bundle) for bundle in bundles)
+        self._summary = ExportSummary(done.cases + 1, done.slices + len(slices), done.bytes_written + size)
+
+    def _bundles(
+        self, images: NDArray[np.float32], labels: NDArray[np.uint8], pseudonym: str
+    ) -> Iterator[tuple[int, bytes]]:
+        """Every bundle of one case with its number of slices: as it is (variant 0), then augmented."""
+        generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + self._summary.cases)
+        step = self._settings.slices_per_bundle
+        for variant in range(1 + self._settings.variants):
+            for start in range(0, len(images), step):
+                where = slice(start, min(start + step, len(images)))
+                pictures, masks = torch.from_numpy(images[where]), torch.from_numpy(labels[where])
+                if variant:
+                    pictures, masks = augment_pair(pictures, masks, generator)
+                streams = {
+                    Stream.IMAGE: self._codec.encode_images(pictures),
+                    Stream.MASK: self._codec.encode_masks(masks),
+                }
+                indices = range(where.start, where.stop)
+                yield len(indices), self._protection.protect(streams, pseudonym, indices, variant)
+
+
+def export_cohort(
+    cases: Sequence[CaseFiles],
+    site: SiteProfile,
+    part: TaskProfile,
+    *,
+    codec: Codec,
+    protection: Protection,
+    path: Path,
+    settings: ExportSettings | None = None,
+) -> Generator[ExportProgress, None, ExportSummary]:
+    """Write the labelled cases to a cohort file at ``path``, an event a case.
+
+    A case that cannot be read is reported and left out; the file appears when all are done.
+
+    :raises SiteError: if no case has labels, or none could be read.
+    :raises CodecError: if the codec cannot work with the profile's scales.
+    """
+    labelled = [case for case in cases if case.label is not None]
+    if not labelled:
+        raise SiteError("None of the chosen cases has labels, so there is nothing to export.")
+    skipped: dict[str, ReadError | GeometryError] = {}
+    with CohortExport(path, site, part, codec=codec, protection=protection, settings=settings) as export:
+        for done, case in enumerate(labelled, start=1):
+            try:
+                for _ in export.add(case.name, *read_labelled_case(case, part.task)):
+                    pass
+            except (ReadError, GeometryError) as error:
+                skipped[case.name] = error
+            so_far = export.summary
+            yield ExportProgress(
+                case.name, done, len(labelled), so_far.slices, so_far.bytes_written, skipped.get(case.name)
+            )
+        if len(skipped) == len(labelled):
+            raise SiteError("None of the chosen cases could be read, so there is nothing to export.")
+    so_far = export.summary
+    return ExportSummary(so_far.cases, so_far.slices, so_far.bytes_written, skipped)
+
+
+def read_labelled_slices(case: CaseFiles, task: Task) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Slices ``(n, c, h, w)`` and labels ``(n, h, w)`` of a case that has labels."""
+    image, labels = read_labelled_case(case, task)
+    slices, grid = slice_volume(image, task)
+    return slices, slice_labels(labels, grid, task)
