@@ -4,8 +4,10 @@ import runpy
 import signal
 import sys
 
+import numpy as np
 import pytest
 
+from ppcmi.reading import read_volume
 from support.segmenting_site import PPCMI, SCRIPT, segmenting_site
 
 
@@ -33,18 +35,20 @@ def python_script(slicer_host, monkeypatch):
     signal.signal(signal.SIGINT, before)
 
 
-def masks(folder):
+def results(folder):
+    """Bytes of the masks and of the confidence, which shows the least difference."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.endswith((".nii.gz", ".seg.nrrd"))}
 
 
 def test_in_slicer_the_masks_are_the_same_bytes_as_outside(site, python_script, tmp_path, capsys):
-    words = (*site.options, "--input", *site.images[:2], "--output")
+    words = (*site.options, "--confidence", "--input", *site.images[:2], "--output")
     assert python_script(SCRIPT, *words, tmp_path / "in") == 0
     assert "2 done; model 1" in capsys.readouterr().out
     outside = site.run(*PPCMI, "segment", *words, tmp_path / "out")
     assert outside.returncode == 0, outside.stderr
-    assert len(masks(tmp_path / "in")) == 4
-    assert masks(tmp_path / "in") == masks(tmp_path / "out")
+    assert len(results(tmp_path / "in")) == 6
+    assert len(np.unique(read_volume(next((tmp_path / "in").glob("*.confidence.nii.gz"))).voxels)) > 1000
+    assert results(tmp_path / "in") == results(tmp_path / "out")
 
 
 def test_slicer_ends_with_the_script_s_exit_code(site, python_script, tmp_path, capsys):
