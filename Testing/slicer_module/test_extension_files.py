@@ -15,15 +15,7 @@ MODULE = REPOSITORY / "PPCMISegment"
 FORMS = sorted((MODULE / "Resources" / "UI").glob("*.ui"))
 SLICER_SOURCES = [MODULE / "PPCMISegment.py", *sorted((MODULE / "PPCMISegmentLib").glob("*.py"))]
 
-LABELLED_BY_THEIR_NEIGHBOR = {
-    "QWidget",
-    "QSplitter",
-    "QTabWidget",
-    "qMRMLWidget",
-    "QGroupBox",
-    "QFrame",
-    "QStackedWidget",
-}
+NO_CONTROLS = {"QLabel", "QWidget", "QSplitter", "QTabWidget", "qMRMLWidget", "QGroupBox", "QFrame", "QStackedWidget"}
 """Texts and containers need no tool tip."""
 
 BUNDLED_WITH_SLICER = {"numpy", "slicer", "qt", "ctk", "vtk", "ppcmi", "PPCMISegmentLib"}
