@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.results import SEPARATOR, Measurement, here_and_now, measurement, merge
-from benchmarks.slicer_panel import opening, working
+from benchmarks.slicer_panel import panel
 from support.resident_memory import memory_of_a_batch
 from support.segmenting_site import PPCMI, segmenting_site
 
@@ -31,8 +31,7 @@ def batch_memory() -> list[Measurement]:
 
 
 MEASURED: Mapping[str, Callable[[], list[Measurement]]] = {
-    "opening": opening,
-    "working": working,
+    "panel": panel,
     "batch-memory": batch_memory,
 }
 """What can be measured, by the name to ask for it."""

@@ -22,69 +22,57 @@ MODULE = Path(__file__).resolve().parents[2] / "PPCMISegment" / "PPCMISegment.py
 SIZE, SLICES = 256, 60
 
 
-def opening() -> list[Measurement]:
-    """Seconds until the module's panel is there, in a process that has not loaded PyTorch."""
-    program = "import json; from benchmarks.slicer_panel import open_once; print(json.dumps(open_once()))"
-    environment = {**os.environ, "PPCMI_SITE_DIR": os.devnull}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    seconds, torch_loaded = json.loads(done.stdout.splitlines()[-1])
-    return [
-        _measured("opening the module", seconds, "s", at_most=1),
-        _measured("PyTorch loaded by opening the module", float(torch_loaded), "of 1", at_most=0),
-    ]
-
-
-def open_once() -> tuple[float, bool]:
-    """What :func:`opening` measures, in this process."""
-    from slicer_host.host import SlicerHost
-
-    host = SlicerHost()
-    host.start()
-    before = "torch" in sys.modules
-    started = time.perf_counter()
-    host.load_module(MODULE)
-    host.process_events()
-    seconds = time.perf_counter() - started
-    loaded = "torch" in sys.modules and not before
-    host.stop()
-    return seconds, loaded
-
-
-def working() -> list[Measurement]:
-    """Longest stop of the main thread while 256 x 256 x 60 voxels are segmented on a CPU, and how fast it cancels."""
-    import slicer
-
-    from slicer_host.host import SlicerHost
-
+def panel() -> list[Measurement]:
+    """Everything that this module measures, at one site."""
     with (
         tempfile.TemporaryDirectory(prefix="ppcmi-bench-") as folder,
         trained_site(Path(folder), _large_task(Path(folder))) as site,
     ):
         os.environ["PPCMI_SITE_DIR"] = str(site.folder)
-        host = SlicerHost()
-        host.start()
-        panel = host.load_module(MODULE).widget.segmentPanel
-        panel.ui.deviceSelector.currentIndex = panel.ui.deviceSelector.findData("cpu")
-        panel.ui.show3DCheckBox.checked = False
-        host.wait_until(lambda: "answers" in panel.ui.siteLabel.text)
-        slicer.util.addVolumeFromArray(_voxels(site), np.diag([1.0, 1.0, 3.0, 1.0]), "volume")
-        button = panel.ui.segmentButton
-        for measured in (False, True):  # the first run loads PyTorch and the codec
-            _check_all(panel)
-            with host.heartbeat() as heartbeat:
-                button.click()
-                host.wait_until(lambda: button.text == "Segment privately", timeout=600)
-            assert "Done" in panel.ui.messageLabel.text, panel.ui.messageLabel.text
-            if measured:
-                longest = heartbeat.longest_block
+        return [*_opening(), *_working(site)]
+
+
+def _opening() -> list[Measurement]:
+    """Seconds until the module's panel is there, in a process that has not loaded PyTorch."""
+    program = [sys.executable, "-m", "support.module_opening"]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return [
+        _measured("opening the module", found["seconds"], "s", at_most=1),
+        _measured("PyTorch loaded by opening the module", float(found["torch"]), "of 1", at_most=0),
+    ]
+
+
+def _working(site: TrainedSite) -> list[Measurement]:
+    """Longest stop of the main thread while 256 x 256 x 60 voxels are segmented on a CPU, and how fast it cancels."""
+    import slicer
+
+    from slicer_host.host import SlicerHost
+
+    host = SlicerHost()
+    host.start()
+    panel = host.load_module(MODULE).widget.segmentPanel
+    panel.ui.deviceSelector.currentIndex = panel.ui.deviceSelector.findData("cpu")
+    panel.ui.show3DCheckBox.checked = False
+    host.wait_until(lambda: "answers" in panel.ui.siteLabel.text)
+    slicer.util.addVolumeFromArray(_voxels(site), np.diag([1.0, 1.0, 3.0, 1.0]), "volume")
+    button = panel.ui.segmentButton
+    for measured in (False, True):  # the first run loads PyTorch and the codec
         _check_all(panel)
-        button.click()
-        host.wait_until(lambda: "of 60 slices" in panel.ui.messageLabel.text, timeout=600)
-        started = time.perf_counter()
-        button.click()
-        host.process_events()
-        cancelled = time.perf_counter() - started
-        host.stop()
+        with host.heartbeat() as heartbeat:
+            button.click()
+            host.wait_until(lambda: button.text == "Segment privately", timeout=600)
+        assert "Done" in panel.ui.messageLabel.text, panel.ui.messageLabel.text
+        if measured:
+            longest = heartbeat.longest_block
+    _check_all(panel)
+    button.click()
+    host.wait_until(lambda: "of 60 slices" in panel.ui.messageLabel.text, timeout=600)
+    started = time.perf_counter()
+    button.click()
+    host.process_events()
+    cancelled = time.perf_counter() - started
+    host.stop()
     return [
         _measured("longest stop of the main thread, 256 x 256 x 60 on a CPU", longest, "s", at_most=0.2),
         _measured("from the click on Cancel until the panel is ready again", cancelled, "s"),

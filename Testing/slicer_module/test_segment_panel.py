@@ -3,7 +3,10 @@
 import dataclasses
 import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -50,11 +53,20 @@ def voxels_of(node, volume_node):
     return labels
 
 
-def test_opening_needs_no_pytorch_no_site_and_no_network(slicer_host, tmp_path, monkeypatch):
+def test_opening_without_a_site_says_what_to_do(slicer_host, tmp_path, monkeypatch):
     panel = opened_panel(slicer_host, tmp_path / "nothing", monkeypatch)
     assert "no site yet" in panel.ui.siteLabel.text
     assert not panel.ui.segmentButton.enabled
     assert panel.ui.segmentButton.toolTip == panel.ui.leavesLabel.text
+
+
+def test_opening_tells_what_would_leave_without_loading_pytorch(a_site):
+    environment = {**os.environ, "PPCMI_SITE_DIR": str(a_site.folder), "PYTHONPATH": os.pathsep.join(sys.path)}
+    program = [sys.executable, "-m", "support.module_opening"]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+    opened = json.loads(done.stdout.splitlines()[-1])
+    assert "20 slices" in opened["said"]
+    assert opened["torch"] is False
 
 
 def test_the_button_says_what_is_missing_before_it_can_be_clicked(a_panel, slicer_host, a_site):
