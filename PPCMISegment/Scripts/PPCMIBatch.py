@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 EXPORT = "--export-cohort"
+HELP = frozenset(("-h", "--help"))
 SET_UP_IS_INCOMPLETE = 10
 
 
@@ -33,6 +34,8 @@ def run(arguments: Sequence[str]) -> int:
         )
         return SET_UP_IS_INCOMPLETE
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Slicer lets Ctrl-C kill it where it is
+    if HELP.intersection(words):
+        sys.stdout.write(f"{__doc__}\n")
     command = ["cohort", "export"] if EXPORT in words else ["segment"]
     try:
         return main([*command, *(word for word in words if word != EXPORT)])

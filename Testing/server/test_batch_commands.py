@@ -80,6 +80,7 @@ def test_the_script_explains_itself(site):
     done = site.run(*BY_SCRIPT, "--help")
     assert done.returncode == 0
     assert "exit codes:" in done.stdout
+    assert "--export-cohort" in done.stdout
 
 
 def test_without_its_packages_the_script_says_what_to_do(site, tmp_path):

@@ -61,6 +61,38 @@ def test_slicer_ends_with_the_script_s_exit_code(site, python_script, tmp_path, 
     assert "Traceback" not in capsys.readouterr().err
 
 
+class Redirect:
+    """What Slicer's Python has for sys.stdout and sys.stderr: PythonQt's, which can do this and no more."""
+
+    __slots__ = ("text",)
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return False
+
+
+def test_the_script_writes_to_what_slicer_has_for_streams(site, python_script, tmp_path, monkeypatch):
+    out, err = Redirect(), Redirect()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    options = (*site.options, "--output", tmp_path / "out")
+    codes = [python_script(SCRIPT, *options, "--input", site.images[0]), python_script(SCRIPT, *options)]
+    codes.append(python_script(SCRIPT, "--help"))
+    monkeypatch.undo()
+    assert codes == [0, 2, 0]
+    assert "1 done; model 1" in out.text
+    assert "exit codes:" in out.text
+    assert err.text.splitlines()[-1].startswith("ppcmi: There is nothing to segment")
+
+
 def test_a_cohort_is_exported_in_slicer(site, python_script, tmp_path, capsys):
     words = (*site.options, "--input", site.cases, "--output", tmp_path / "a.ppcmi", "--variants", "0")
     assert python_script(SCRIPT, "--export-cohort", *words, "--upload") == 0
