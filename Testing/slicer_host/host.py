@@ -32,6 +32,7 @@ from . import (
     scripted_module,
 )
 from .application import HostOptions, qSlicerApplication, qSlicerMainWindow, qSlicerScriptedLoadableModuleWidget
+from .event_loop import EventLoop
 from .guarded_scene import guarded_module_class
 from .heartbeat import Heartbeat
 from .io_manager import IOManager
@@ -87,6 +88,7 @@ class SlicerHost:
         for scope in (QtCore.QSettings.Scope.UserScope, QtCore.QSettings.Scope.SystemScope):
             QtCore.QSettings.setPath(QtCore.QSettings.Format.IniFormat, scope, self._folder)
         self._application = QtWidgets.QApplication.instance() or qSlicerApplication()
+        self._events = EventLoop(self._application)
         self.core = SlicerApp()
         self.scene = self.core.scene
         self._follower = SubjectHierarchyFollower(self.scene)
@@ -247,13 +249,7 @@ class SlicerHost:
 
     def process_events(self, seconds: float = 0.0) -> None:
         """Let the event loop run, at least once and for this long."""
-        end = time.monotonic() + seconds
-        while True:
-            self._application.processEvents()
-            self._application.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
-            if time.monotonic() >= end:
-                return
-            time.sleep(0.001)
+        self._events.run(seconds)
 
     def wait_until(self, condition: Callable[[], object], timeout: float = 30.0) -> None:
         """Run the event loop until the condition holds.
@@ -266,7 +262,7 @@ class SlicerHost:
             self.raise_slot_error()
             if time.monotonic() > end:
                 raise TimeoutError(f"The condition did not hold within {timeout:g} s.")
-            self.process_events(0.005)
+            self.process_events(0.05)
 
     def heartbeat(self) -> Heartbeat:
         """Measure, in a `with` block, how long the main thread stays away from the event loop."""

@@ -143,8 +143,11 @@ class Signals:
 
     def emit(self, native: QtCore.QObject, signature: str, arguments: tuple[Any, ...]) -> None:
         """Emit a signal."""
-        signal = python_signal(native, signature) or getattr(native, signature.partition("(")[0])
-        signal.emit(*self._unwrap(arguments))
+        signal = python_signal(native, signature)
+        if signal is not None:
+            signal.emit(*self._unwrap(arguments))
+        else:
+            native.emit(QtCore.SIGNAL(signature), *self._unwrap(arguments))
 
     def access(self, native: QtCore.QObject, name: str) -> "SignalAccess | None":
         """The signal of this name as attribute, or None."""

@@ -26,7 +26,7 @@ class UiLoader(QtCore.QObject):
             ValueError: the form names a class that neither Qt nor the host has, or a connection whose signal, slot,
                 sender or receiver does not exist. Slicer only prints a warning then, and the widget stays dead.
         """
-        form = ET.fromstring(bytes(device.readAll().data()))  # noqa: S314 - our own file
+        form = ET.fromstring(bytes(device.readAll().data()))
         connections = form.find("connections")
         wanted = list(connections) if connections is not None else []
         if connections is not None:

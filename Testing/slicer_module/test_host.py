@@ -451,3 +451,24 @@ def test_without_a_main_window_there_is_no_layout_and_messages_are_only_logged()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "It failed." in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the host runs PySide's event loop")
+def test_a_thread_starves_while_the_event_loop_waits_and_moves_while_the_main_thread_does(slicer_host):
+    import time
+
+    steps, stop = [0], threading.Event()
+
+    def count() -> None:
+        while not stop.is_set():
+            steps[0] += 1
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    slicer_host.process_events(0.5)
+    in_the_loop, steps[0] = steps[0], 0
+    time.sleep(0.5)
+    while_python_waits = steps[0]
+    stop.set()
+    thread.join()
+    assert in_the_loop < while_python_waits / 2

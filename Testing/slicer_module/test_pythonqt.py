@@ -1,6 +1,7 @@
 """Qt seen through the host behaves as PythonQt does: what fails in Slicer fails here, PySide's manners above all."""
 
 import gc
+import sys
 import threading
 
 import pytest
@@ -121,6 +122,28 @@ def test_signals_are_attributes_too():
     edit.textChanged.disconnect(seen.append)
     edit.text = "b"
     assert seen == ["a"]
+
+
+def test_a_signal_can_be_emitted():
+    import qt
+
+    box, seen = qt.QCheckBox(), []
+    box.connect("clicked(bool)", seen.append)
+    box.clicked(True)
+    box.clicked.emit(False)
+    assert seen == [True, False]
+
+
+def test_calls_lose_no_reference():
+    """PySide6 6.12.0 did, for None, which ended a Python before 3.12 after some thousand calls."""
+    import qt
+
+    button = qt.QPushButton()
+    before = sys.getrefcount(None)
+    for _ in range(500):
+        button.setText("a")
+        button.click()
+    assert abs(sys.getrefcount(None) - before) < 100
 
 
 @pytest.mark.parametrize("signature", ["clicked", "pressed(int)", "currentNodeChanged(vtkMRMLNode*)"])
