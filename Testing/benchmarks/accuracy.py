@@ -169,7 +169,7 @@ class Run:
         b = self.budget
         config = CodecTrainingConfig(images=b.images, masks=b.masks, local=b.local)
         if preset == "paper":
-            # As published there is no local network; the sites' own are trained below, each from its own images.
+            # As published there is no local network: it is in the codec's file, but nothing uses it here.
             config = CodecTrainingConfig(preset="paper", images=b.paper_codec, masks=b.paper_codec, local=FitConfig(1))
         codec = train_codec(founder.train, self.task, config, held_out=founder.validation, report=_show)
         self.networks.mkdir(parents=True, exist_ok=True)
@@ -180,8 +180,7 @@ class Run:
         kept = self.networks / f"decoder-{site.name}-{codec.fingerprint}.safetensors"
         if kept.exists():
             return SiteDecoder.load(kept, codec)
-        length = self.budget.alone if codec.preset == "paper" else self.budget.refine
-        decoder = refine_local_network(codec, site.train, RefinementConfig(local=length), report=_show)
+        decoder = refine_local_network(codec, site.train, RefinementConfig(local=self.budget.refine), report=_show)
         decoder.save(kept)
         return decoder
 
@@ -278,20 +277,25 @@ class Run:
         self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
 
     def _paper(self) -> None:
-        name = PAPER
-        if f"{name}, server's part alone" in self.rows:
+        """The published system: the decoded answer of the server is all there is."""
+        if PAPER in self.rows:
             return
-        codecs = [self._codec(site, "paper") for site in self.sites]
-        members = [
-            join_consortium(
+        codecs = {site.name: self._codec(site, "paper") for site in self.sites}
+        members = {
+            site: join_consortium(
                 codec, Profile.PAPER, inner_key=None, link_key=bytes([number]) * 32, quantization=Quantization.F32
             )
-            for number, codec in enumerate(codecs, start=1)
-        ]
-        plains = [encode_site(c, site.train, 0, 0) for c, site in zip(codecs, self.sites, strict=True)]
-        umn = self._umn(name, members, plains, self.budget.paper_umn)
-        decoders = {site.name: self._refined(c, site) for c, site in zip(codecs, self.sites, strict=True)}
-        self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
+            for number, (site, codec) in enumerate(codecs.items(), start=1)
+        }
+        plains = [encode_site(codecs[site.name], site.train, 0, 0) for site in self.sites]
+        umn = self._umn(PAPER, list(members.values()), plains, self.budget.paper_umn)
+
+        def predict(site: Site) -> torch.Tensor:
+            answer = _ask(members[site.name], umn, site.test)
+            return codecs[site.name].decode_masks(answer, site.test.slices, Profile.PAPER).argmax(dim=1)
+
+        facts = {"umn_gflop": umn.flops() / 1e9, "umn_parameters": umn.parameters_count}
+        self.row(PAPER, lambda: self.scores(predict) | facts)
 
 
 def _site(data: Path, task: Task, name: str, labelled: int | None) -> Site:
