@@ -1,9 +1,7 @@
 """The host itself: starts a headless Slicer in this process, loads modules into it, and takes it away again."""
 
-import importlib.util
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,39 +13,20 @@ from typing import Any
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 import slicer
-import slicer.util
 from PySide6 import QtCore, QtGui, QtWidgets
 from trame_slicer.core import SlicerApp
 
 from . import dialogs as dialogs_module
-from . import (
-    i18n,
-    modules,
-    mrml_widgets,
-    packaging,
-    parameter_node,
-    pythonqt,
-    pytorch_utils,
-    sample_data,
-    scripted_module,
-)
-from .application import HostOptions, qSlicerApplication, qSlicerMainWindow, qSlicerScriptedLoadableModuleWidget
+from . import modules, pythonqt
+from .application import HostOptions, qSlicerApplication, qSlicerMainWindow
 from .event_loop import EventLoop
-from .guarded_scene import guarded_module_class
 from .heartbeat import Heartbeat
 from .io_manager import IOManager
 from .layout import LayoutManager
-from .qt_modules import CtkModule, QtModule, widget_stand_ins
+from .namespace import MRML_STAND_INS, Namespace
+from .qt_modules import widget_stand_ins
 from .subject_hierarchy import SubjectHierarchyFollower
 from .ui_loader import UiLoader
-
-_OWN_MODULES: dict[str, ModuleType] = {
-    "i18n": i18n,
-    "util": slicer.util,
-    "ScriptedLoadableModule": scripted_module,
-    "parameterNodeWrapper": parameter_node,
-    "packaging": packaging,
-}
 
 
 @dataclass(frozen=True)
@@ -70,13 +49,10 @@ class SlicerHost:
 
     def __init__(self, options: HostOptions | None = None, base_python: Path | None = None) -> None:
         self.options = options or HostOptions()
-        self.base_python = base_python
         self.dialogs = dialogs_module.dialogs
         self._loaded: dict[str, Path] = {}
         self._folder: str = ""
-        self._installed: dict[str, ModuleType | None] = {}
-        """Name -> what Python had under it before."""
-        self._slicer_before: dict[str, Any] = {}
+        self._namespace = Namespace(base_python)
         self._window: qSlicerMainWindow | None = None
 
     # Start and stop
@@ -99,27 +75,18 @@ class SlicerHost:
             "Application": self.core.app_logic,
         }
         self._application._serve(self.options, self._folder, self.core, IOManager(self.scene, logics), layout_manager)
-        UiLoader.stand_ins = widget_stand_ins(mrml_widgets.STAND_INS)
+        UiLoader.stand_ins = widget_stand_ins(MRML_STAND_INS)
         if self.options.main_window:
             self._window = qSlicerMainWindow()
-        self._install()
+        self._namespace.install(self.scene, self._application, self._delay_display)
+        self._add_core_modules()
         self._first_ids = {self.scene.GetNthNode(i).GetID() for i in range(self.scene.GetNumberOfNodes())}
 
     def stop(self) -> None:
         """Unload everything and take the installed modules out of Python again."""
         self.reset()
         self._window = None
-        slicer.util.delayDisplay = self._util_before
-        for name, module in self._installed.items():
-            sys.modules.pop(name, None)
-            if module is not None:
-                sys.modules[name] = module
-        self._installed.clear()
-        slicer.__class__ = ModuleType
-        for name in set(vars(slicer)) - set(self._slicer_before):
-            delattr(slicer, name)
-        for name, value in self._slicer_before.items():
-            setattr(slicer, name, value)
+        self._namespace.remove()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def reset(self) -> None:
@@ -132,34 +99,12 @@ class SlicerHost:
             if node is not None and node.GetID() not in self._first_ids:
                 self.scene.RemoveNode(node)
         QtCore.QSettings().clear()
+        self._namespace.reset()
         self.dialogs.clear()
         pythonqt.signals.errors.clear()
         self.process_events()
 
-    def _install(self) -> None:
-        self._slicer_before = dict(vars(slicer))
-        self._install_module("qt", QtModule())
-        self._install_module("ctk", CtkModule())
-        slicer.__class__ = guarded_module_class(self.scene)
-        slicer.app = pythonqt.wrap(self._application)
-        slicer.selfTests = {}
-        slicer.modules = ModuleType("slicer.modules")
-        slicer.moduleNames = ModuleType("slicer.moduleNames")
-        self._install_module("slicer.modules", slicer.modules)
-        classes = {
-            **mrml_widgets.STAND_INS,
-            **mrml_widgets.NAMED_ONLY,
-            "qSlicerScriptedLoadableModule": modules.qSlicerScriptedLoadableModule,
-            "qSlicerScriptedLoadableModuleWidget": qSlicerScriptedLoadableModuleWidget,
-        }
-        for name, native_class in classes.items():
-            setattr(slicer, name, pythonqt.wrapper_class(native_class))
-        self._install_module("SampleData", sample_data)
-        self._install_module("PyTorchUtils", pytorch_utils)
-        for name, own in _OWN_MODULES.items():
-            self._install_module(f"slicer.{name}", self._from_base(name) or own)
-        self._util_before = slicer.util.delayDisplay
-        slicer.util.delayDisplay = self._delay_display
+    def _add_core_modules(self) -> None:
         for name, logic in self._core_logics().items():
             module = modules.CoreModule(name, logic)
             self._application.moduleManager()._register(name, module)
@@ -170,29 +115,6 @@ class SlicerHost:
         """In place of `slicer.util.delayDisplay`: nobody reads the box, so nobody waits for it to close."""
         self.dialogs.shown.append(dialogs_module.ShownDialog("delayDisplay", "", message))
         self.process_events()
-
-    def _install_module(self, name: str, module: ModuleType) -> None:
-        self._installed.setdefault(name, sys.modules.get(name))
-        sys.modules[name] = module
-        package, _, last = name.rpartition(".")
-        if package == "slicer":
-            setattr(slicer, last, module)
-
-    def _from_base(self, name: str) -> ModuleType | None:
-        """Load a module of Slicer's own Base/Python."""
-        if self.base_python is None:
-            return None
-        file = self.base_python / "slicer" / f"{name}.py"
-        package = self.base_python / "slicer" / name / "__init__.py"
-        found = file if file.is_file() else package
-        folders = [str(package.parent)] if found == package else None
-        spec = importlib.util.spec_from_file_location(f"slicer.{name}", found, submodule_search_locations=folders)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        self._install_module(f"slicer.{name}", module)
-        spec.loader.exec_module(module)
-        return module
 
     def _core_logics(self) -> dict[str, Any]:
         core = self.core

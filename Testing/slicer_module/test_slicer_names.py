@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from slicer_host import application, ctk_widgets, dialogs, io_manager, layout, modules, mrml_widgets
+from slicer_host import application, ctk_widgets, dialogs, io_manager, layout, modules
 from slicer_host.name_check import SlicerNames, names_used, unknown_names
+from slicer_host.namespace import MRML_STAND_INS
 
 EXTENSION = Path(__file__).parents[2] / "PPCMISegment"
 NAMES = SlicerNames(own_modules=("ppcmisegment", "ppcmisegmentinstance"))
@@ -13,7 +14,7 @@ FILES = sorted(
     [EXTENSION / "PPCMISegment.py", *EXTENSION.glob("PPCMISegmentLib/*.py"), *EXTENSION.glob("Scripts/*.py")]
 )
 STAND_INS = [
-    *mrml_widgets.STAND_INS.values(),
+    *MRML_STAND_INS.values(),
     *ctk_widgets.STAND_INS.values(),
     *(stand_in for name, stand_in in dialogs.STAND_INS.items() if name.startswith("ctk")),
     application.CommandOptions,
