@@ -76,6 +76,7 @@ class PPCMISegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from PPCMISegmentLib.PreviewPanel import PreviewPanel
         from PPCMISegmentLib.SegmentPanel import SegmentPanel
         from PPCMISegmentLib.SiteAccess import SiteAccess
+        from PPCMISegmentLib.SitePanel import SitePanel
 
         ScriptedLoadableModuleWidget.setup(self)
         self.logic = PPCMISegmentLogic()
@@ -85,7 +86,12 @@ class PPCMISegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         site, dependencies = SiteAccess(self.logic.siteFolder), Dependencies(self.resourcePath)
         self.segmentPanel = SegmentPanel(self.resourcePath, site, self.logic.work, dependencies)
         self.previewPanel = PreviewPanel(self.resourcePath, site, self.logic.work, dependencies)
-        self.panels = {_("Segment"): self.segmentPanel, _("What leaves"): self.previewPanel}
+        self.sitePanel = SitePanel(self.resourcePath, site, self.logic.work, dependencies)
+        self.panels = {
+            _("Segment"): self.segmentPanel,
+            _("What leaves"): self.previewPanel,
+            _("Site"): self.sitePanel,
+        }
         for title, panel in self.panels.items():
             self.ui.panelsTabWidget.addTab(panel.widget, title)
         self.ui.panelsTabWidget.connect("currentChanged(int)", self.onTabChanged)

@@ -6,6 +6,7 @@ PyTorch comes through the PyTorch extension, which knows the graphics card; the 
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 from collections.abc import Callable
 
 from slicer.i18n import tr as _
@@ -47,7 +48,7 @@ class Dependencies:
 
         try:
             pip_ensure(load_requirements(self._requirementsPath), requester="PPCMI Segment")
-        except RuntimeError as error:
+        except (RuntimeError, subprocess.SubprocessError) as error:  # declined; pip failed
             raise DependencyError(
                 _(
                     "The module needs Python packages that are not installed ({names}). Click again to install them; "
@@ -62,13 +63,20 @@ class Dependencies:
             raise DependencyError(
                 _("PyTorch is missing. Install the extension PyTorch in the Extensions Manager, then restart Slicer.")
             ) from error
-        torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
-            askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT
-        )
-        if torch is None:
-            raise DependencyError(
-                _("PyTorch was not installed. Click again to install it, or use the module PyTorch Util.")
+        notInstalled = DependencyError(
+            _(
+                "PyTorch was not installed. Click again to install it, or use the module PyTorch Util; without "
+                "internet access or write permission, ask your Slicer's administrator."
             )
+        )
+        try:
+            torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
+                askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT
+            )
+        except (RuntimeError, ValueError, subprocess.SubprocessError) as error:
+            raise notInstalled from error
+        if torch is None:
+            raise notInstalled
 
 
 def _torchInstalled() -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from slicer.i18n import tr as _
 
 from PPCMISegmentLib.Steps import inBackground
 
@@ -54,6 +57,27 @@ class SiteAccess:
         from ppcmi.site import SiteProfile
 
         return SiteProfile.open(self.folder)
+
+    def setAside(self) -> None:
+        """Move the profile beside its place, so that another can be enrolled; nothing is deleted.
+
+        :raises WriteError: if it cannot be moved.
+        """
+        from ppcmi.errors import WriteError
+
+        places = (self.folder.with_name(f"{self.folder.name}-set-aside-{number}") for number in count(1))
+        try:
+            self.folder.rename(next(place for place in places if not place.exists()))
+        except OSError as error:
+            raise WriteError(_("The profile's folder cannot be moved; check who may write there.")) from error
+
+    def clearLeftovers(self) -> None:
+        """Make room for an import where an enrolment that failed has left a key that no server knows.
+
+        :raises WriteError: if it cannot be moved.
+        """
+        if not self.isSetUp and self.folder.is_dir() and any(self.folder.iterdir()):
+            self.setAside()
 
     def offersSteps(self, executor: Executor) -> Generator[None, None, list[TaskOffer]]:
         """Every task of the site with the model that the server has active for it.
