@@ -121,8 +121,11 @@ class SlicerHost:
         return {
             "Colors": core.color_logic,
             "Data": core.data_logic,
+            "Models": core.register_module_logic(slicer.vtkSlicerModelsLogic()),
+            "Plots": core.register_module_logic(slicer.vtkSlicerPlotsLogic()),
             "Segmentations": core.segmentations_logic,
             "SubjectHierarchy": core.subject_hierarchy_logic,
+            "Tables": core.register_module_logic(slicer.vtkSlicerTablesLogic()),
             "Terminologies": core.terminologies_logic,
             "Volumes": core.volumes_logic,
         }

@@ -43,7 +43,10 @@ class _Connection:
         if signal is not None:
             signal.connect(self.receive)
         else:
-            native.connect(QtCore.SIGNAL(self.signature), self.receive)
+            # Called on the class: some classes of Qt have a `connect` of their own.
+            made = QtCore.QObject.connect(native, QtCore.SIGNAL(self.signature), self.receive)
+            if not made:
+                raise RuntimeError(f"The host could not connect {self.signature} of {class_name(native)}.")
 
     def close(self, native: QtCore.QObject) -> None:
         signal = python_signal(native, self.signature)
@@ -147,7 +150,7 @@ class Signals:
         if signal is not None:
             signal.emit(*self._unwrap(arguments))
         else:
-            native.emit(QtCore.SIGNAL(signature), *self._unwrap(arguments))
+            QtCore.QObject.emit(native, QtCore.SIGNAL(signature), *self._unwrap(arguments))
 
     def access(self, native: QtCore.QObject, name: str) -> "SignalAccess | None":
         """The signal of this name as attribute, or None."""

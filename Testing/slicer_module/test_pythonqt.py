@@ -358,3 +358,15 @@ def test_a_dialog_of_our_own_is_filled_in_by_the_test(slicer_host):
     slicer_host.dialogs.answer(fill_in)
     assert dialog.exec_() == qt.QDialog.Accepted
     assert edit.text == "secret words"
+
+
+def test_a_process_tells_of_its_output_and_its_end(slicer_host):
+    import qt
+
+    process, written, ended = qt.QProcess(), [], []
+    process.connect("readyReadStandardOutput()", lambda: written.append(process.readAllStandardOutput().data()))
+    process.connect("finished(int,QProcess::ExitStatus)", lambda code, status: ended.append((code, status)))
+    process.start(sys.executable, ["-c", "print('hello'); raise SystemExit(3)"])
+    slicer_host.wait_until(lambda: ended)
+    assert ended == [(3, qt.QProcess.NormalExit)]
+    assert b"".join(bytes(part) for part in written).strip() == b"hello"
