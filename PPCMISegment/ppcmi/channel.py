@@ -12,14 +12,16 @@ Latents go in and come out in the space of the inner key: the channel adds the l
 
 from __future__ import annotations
 
+import hashlib
 import hmac
-import os
 from collections.abc import Mapping, Sequence
+
+import torch
 
 from ppcmi.bundle import pack, unpack
 from ppcmi.bundle_header import BundleHeader, BundleLimits, Mode, read_header
 from ppcmi.errors import BundleError, KeyMismatchError
-from ppcmi.klt.derivation import NONCE_BYTES
+from ppcmi.klt.derivation import encode_fields
 from ppcmi.klt.link import LinkLayer
 from ppcmi.klt.published import PublishedLayer
 from ppcmi.latents import Latents
@@ -57,14 +59,15 @@ class Channel:
         model: int | None = None,
         variant: int = 0,
     ) -> bytes:
-        """A bundle under a fresh nonce with the scales of ``profile``, whatever more the latents hold.
+        """A bundle under a nonce of its own with the scales of ``profile``, whatever more the latents hold.
 
         The parameters are those of :class:`~ppcmi.bundle_header.BundleHeader`.
 
         :raises BundleError: if a parameter is not valid or the latents are not finite.
         """
-        nonce = os.urandom(NONCE_BYTES)
         leaving = {stream: latents.of(profile) for stream, latents in streams.items()}
+        content = _content(leaving, codec, quantization, *slice_indices, in_reply_to, model, variant)
+        nonce = self._link.nonce(content)
         header = BundleHeader(
             task=self._task,
             codec=codec,
@@ -133,6 +136,16 @@ class Channel:
         if answered != asked or header.streams != (Stream.MASK,):
             raise BundleError("The server's reply belongs to another request; segment the case again.")
         return header, streams[Stream.MASK]
+
+
+def _content(streams: Mapping[Stream, Latents], *fields: object) -> bytes:
+    """Digest of all that a bundle says but for the case's pseudonym, which is random."""
+    digest = hashlib.sha256(encode_fields(*(str(field) for field in fields)))
+    for stream, latents in streams.items():
+        for scale, values in latents.items():
+            digest.update(encode_fields(stream, scale, *values.shape))
+            digest.update(values.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.digest()
 
 
 def open_channel(link_key: bytes, task_identity: str, mode: Mode) -> Channel:

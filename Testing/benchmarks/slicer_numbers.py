@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.results import SEPARATOR, Measurement, here_and_now, measurement, merge
 from benchmarks.slicer_panel import panel
 from support.resident_memory import memory_of_a_batch
-from support.segmenting_site import PPCMI, segmenting_site
+from support.trained_site import PPCMI, trained_site
 
 COMMAND = "make bench-slicer"
 VOLUMES, EARLY, WINDOW = 500, 100, 20
@@ -23,7 +23,7 @@ VOLUMES, EARLY, WINDOW = 500, 100, 20
 
 def batch_memory() -> list[Measurement]:
     """What one run over 500 volumes of 145 000 voxels holds at its end beyond what it held after 100."""
-    with tempfile.TemporaryDirectory(prefix="ppcmi-bench-") as scratch, segmenting_site(Path(scratch)) as site:
+    with tempfile.TemporaryDirectory(prefix="ppcmi-bench-") as scratch, trained_site(Path(scratch)) as site:
         held = memory_of_a_batch(site, site.images[0], VOLUMES, Path(scratch), [*PPCMI, "segment"])
     early, late = max(held[EARLY - WINDOW : EARLY]), max(held[VOLUMES - WINDOW :])
     name = SEPARATOR.join((f"a batch of {VOLUMES} volumes", f"resident memory after {VOLUMES} less that after {EARLY}"))

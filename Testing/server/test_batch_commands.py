@@ -19,24 +19,20 @@ from ppcmi.batch_manifest import MANIFEST, Manifest
 from ppcmi.cohort_file import CohortReader
 from ppcmi.reading import read_volume
 from support.resident_memory import memory_of_a_batch
-from support.segmenting_site import PPCMI, SCRIPT, segmenting_site
+from support.trained_site import PPCMI, SCRIPT, trained_site
 
 BY_SCRIPT = (sys.executable, SCRIPT)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    with segmenting_site(tmp_path_factory.mktemp("site")) as site:
+    with trained_site(tmp_path_factory.mktemp("site")) as site:
         yield site
 
 
 @pytest.fixture(scope="module")
 def by_both(site, tmp_path_factory):
-    """Folders of the same scans segmented by the command and by the script, and how these ended.
-
-    The site's own network decides alone: an answer of the server never comes twice with the same rounding.
-    """
-    site.give_the_server_a_share_of(0.0)
+    """Folders of the same scans segmented by the command and by the script, and how these ended."""
     found = []
     for number, words in enumerate(([*PPCMI, "segment"], [*BY_SCRIPT, "--"])):  # Slicer may leave the dashes there
         output = tmp_path_factory.mktemp("out") / str(number)
@@ -65,15 +61,6 @@ def test_the_script_shows_the_same_table_as_the_command(by_both, site):
     assert [row.split()[0] for row in rows] == [path.name.removesuffix(".nii.gz") for path in site.images[:3]]
     assert end == f"3 done; model 1, profile coarse; see {folder / 'report.html'}"
     assert by_script.stdout.splitlines()[-1] == end.replace(str(folder), str(other))
-
-
-def test_with_the_server_s_share_two_runs_agree_but_for_the_rounding_on_the_way(site, tmp_path):
-    site.give_the_server_a_share_of(0.5)
-    for folder in ("a", "b"):
-        site.command("segment", "--task", "phantom", *site.images[:2], "-o", tmp_path / folder, "--confidence")
-    for path in (tmp_path / "a").glob("*.confidence.nii.gz"):
-        first, second = (read_volume(tmp_path / folder / path.name).voxels for folder in ("a", "b"))
-        assert np.abs(first - second).max() < 0.01
 
 
 def test_the_script_explains_itself(site):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ppcmi.batch_manifest import MANIFEST
-from support.segmenting_site import SegmentingSite
+from support.trained_site import TrainedSite
 
 POLL_S = 0.02
 MEBIBYTE = 1 << 20
@@ -17,7 +17,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def memory_of_a_batch(
-    site: SegmentingSite, scan: Path, volumes: int, folder: Path, program: Sequence[object]
+    site: TrainedSite, scan: Path, volumes: int, folder: Path, program: Sequence[object]
 ) -> list[float]:
     """Segment so many copies of a scan with ``program`` in one run: the largest resident MiB by volume."""
     scans = folder / "scans"

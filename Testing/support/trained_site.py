@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -13,7 +16,10 @@ from ppcmi.phantoms import write_phantom_folder
 from ppcmi.site import SiteProfile
 from support.real_server import RealServer, real_server
 
-TASK_FILE = Path(__file__).parents[2] / "Resources" / "Tasks" / "phantom.json"
+REPOSITORY = Path(__file__).resolve().parents[2]
+TASK_FILE = REPOSITORY / "Resources" / "Tasks" / "phantom.json"
+SCRIPT = REPOSITORY / "PPCMISegment" / "Scripts" / "PPCMIBatch.py"
+PPCMI = (sys.executable, "-m", "ppcmi")
 TASK = "phantom"
 TINY = ("--effort", "0.1", "--device", "cpu")
 
@@ -23,7 +29,7 @@ class TrainedSite:
     """A member of a consortium of one.
 
     :param folder: its profile.
-    :param cases: labelled phantoms of its own scanner, a data folder with a split.
+    :param cases: labelled phantoms of three scanners, a data folder with a split; scanner A is the site's own.
     """
 
     server: RealServer
@@ -35,13 +41,40 @@ class TrainedSite:
         """The profile, opened."""
         return SiteProfile.open(self.folder)
 
-    def command(self, *arguments: object) -> str:
-        """What a ``ppcmi`` command prints; it must succeed."""
+    @property
+    def images(self) -> list[Path]:
+        """Scans to segment."""
+        return sorted((self.cases / "images").iterdir())
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Options of every command that segments at this site."""
+        return ("--task", TASK, "--site", str(self.folder), "--device", "cpu")
+
+    def command(self, *words: object) -> str:
+        """What ``ppcmi WORDS`` prints as this site; it must succeed."""
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
-            code = main([*(str(argument) for argument in arguments), "--site", str(self.folder), "--quiet"])
-        assert code == 0, f"ppcmi {arguments[0]} {arguments[1]}: {err.getvalue()[-2000:]}"
+            code = main([*(str(word) for word in words), "--site", str(self.folder), "--quiet"])
+        assert code == 0, f"ppcmi {words[0]} {words[1]}: {err.getvalue()[-2000:]}"
         return out.getvalue()
+
+    def start(self, *words: object, **options: object) -> subprocess.Popen[str]:
+        """Start a program with the site's environment, its output to be read."""
+        return subprocess.Popen(
+            [str(word) for word in words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "PPCMISegment")},
+            **options,
+        )
+
+    def run(self, *words: object) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end."""
+        process = self.start(*words)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @contextmanager
@@ -57,8 +90,7 @@ def trained_site(folder: Path, task: Path = TASK_FILE) -> Iterator[TrainedSite]:
         site.command("site", "init", "--server", server.url, "--code", server.add_site("Hospital A"))
         site.command("consortium", "create", "--task", TASK)
         site.command("codec", "train", *own, "--publish-anyway", *TINY)
-        site.command("cohort", "export", *own, "-o", folder / "a.ppcmi", "--variants", "0")
-        site.command("cohort", "upload", folder / "a.ppcmi")
+        site.command("cohort", "export", *own, "-o", folder / "a.ppcmi", "--variants", "0", "--upload")
         server.command("train", TASK, "--epochs", "1")
         server.command("model", "activate", TASK, "1")
         yield site

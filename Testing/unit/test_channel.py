@@ -59,12 +59,34 @@ def test_another_task_or_mode_is_refused():
         make_channel(mode="paper").open(seal_latents())
 
 
-def test_every_bundle_has_a_nonce_of_its_own_and_other_bytes():
+@every_mode
+@pytest.mark.parametrize("other", [{"seed": 1}, {"slices": 2}, {"quantization": Quantization.I8}, {"variant": 1}])
+def test_other_content_has_another_nonce(mode, other):
+    changes = {key: value for key, value in other.items() if key in ("quantization", "variant")}
+    content = {key: value for key, value in other.items() if key in ("seed", "slices")}
+    channel = make_channel(mode=mode)
+    first = seal_latents(channel, make_latents(slices=3))
+    second = seal_latents(channel, make_latents(**{"slices": 3, **content}), **changes)
+    assert read_header(first).nonce != read_header(second).nonce
+
+
+def test_nearly_the_same_slices_leave_as_unrelated_numbers():
     latents, channel = make_latents(), make_channel()
-    bundles = [seal_latents(channel, latents) for _ in range(5)]
-    assert len({read_header(data).nonce for data in bundles}) == 5
-    first, second = (unpack(data)[1][Stream.IMAGE]["s4"] for data in bundles[:2])
-    assert (first - second).abs().mean() > 0.5
+    nearly = latents.map(lambda _, values: values * 1.0001)
+    first, second = (unpack(seal_latents(channel, each))[1][Stream.IMAGE]["s4"] for each in (latents, nearly))
+    assert abs(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1]) < 0.1
+
+
+@every_mode
+def test_the_same_content_leaves_as_the_same_numbers_under_whatever_pseudonym(mode):
+    bundles = [seal_latents(make_channel(mode=mode), make_latents(), case=case) for case in ("0" * 32, "f" * 32)]
+    (one, first), (other, second) = (unpack(data) for data in bundles)
+    assert one.nonce == other.nonce
+    assert torch.equal(first[Stream.IMAGE]["s4"], second[Stream.IMAGE]["s4"])
+
+
+def test_whoever_lacks_the_key_cannot_tell_the_nonce_of_what_was_sent():
+    assert read_header(seal_latents()).nonce != read_header(seal_latents(make_channel(OTHER_KEY))).nonce
 
 
 def test_only_the_scales_of_the_profile_leave():

@@ -15,6 +15,7 @@ from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.errors import BundleError, CancelledError, ConnectionFailedError, DeviceMemoryError, KeyMismatchError
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.pipeline import map_latents, run, segment
+from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
 from ppcmi.slicing import slice_volume
 from ppcmi.volume import Geometry, Volume
@@ -108,10 +109,20 @@ def test_a_case_has_one_pseudonym_for_one_run_and_another_for_the_next(a_codec, 
     link = link_to(server, a_codec)
     run(segment(a_volume, link))
     first = {header.case for header in server.headers}
+    nonces = {header.nonce for header in server.headers}
+    assert len(nonces) == len(server.headers)
     run(segment(a_volume, link))
     both = {header.case for header in server.headers}
     assert (len(first), len(both)) == (1, 2)
-    assert len({header.nonce for header in server.headers}) == len(server.headers)
+
+
+@pytest.mark.parametrize("quantization", list(Quantization))
+def test_the_same_volume_gives_the_same_bits_again(a_codec, a_volume, quantization):
+    server = HalvingServer(task=a_codec.task.identity)
+    link = link_to(server, a_codec)
+    link = dataclasses.replace(link, protection=dataclasses.replace(link.protection, quantization=quantization))
+    first, second = (run(segment(a_volume, link, with_probabilities=True)) for _ in range(2))
+    assert np.array_equal(first.probabilities, second.probabilities)
 
 
 def test_only_the_profile_s_scales_of_the_image_leave(a_codec, a_volume):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 VERSION = b"ppcmi-klt/1"
 CHECK_VERSION = b"ppcmi-check/1"
+NONCE_VERSION = b"ppcmi-nonce/1"
 
 KEY_BYTES = 32
 NONCE_BYTES = 16
@@ -48,6 +49,14 @@ def key_stream(key: bytes, context: bytes, length: int) -> bytes:
 def key_check(key: bytes, layer: str, task: str, nonce: bytes = b"") -> str:
     """Key check value, 16 hex digits: tells a wrong key before any arithmetic and gives nothing of the key away."""
     return hmac.digest(key, encode_fields(CHECK_VERSION, layer, task, nonce), "sha256")[:8].hex()
+
+
+def nonce_of(key: bytes, content: bytes) -> bytes:
+    """The nonce under which ``content`` leaves: the same for the same content, as random as the key for any other.
+
+    So nobody has to trust a random generator, and what is rounded on the way is rounded alike every time.
+    """
+    return hmac.digest(key, encode_fields(NONCE_VERSION, content), "sha256")[:NONCE_BYTES]
 
 
 def require_key(key: bytes) -> bytes:

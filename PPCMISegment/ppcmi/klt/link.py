@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppcmi.klt.derivation import NONCE_BYTES, KeyStream, context_of, key_check, require_key
+from ppcmi.klt.derivation import NONCE_BYTES, KeyStream, context_of, key_check, nonce_of, require_key
 from ppcmi.klt.hadamard import WalshHadamard
 from ppcmi.latents import Latents
 from ppcmi.scales import Stream
@@ -54,6 +54,10 @@ class LinkLayer:
     def invert(self, latents: Latents, stream: Stream, nonce: bytes) -> Latents:
         """Mixed latents of one bundle, back as they were to float32 rounding."""
         return latents.map(lambda scale, values: self._mixing(stream, scale, nonce, values).backward(values))
+
+    def nonce(self, content: bytes) -> bytes:
+        """The nonce for a bundle of this content; see :func:`~ppcmi.klt.derivation.nonce_of`."""
+        return nonce_of(self._key, content)
 
     def check(self, nonce: bytes) -> str:
         """Key check value, 16 hex digits, for the bundle with this nonce."""

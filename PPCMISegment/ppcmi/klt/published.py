@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ppcmi.klt.derivation import KeyStream, context_of, key_check, require_key
+from ppcmi.klt.derivation import KeyStream, context_of, key_check, nonce_of, require_key
 from ppcmi.klt.inner import mix_channels
 from ppcmi.latents import Latents
 from ppcmi.scales import Stream
@@ -44,6 +44,10 @@ class PublishedLayer:
             return mix_channels(matrix.T, values - bias.to(values.device))
 
         return latents.map(unprotect)
+
+    def nonce(self, content: bytes) -> bytes:
+        """The nonce for a bundle of this content; see :func:`~ppcmi.klt.derivation.nonce_of`."""
+        return nonce_of(self._key, content)
 
     def check(self, nonce: bytes) -> str:
         """Key check value, 16 hex digits, for the bundle with this nonce."""
