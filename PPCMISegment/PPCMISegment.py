@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -73,6 +72,7 @@ class PPCMISegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self) -> None:
         """Build the panels; neither PyTorch nor the network is touched."""
         from PPCMISegmentLib.Dependencies import Dependencies
+        from PPCMISegmentLib.ExportPanel import ExportPanel
         from PPCMISegmentLib.PreviewPanel import PreviewPanel
         from PPCMISegmentLib.SegmentPanel import SegmentPanel
         from PPCMISegmentLib.SiteAccess import SiteAccess
@@ -86,10 +86,12 @@ class PPCMISegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         site, dependencies = SiteAccess(self.logic.siteFolder), Dependencies(self.resourcePath)
         self.segmentPanel = SegmentPanel(self.resourcePath, site, self.logic.work, dependencies)
         self.previewPanel = PreviewPanel(self.resourcePath, site, self.logic.work, dependencies)
+        self.exportPanel = ExportPanel(self.resourcePath, site, self.logic.work, dependencies)
         self.sitePanel = SitePanel(self.resourcePath, site, self.logic.work, dependencies)
         self.panels = {
             _("Segment"): self.segmentPanel,
             _("What leaves"): self.previewPanel,
+            _("Export"): self.exportPanel,
             _("Site"): self.sitePanel,
         }
         for title, panel in self.panels.items():
@@ -127,8 +129,8 @@ class PPCMISegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onReload(self) -> None:
         """Developer mode: reload the panels' files as well, so that a change in them shows."""
-        for name in sorted(name for name in sys.modules if name.partition(".")[0] == LIBRARY):
-            importlib.reload(sys.modules[name])
+        for name in [name for name in sys.modules if name.partition(".")[0] == LIBRARY]:
+            del sys.modules[name]  # reloading would give one file the old classes of another
         ScriptedLoadableModuleWidget.onReload(self)
 
 

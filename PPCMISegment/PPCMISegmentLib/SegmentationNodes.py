@@ -9,12 +9,19 @@ import numpy as np
 import slicer
 import vtk
 
+from PPCMISegmentLib import VolumeNodes
+
 if TYPE_CHECKING:
+    from ppcmi.label_matching import SegmentFacts
     from ppcmi.task import Label, Task
     from ppcmi.volume import Volume
 
 PROVENANCE = "PPCMI."
 """Start of the node attributes that say what made a segmentation."""
+
+ALGORITHM_TAG, ALGORITHM = "DICOM.SegmentAlgorithmName", "PPCMI"
+GRID_TOLERANCE = 0.05
+"""Voxels by which two grids may differ and still be the same."""
 
 
 def addSegmentation(
@@ -88,11 +95,88 @@ def segmentId(label: Label) -> str:
     return f"Segment_{label.value}"
 
 
-def labelsFromSegments(
-    node: slicer.vtkMRMLSegmentationNode, segmentIds: Sequence[str], volumeNode: slicer.vtkMRMLScalarVolumeNode
-) -> list[np.ndarray]:
-    """Each segment as bool ``(k, j, i)`` on the volume's grid; segments may overlap."""
-    return [slicer.util.arrayFromSegmentBinaryLabelmap(node, id_, volumeNode).astype(bool) for id_ in segmentIds]
+def segmentationNodes() -> list[slicer.vtkMRMLSegmentationNode]:
+    """Segmentations of the scene, in its order."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    return [node for node in nodes if not node.GetHideFromEditors()]
+
+
+def referenceVolume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
+    """The image that a segmentation says it was made on."""
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    reference = node.GetNodeReference(role)
+    return reference if reference is not None and reference.GetClassName() == "vtkMRMLScalarVolumeNode" else None
+
+
+def segmentFacts(node: slicer.vtkMRMLSegmentationNode) -> list[SegmentFacts]:
+    """What its segments are called."""
+    from ppcmi.label_matching import SegmentFacts
+
+    segmentation = node.GetSegmentation()
+    segments = [(id_, segmentation.GetSegment(id_)) for id_ in segmentation.GetSegmentIDs()]
+    return [SegmentFacts(id_, segment.GetName() or "", segment.GetTerminology() or "") for id_, segment in segments]
+
+
+def madeByThisModule(node: slicer.vtkMRMLSegmentationNode, segmentIds: Sequence[str]) -> bool:
+    """Whether one of the segments is a result of a model, as it was made or edited since."""
+    text = vtk.reference("")
+    segments = [node.GetSegmentation().GetSegment(id_) for id_ in segmentIds]
+    return any(segment.GetTag(ALGORITHM_TAG, text) and str(text) == ALGORITHM for segment in segments)
+
+
+def changedAt(node: slicer.vtkMRMLSegmentationNode) -> int:
+    """A number that grows when segments are added, renamed or edited."""
+    segmentation = node.GetSegmentation()
+    parts = [segmentation.GetSegment(id_) for id_ in segmentation.GetSegmentIDs()]
+    images = [node.GetBinaryLabelmapInternalRepresentation(id_) for id_ in segmentation.GetSegmentIDs()]
+    return max(part.GetMTime() for part in [segmentation, *parts, *images] if part is not None)
+
+
+def segmentMask(
+    node: slicer.vtkMRMLSegmentationNode, segmentId: str, volumeNode: slicer.vtkMRMLScalarVolumeNode
+) -> np.ndarray:
+    """A segment as bool ``(k, j, i)`` on the volume's grid, the nearest voxel where its own grid is another.
+
+    :raises ReadError: if it has no voxels of its own, such as a surface alone.
+    """
+    from ppcmi.errors import ReadError
+
+    try:
+        return slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentId, volumeNode).astype(bool)
+    except RuntimeError as error:
+        raise ReadError("A segment cannot be made voxels; convert the segmentation to a binary labelmap.") from error
+
+
+def ownMm3(node: slicer.vtkMRMLSegmentationNode, segmentId: str) -> float:
+    """How large a segment is on its own grid, before anything is resampled."""
+    image = node.GetBinaryLabelmapInternalRepresentation(segmentId)
+    if image is None or image.GetPointData().GetScalars() is None:
+        return 0.0
+    value = node.GetSegmentation().GetSegment(segmentId).GetLabelValue()
+    voxels = np.count_nonzero(slicer.util.arrayFromSegmentInternalBinaryLabelmap(node, segmentId) == value)
+    return float(voxels * abs(np.linalg.det(_imageToWorld(image)[:3, :3])))
+
+
+def liesOnGrid(node: slicer.vtkMRMLSegmentationNode, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> bool:
+    """Whether every segment's own voxels are voxels of the volume, so that nothing need be resampled."""
+    if volumeNode.GetImageData() is None or node.GetTransformNodeID() != volumeNode.GetTransformNodeID():
+        return False
+    images = [node.GetBinaryLabelmapInternalRepresentation(id_) for id_ in node.GetSegmentation().GetSegmentIDs()]
+    filled = [image for image in images if image is not None and image.GetNumberOfPoints()]
+    toVolume = np.linalg.inv(VolumeNodes.ijkToRas(volumeNode))
+    last = np.array(volumeNode.GetImageData().GetDimensions()) - 1
+    for image in filled:
+        between = toVolume @ _imageToWorld(image)
+        offset = between[:3, 3]
+        extent = np.array(image.GetExtent()).reshape(3, 2) + np.rint(offset)[:, None]
+        if not (
+            np.allclose(between[:3, :3], np.eye(3), atol=GRID_TOLERANCE / max(1, *last))
+            and np.allclose(offset, np.rint(offset), atol=GRID_TOLERANCE)
+            and (extent[:, 0] >= 0).all()
+            and (extent[:, 1] <= last).all()
+        ):
+            return False
+    return bool(filled)
 
 
 def addConfidence(
@@ -102,6 +186,13 @@ def addConfidence(
     node = _volumeLike(confidence, volumeNode, name, "vtkMRMLScalarVolumeNode")
     _placeBeside(volumeNode, node)
     return node
+
+
+def _imageToWorld(image: slicer.vtkOrientedImageData) -> np.ndarray:
+    """4 x 4 float64 from indices within the image's extent to the segmentation's coordinates."""
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def _importLabels(
@@ -120,7 +211,7 @@ def _importLabels(
         segment.SetColor(*(channel / 255 for channel in label.color))
         segment.SetTerminology(terminology_entry(label))
         segment.SetTag("DICOM.SegmentAlgorithmType", "AUTOMATIC")
-        segment.SetTag("DICOM.SegmentAlgorithmName", "PPCMI")
+        segment.SetTag(ALGORITHM_TAG, ALGORITHM)
         node.GetSegmentation().AddSegment(segment, segmentId(label))
     if not present:
         return

@@ -40,6 +40,7 @@ class Kind(StrEnum):
     UNMATCHED_LABEL = "label without a segment"
     UNMATCHED_SEGMENT = "segment without a label"
     OVERLAP = "overlap"
+    MODEL_RESULT = "a model's result"
 
 
 @dataclass(frozen=True)

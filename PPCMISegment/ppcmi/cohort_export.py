@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 from ppcmi.codec.augment import augment_pair
 from ppcmi.codec.codec import Codec
 from ppcmi.cohort_file import CohortWriter
+from ppcmi.device_memory import Portions
 from ppcmi.errors import CodecError, GeometryError, ReadError, SiteError
+from ppcmi.export_settings import ExportSettings
+from ppcmi.latents import Latents, concatenate
 from ppcmi.protection import Protection
 from ppcmi.reading import CaseFiles
 from ppcmi.scales import Profile, Stream
@@ -30,28 +33,6 @@ from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.task import Task
 from ppcmi.task_labels import read_labelled_case
 from ppcmi.volume import Volume
-
-FEW_CASES = 20
-"""Up to so many labelled cases a site has few."""
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """How cases are exported.
-
-    :param variants: augmented encodings of each case besides the case as it is; see :func:`usual_variants`.
-    :param seed: of the augmentation.
-    :param slices_per_bundle: also the batch of encoding.
-    """
-
-    variants: int = 0
-    seed: int = 0
-    slices_per_bundle: int = 64
-
-
-def usual_variants(cases: int) -> int:
-    """Augmented encodings of each of so many labelled cases: they help most where labels are few."""
-    return 4 if cases <= FEW_CASES else 2
 
 
 def usual_profile(membership: Membership, codec: Codec) -> Profile:
@@ -115,6 +96,7 @@ class CohortExport:
             raise CodecError("The published codec needs all three scales; export with the profile full.")
         self._site, self._task = site, part.task
         self._codec, self._protection, self._settings = codec, protection, settings or ExportSettings()
+        self._portions = Portions(self._settings.slices_per_bundle)
         self._summary = ExportSummary(0, 0, 0)
         self._writer = CohortWriter(
             path,
@@ -145,6 +127,7 @@ class CohortExport:
 
         :raises ReadError: if the labels have values that the task does not know; nothing is added then.
         :raises GeometryError: if they do not lie on the image's grid.
+        :raises DeviceMemoryError: if the device's memory does not hold a single slice.
         """
         slices, grid = slice_volume(image, self._task)
         masks = slice_labels(labels, grid, self._task)
@@ -174,11 +157,14 @@ class CohortExport:
                 if variant:
                     pictures, masks = augment_pair(pictures, masks, generator)
                 streams = {
-                    Stream.IMAGE: self._codec.encode_images(pictures),
-                    Stream.MASK: self._codec.encode_masks(masks),
+                    Stream.IMAGE: self._encode(self._codec.encode_images, pictures),
+                    Stream.MASK: self._encode(self._codec.encode_masks, masks),
                 }
                 indices = range(where.start, where.stop)
                 yield len(indices), self._protection.protect(streams, pseudonym, indices, variant)
+
+    def _encode(self, encode: Callable[[torch.Tensor], Latents], slices: torch.Tensor) -> Latents:
+        return concatenate(self._portions.run(len(slices), lambda where: encode(slices[where])))
 
 
 def export_cohort(

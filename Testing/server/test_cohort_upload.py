@@ -15,6 +15,7 @@ from ppcmi.client import ServerClient
 from ppcmi.codec.codec import Codec
 from ppcmi.cohort_file import CohortKey, CohortReader
 from ppcmi.errors import CodecError, ConnectionFailedError, SiteError
+from ppcmi.export_settings import ExportSettings, usual_variants
 from ppcmi.pipeline import run
 from ppcmi.protection import protection_of
 from ppcmi.quantization import Quantization
@@ -68,7 +69,7 @@ def export(a_site, codec, cases, name="a.ppcmi", **settings):
     path = cases / name
     steps = cohort_export.export_cohort(
         find_cases(cases), a_site.profile, a_site.part, codec=codec, protection=a_site.protection, path=path,
-        settings=cohort_export.ExportSettings(**{"slices_per_bundle": 3, **settings}),
+        settings=ExportSettings(**{"slices_per_bundle": 3, **settings}),
     )  # fmt: skip
     return path, run(steps)
 
@@ -169,7 +170,7 @@ def test_the_published_codec_is_not_exported_without_its_skip(a_site, cases):
 
 
 def test_what_nobody_chose_depends_on_how_many_cases_and_which_protocol(codec):
-    assert (cohort_export.usual_variants(5), cohort_export.usual_variants(20), cohort_export.usual_variants(21)) == (
+    assert (usual_variants(5), usual_variants(20), usual_variants(21)) == (
         4,
         4,
         2,

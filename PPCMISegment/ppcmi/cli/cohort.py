@@ -14,6 +14,7 @@ from ppcmi.cohort_file import CohortReader
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import CasesFailedError, ServerRefusedError, SiteError, UsageError
+from ppcmi.export_settings import ExportSettings, usual_variants
 from ppcmi.pipeline import run
 from ppcmi.protection import protection_of
 from ppcmi.quantization import Quantization
@@ -98,8 +99,8 @@ def _export(command: Command) -> int:
     profile = Profile(options.profile) if options.profile else cohort_export.usual_profile(part.membership, codec)
     quantization = Quantization(options.quantization)
     protection = protection_of(site, part, codec.fingerprint, profile, quantization=quantization)
-    variants = cohort_export.usual_variants(len(labelled)) if options.variants is None else options.variants
-    settings = cohort_export.ExportSettings(variants, options.seed)
+    variants = usual_variants(len(labelled)) if options.variants is None else options.variants
+    settings = ExportSettings(variants, options.seed)
     steps = cohort_export.export_cohort(
         labelled, site, part, codec=codec, protection=protection, path=options.output, settings=settings
     )

@@ -1,0 +1,144 @@
+"""Sending a cohort to the server, and going on with one that was cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from slicer.i18n import tr as _
+
+from PPCMISegmentLib.Consent import ConsentQuestion
+from PPCMISegmentLib.ExportLogic import ExportLogic
+from PPCMISegmentLib.SiteAccess import SiteAccess
+from PPCMISegmentLib.Steps import Steps, sentenceOf
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ppcmi.cohort import UploadProgress, UploadSummary
+    from ppcmi.outgoing import Outgoing, Waiting
+    from ppcmi.what_leaves import Leaving
+
+MEGABYTE = 1e6
+
+
+class CohortUpload:
+    """The row that tells of a cohort that the server does not have whole, and the upload.
+
+    :param ui: with waitingRow, waitingLabel, resumeButton, discardButton and progressBar.
+    :param run: shared with the export, as only one of both is under way.
+    :param onStarted: called when an upload begins, onMessage with a line about it, and onFinished with the last one.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        site: SiteAccess,
+        logic: ExportLogic,
+        run: Steps,
+        *,
+        onStarted: Callable[[], None],
+        onMessage: Callable[[str], None],
+        onFinished: Callable[[str], None],
+    ) -> None:
+        self._ui, self._site, self._logic, self._run = ui, site, logic, run
+        self._onStarted, self._onMessage, self._onFinished = onStarted, onMessage, onFinished
+        self._consent = ConsentQuestion(site)
+        self._waiting: Waiting | None = None
+        ui.resumeButton.connect("clicked()", self.onResumeButton)
+        ui.discardButton.connect("clicked()", self.onDiscardButton)
+        ui.waitingRow.visible = False
+
+    def newPath(self) -> Path:
+        """Where a cohort that is to be sent may be written.
+
+        :raises SiteError: if the site profile's folder cannot be written.
+        """
+        return self._outgoing().new_path()
+
+    def send(self, path: Path, leaving: Leaving) -> None:
+        """Send a cohort that lies at a :meth:`newPath`; it stays there until the server has it whole.
+
+        :raises WriteError: if it cannot be remembered what it is; nothing is sent then.
+        """
+        from ppcmi.outgoing import Waiting
+
+        waiting = Waiting(path, leaving)
+        self._outgoing().keep(waiting)
+        self._start(waiting)
+
+    def refresh(self) -> None:
+        """Show what was not sent to its end, if there is something."""
+        from ppcmi.wording import counted, megabytes
+
+        found = self._outgoing().waiting() if self._site.isSetUp else []
+        self._waiting = found[0] if found else None
+        self._ui.waitingRow.visible = self._waiting is not None
+        if self._waiting is not None:
+            leaving = self._waiting.leaving
+            self._ui.waitingLabel.text = _(
+                "An export was not sent to its end: {task}, {cases}, {size}. What the server has is not sent again."
+            ).format(task=leaving.task, cases=counted(leaving.cases, "case"), size=megabytes(leaving.bytes))
+
+    def onResumeButton(self) -> None:
+        """Go on where the upload was cut off, after asking again."""
+        waiting = self._waiting
+        if waiting is None or self._run.running:
+            return
+        try:
+            agreed = self._consent.agreed("upload", waiting.leaving)
+        except Exception as error:
+            self._onMessage(sentenceOf(error))
+            return
+        if agreed:
+            self._start(waiting)
+        else:
+            self._onMessage(_("Nothing more was sent."))
+
+    def onDiscardButton(self) -> None:
+        """Forget the cohort; the server throws away parts that were never declared whole."""
+        if self._waiting is None or self._run.running:
+            return
+        try:
+            self._outgoing().remove(self._waiting.path)
+        except Exception as error:
+            self._onMessage(sentenceOf(error))
+        self.refresh()
+
+    def _start(self, waiting: Waiting) -> None:
+        self._run.start(
+            self._logic.uploadSteps(waiting.path, waiting.leaving),
+            onEvent=self._show,
+            onDone=lambda summary: self._sent(waiting, summary),
+            onError=lambda error: self._onFinished(sentenceOf(error)),
+        )
+        self._onStarted()
+        self._onMessage(_("Connecting to the server..."))
+
+    def _show(self, progress: UploadProgress | None) -> None:
+        if progress is None:
+            return
+        self._ui.progressBar.maximum = max(1, progress.total)
+        self._ui.progressBar.value = progress.done
+        self._onMessage(
+            _("Sending: the server has {done} of {total} parts; {size:.1f} MB sent").format(
+                done=progress.done, total=progress.total, size=progress.bytes_sent / MEGABYTE
+            )
+        )
+
+    def _sent(self, waiting: Waiting, summary: UploadSummary) -> None:
+        from ppcmi.wording import counted
+
+        message = _("Done: the server has {cases}, {slices}. Once it has trained a model, refine the decoder.").format(
+            cases=counted(summary.cases, "case"), slices=counted(summary.slices, "slice")
+        )
+        try:
+            self._outgoing().remove(waiting.path)
+        except Exception as error:
+            message = sentenceOf(error)
+        self._onFinished(message)
+
+    def _outgoing(self) -> Outgoing:
+        from ppcmi.outgoing import Outgoing
+
+        return Outgoing(self._site.folder)

@@ -1,0 +1,79 @@
+"""The question before anything of a labelled case leaves, every time, and the site's log of the answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from PPCMISegmentLib.SiteAccess import SiteAccess
+
+if TYPE_CHECKING:
+    from ppcmi.consent_log import Consent
+    from ppcmi.what_leaves import Leaving
+
+LAST_ENTRIES = 20
+
+Action = Literal["export", "upload"]
+
+
+class ConsentQuestion:
+    """Asks, and keeps the answer before anybody acts on it.
+
+    :param site: in whose profile the log lies.
+    """
+
+    def __init__(self, site: SiteAccess) -> None:
+        self._site = site
+
+    def agreed(self, action: Action, leaving: Leaving) -> bool:
+        """Whether the user agrees to exactly this; the default is not to.
+
+        :raises WriteError: if the answer cannot be kept: nothing may be sent then.
+        """
+        from ppcmi.consent_log import Answer, ConsentLog
+        from ppcmi.what_leaves import consent_text
+
+        titles = {"export": _("Write a file for the server?"), "upload": _("Send to the server?")}
+        endings = {
+            "export": _("Write the file? It can be opened by this site's server alone."),
+            "upload": _("Send them?"),
+        }
+        buttons = qt.QMessageBox.Yes | qt.QMessageBox.No
+        answer = qt.QMessageBox.question(
+            slicer.util.mainWindow(),
+            titles[action],
+            f"{consent_text(leaving)}\n\n{endings[action]}",
+            buttons,
+            qt.QMessageBox.No,
+        )
+        yes = answer == qt.QMessageBox.Yes
+        ConsentLog(self._site.folder).record(action, leaving, Answer.YES if yes else Answer.NO)
+        return yes
+
+    def lastEntries(self) -> str:
+        """The newest answers, newest first, a line each."""
+        from ppcmi.consent_log import ConsentLog
+
+        entries = ConsentLog(self._site.folder).entries()[-LAST_ENTRIES:]
+        return "\n".join(map(_line, reversed(entries))) or _("Nothing was agreed to so far.")
+
+
+def _line(entry: Consent) -> str:
+    from ppcmi.wording import counted, megabytes
+
+    actions = {"export": _("write a file"), "upload": _("send"), "segment": _("segment")}
+    answers = {"yes": _("agreed"), "no": _("declined"), "command": _("by command")}
+    what = entry.what
+    return _("{time}  {answer}: {action}, {task}, {cases}, {slices}, {size}, profile {profile}").format(
+        time=entry.time[:16].replace("T", " "),
+        answer=answers.get(entry.answer, entry.answer),
+        action=actions.get(entry.action, entry.action),
+        task=entry.task,
+        cases=counted(what.get("cases", 0), "case"),
+        slices=counted(what.get("slices", 0), "slice"),
+        size=megabytes(what.get("bytes", 0)),
+        profile=what.get("profile", "?"),
+    )

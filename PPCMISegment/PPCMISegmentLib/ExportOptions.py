@@ -1,0 +1,73 @@
+"""What a user may choose about an export besides the cases: where to, which scales, precision, augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from slicer.i18n import tr as _
+
+from PPCMISegmentLib.ExportLogic import ExportChoices
+from PPCMISegmentLib.Settings import Settings
+
+if TYPE_CHECKING:
+    from ppcmi.site import TaskProfile
+
+SERVER, FILE = "server", "file"
+
+
+class ExportOptions:
+    """Selectors of the panel, remembered in the settings.
+
+    :param ui: with destinationSelector, profileSelector, quantizationSelector and variantsSpinBox.
+    :param onChanged: called when something else was chosen.
+    """
+
+    def __init__(self, ui: Any, settings: Settings, onChanged: Callable[[], None]) -> None:
+        self._ui, self._settings, self._onChanged = ui, settings, onChanged
+        self._selectors = {
+            "exportTo": (
+                ui.destinationSelector,
+                ((SERVER, _("Send to the server")), (FILE, _("Write a file, to send later"))),
+            ),
+            "exportProfile": (
+                ui.profileSelector,
+                (
+                    ("coarse", _("Coarse (usual)")),
+                    ("minimal", _("Minimal: leaves least, costs accuracy")),
+                    ("full", _("Full: fine detail leaves as well")),
+                ),
+            ),
+            "exportQuantization": (
+                ui.quantizationSelector,
+                (("i8", _("1 byte a value")), ("f16", _("2 bytes a value")), ("f32", _("4 bytes a value"))),
+            ),
+        }
+        for name, (selector, choices) in self._selectors.items():
+            for key, text in choices:
+                selector.addItem(text, key)
+            selector.currentIndex = max(0, selector.findData(settings.text(name)))
+            selector.connect("currentIndexChanged(int)", self._onChosen)
+        ui.variantsSpinBox.connect("valueChanged(int)", self._onChosen)
+
+    @property
+    def toServer(self) -> bool:
+        """Whether the cohort is to be sent at once."""
+        return self._ui.destinationSelector.currentData == SERVER
+
+    def choices(self, part: TaskProfile) -> ExportChoices:
+        """What was chosen; the published protocol leaves no choice of the profile."""
+        paper = part.membership.mode == "paper"
+        variants = self._ui.variantsSpinBox.value
+        return ExportChoices(
+            part.task.name,
+            "paper" if paper else self._ui.profileSelector.currentData,
+            self._ui.quantizationSelector.currentData,
+            variants if variants >= 0 else None,
+            self._settings.text("device", "auto"),
+        )
+
+    def _onChosen(self, _value: int) -> None:
+        for name, (selector, _choices) in self._selectors.items():
+            self._settings.keep(name, selector.currentData)
+        self._onChanged()
