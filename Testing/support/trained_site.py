@@ -14,6 +14,7 @@ from pathlib import Path
 from ppcmi.cli.main import main
 from ppcmi.phantoms import write_phantom_folder
 from ppcmi.site import SiteProfile
+from ppcmi.task import load_task
 from support.real_server import RealServer, real_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -21,7 +22,7 @@ TASK_FILE = REPOSITORY / "Resources" / "Tasks" / "phantom.json"
 SCRIPT = REPOSITORY / "PPCMISegment" / "Scripts" / "PPCMIBatch.py"
 PPCMI = (sys.executable, "-m", "ppcmi")
 TASK = "phantom"
-TINY = ("--effort", "0.1", "--device", "cpu")
+TINY = 0.1
 
 
 @dataclass(frozen=True)
@@ -78,19 +79,24 @@ class TrainedSite:
 
 
 @contextmanager
-def trained_site(folder: Path, task: Path = TASK_FILE) -> Iterator[TrainedSite]:
+def trained_site(
+    folder: Path, task_file: Path = TASK_FILE, cases: Path | None = None, *, effort: float = TINY
+) -> Iterator[TrainedSite]:
     """Make a server and a site below ``folder``; the server serves until the context ends.
 
-    :param task: a file of the task ``phantom``.
+    :param cases: a data folder whose site A is this site, or None: phantoms.
+    :param effort: length of the codec's training; 1 is the usual.
     """
-    with real_server(folder / "server", task) as server:
-        site = TrainedSite(server, folder / "site", folder / "cases")
-        write_phantom_folder(site.cases, cases_per_site=4, seed=1)
-        own = ("--task", TASK, "--cases", site.cases, "--where", "site=A")
+    task = load_task(task_file).name
+    with real_server(folder / "server", task_file) as server:
+        site = TrainedSite(server, folder / "site", cases or folder / "cases")
+        if cases is None:
+            write_phantom_folder(site.cases, cases_per_site=4, seed=1)
+        own = ("--task", task, "--cases", site.cases, "--where", "site=A")
         site.command("site", "init", "--server", server.url, "--code", server.add_site("Hospital A"))
-        site.command("consortium", "create", "--task", TASK)
-        site.command("codec", "train", *own, "--publish-anyway", *TINY)
+        site.command("consortium", "create", "--task", task)
+        site.command("codec", "train", *own, "--publish-anyway", "--effort", effort, "--device", "cpu")
         site.command("cohort", "export", *own, "-o", folder / "a.ppcmi", "--variants", "0", "--upload")
-        server.command("train", TASK, "--epochs", "1")
-        server.command("model", "activate", TASK, "1")
+        server.command("train", task, "--epochs", "1")
+        server.command("model", "activate", task, "1")
         yield site

@@ -1,0 +1,1 @@
+"""Pictures of the Slicer module for the README and the user guide: ``make screenshots``."""
