@@ -10,8 +10,7 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from PPCMISegmentLib.CasePair import CasePair, ScenePair
-from PPCMISegmentLib.CasePairs import WRONG
+from PPCMISegmentLib.CasePair import WRONG, CasePair, ScenePair
 
 LABEL_COLUMN, SEGMENT_COLUMN = 0, 1
 REFUSE, BY_ORDER = "refuse", "order"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ppcmi.reading import CaseFiles
     from ppcmi.task import Task
 
+WRONG, FINE = "#c62828", "#2e7d32"
+
 
 class CasePair:
     """What both kinds of pairs have in common.
@@ -44,6 +46,22 @@ class CasePair:
     def usable(self) -> bool:
         """Whether nothing prevents its use."""
         return self.outcome is not None and self.outcome.geometry is not None
+
+    @property
+    def status(self) -> str:
+        """What a user reads in its row."""
+        if self.note or self.outcome is None:
+            return self.note or _("checking...")
+        if not self.outcome.findings:
+            return _("ready")
+        return _("ready, with remarks") if self.usable else self.outcome.findings[0].sentence
+
+    @property
+    def color(self) -> str:
+        """Of the status; empty for that of other texts."""
+        if self.note or self.outcome is None:
+            return ""
+        return FINE if self.usable else WRONG
 
     def choose(self, checked: bool) -> None:
         """A user checked or unchecked it."""

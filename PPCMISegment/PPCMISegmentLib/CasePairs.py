@@ -9,16 +9,16 @@ Reusable wherever labelled cases are chosen::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import qt
 import slicer
-from slicer.i18n import tr as _
+import vtk
 
-from PPCMISegmentLib import SegmentationNodes, VolumeNodes
+from PPCMISegmentLib import SegmentationNodes
 from PPCMISegmentLib.CasePair import CasePair, FolderPair, ScenePair
 from PPCMISegmentLib.LabelledCases import CheckedCase, LabelledCase, checkSteps
 from PPCMISegmentLib.SceneCases import uniqueNames
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ppcmi.volume import Geometry
 
 IMAGE_COLUMN, LABELS_COLUMN, STATUS_COLUMN = 0, 1, 2
-WRONG, FINE = "#c62828", "#2e7d32"
+FOLLOW_MS = 100
 
 
 class CasePairs:
@@ -65,7 +65,12 @@ class CasePairs:
             scene.AddObserver(event, self._onSceneChanged)
             for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndImportEvent, scene.EndCloseEvent)
         ]
+        self._nodeTags: dict[slicer.vtkMRMLSegmentationNode, int] = {}
         self._followsScene = False
+        self._timer = qt.QTimer()  # a node that is loaded changes many times
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(FOLLOW_MS)
+        self._timer.connect("timeout()", self._follow)
 
     # ---- what is in the table
 
@@ -74,6 +79,7 @@ class CasePairs:
         self._listing.cancel()
         self._followsScene, self.problem = True, ""
         nodes = SegmentationNodes.segmentationNodes()
+        self._observe(nodes)
         self._take(task, [(node.GetID(), lambda node=node: ScenePair(node, task)) for node in nodes])
         seen: set[str] = set()
         for pair in self._pairs:  # of two segmentations of one volume, only the first is what a user may want unasked
@@ -87,13 +93,16 @@ class CasePairs:
         """The cases of a data folder; those that its ``split.csv`` holds out are not checked at first."""
         from ppcmi.reading import find_cases
 
-        def show(cases: list[CaseFiles]) -> None:
-            self._take(task, [(str(case.image), lambda case=case: FolderPair(case)) for case in cases])
+        def find() -> list[tuple[str, CaseFiles]]:
+            return [(_stampOf(case), case) for case in find_cases(folder)]
+
+        def show(cases: list[tuple[str, CaseFiles]]) -> None:
+            self._take(task, [(stamp, lambda case=case: FolderPair(case)) for stamp, case in cases])
             self._rebuild()
 
         self.clear()
         self._listing.start(
-            inBackground(self._worker, lambda: find_cases(folder)),
+            inBackground(self._worker, find),
             onEvent=lambda _none: None,
             onDone=show,
             onError=self._onFailed,
@@ -111,6 +120,8 @@ class CasePairs:
         """Stop following the scene and checking."""
         self._checking.cancel()
         self._listing.cancel()
+        self._timer.stop()
+        self._observe([])
         for tag in self._tags:
             slicer.mrmlScene.RemoveObserver(tag)
         self._tags = []
@@ -217,7 +228,7 @@ class CasePairs:
         image.setFlags(self._flags())
         image.setCheckState(qt.Qt.Checked if pair.checked else qt.Qt.Unchecked)
         labels.setText(pair.labelsName)
-        text, color = pair.note or _statusOf(pair.outcome), _colorOf(pair)
+        text, color = pair.status, pair.color
         status.setText(text)
         status.setToolTip("\n".join([text, *(f.sentence for f in (pair.outcome.findings if pair.outcome else ()))]))
         status.setForeground(qt.QBrush(qt.QColor(color)) if color else image.foreground())
@@ -271,27 +282,24 @@ class CasePairs:
     def _onSelectionChanged(self) -> None:
         self._onSelected(self.selected())
 
+    def _observe(self, nodes: Sequence[slicer.vtkMRMLSegmentationNode]) -> None:
+        for node, tag in self._nodeTags.items():
+            node.RemoveObserver(tag)
+        self._nodeTags = {node: node.AddObserver(vtk.vtkCommand.AnyEvent, self._onSceneChanged) for node in nodes}
+
     def _onSceneChanged(self, _caller: object, _event: str) -> None:
-        if not self._followsScene or self._task is None or slicer.mrmlScene.IsBatchProcessing() or not self._editable:
+        if self._followsScene:
+            self._timer.start()
+
+    def _follow(self) -> None:
+        """Show what the scene has now; while nobody sees the table only nodes that are gone count."""
+        if not self._followsScene or self._task is None or not self._editable or slicer.mrmlScene.IsBatchProcessing():
             return
-        shown = [(pair.segmentationNode, tuple(pair.volumes)) for pair in self._scenePairs()]
-        volumes = tuple(VolumeNodes.scalarVolumeNodes())
-        if shown != [(node, volumes) for node in SegmentationNodes.segmentationNodes()]:
+        if self._table.visible or any(not slicer.mrmlScene.IsNodePresent(node) for node in self._nodeTags):
             self.showScene(self._task)
 
-    def _scenePairs(self) -> Iterator[ScenePair]:
-        return (pair for pair in self._pairs if isinstance(pair, ScenePair))
 
-
-def _statusOf(outcome: CheckedCase | None) -> str:
-    if outcome is None:
-        return _("checking...")
-    if not outcome.findings:
-        return _("ready")
-    return outcome.findings[0].sentence if outcome.geometry is None else _("ready, with remarks")
-
-
-def _colorOf(pair: CasePair) -> str:
-    if pair.note or pair.outcome is None:
-        return ""
-    return FINE if pair.usable else WRONG
+def _stampOf(case: CaseFiles) -> str:
+    """Another one when a file was replaced."""
+    files = [file for file in (case.image, case.label) if file is not None]
+    return "|".join(f"{file}:{file.stat().st_mtime_ns}" for file in files)

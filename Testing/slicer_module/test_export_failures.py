@@ -154,9 +154,8 @@ def test_closing_the_scene_ends_an_export(a_panel, slicer_host, tmp_path):
     until(slicer_host, a_panel, "encodings")
     slicer.mrmlScene.Clear(False)
     assert "scene was closed" in a_panel.ui.messageLabel.text
-    slicer_host.process_events(0.3)
+    slicer_host.wait_until(lambda: a_panel.ui.casesTable.rowCount == 0)
     assert files_below(target) == []
-    assert a_panel.ui.casesTable.rowCount == 0
 
 
 def test_a_volume_that_is_removed_meanwhile_stays_out_and_is_named(a_panel, slicer_host, a_site, tmp_path):

@@ -74,6 +74,17 @@ def test_a_segmentation_and_its_volume_are_a_case_that_is_ready(a_panel, slicer_
     assert shown == [label.name for label in task.labels]
 
 
+def test_the_table_follows_the_scene_while_it_is_seen(a_panel, slicer_host, a_site):
+    slicer.modules.PPCMISegmentWidget.parent.show()
+    _, node = add_phantom(a_site)
+    slicer_host.wait_until(lambda: a_panel.ui.casesTable.rowCount == 1 and status_of(a_panel) == "ready")
+    segmentation = node.GetSegmentation()
+    segmentation.GetSegment(segmentation.GetNthSegmentID(0)).SetName("Something else")
+    slicer_host.wait_until(lambda: "Choose the segment" in status_of(a_panel))
+    slicer.mrmlScene.RemoveNode(node)
+    slicer_host.wait_until(lambda: a_panel.ui.casesTable.rowCount == 0)
+
+
 def test_a_file_holds_the_case_as_the_server_can_open_it(a_panel, slicer_host, a_site, folder, tmp_path):
     add_phantom(a_site)
     a_panel.refresh()
