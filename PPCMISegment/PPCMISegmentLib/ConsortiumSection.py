@@ -184,7 +184,7 @@ class ConsortiumSection(SiteSection):
             text = _("This site is a member of the consortium.")
             if check is not None:
                 text = _(
-                    "Compare the inner key's check with {site}, which sees it when it invites: it is {check} here."
+                    "Compare the inner key's check with {site}, which saw it when it invited: it is {check} here."
                 ).format(site=inviter.site_name, check=check)
             self._changed(standings, _("Joined."), text)
 

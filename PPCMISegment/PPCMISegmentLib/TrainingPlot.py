@@ -11,6 +11,7 @@ import vtk
 from slicer.i18n import tr as _
 
 NAME = "PPCMI training"
+CHART, SERIES, TABLE = "vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTableNode"
 EPOCH = "epoch"
 COLORS = ((0.12, 0.47, 0.71), (0.84, 0.37, 0.0), (0.17, 0.63, 0.17), (0.58, 0.4, 0.74))
 
@@ -25,14 +26,14 @@ class TrainingPlot:
 
     def start(self, title: str) -> None:
         """Put an empty chart into the scene, in place of an earlier one, and show it."""
-        for node in slicer.util.getNodes(f"{NAME}*", useLists=True).values():
-            for earlier in node:
-                if earlier.GetAttribute(NAME) is not None:
-                    slicer.mrmlScene.RemoveNode(earlier)
+        for className in (CHART, SERIES, TABLE):
+            for node in slicer.util.getNodesByClass(className):
+                if node.GetAttribute(NAME) is not None:
+                    slicer.mrmlScene.RemoveNode(node)
         self._stages = []
-        self._table = _added("vtkMRMLTableNode", NAME)
+        self._table = _added(TABLE, NAME)
         self._table.AddColumn(_column(EPOCH, 0))
-        self._chart = _added("vtkMRMLPlotChartNode", NAME)
+        self._chart = _added(CHART, NAME)
         self._chart.SetTitle(title)
         self._chart.SetXAxisTitle(_("epoch"))
         self._chart.SetYAxisTitle(_("loss"))
@@ -59,8 +60,7 @@ class TrainingPlot:
 
     def _addStage(self, stageName: str) -> None:
         self._table.AddColumn(_column(stageName, self._table.GetTable().GetNumberOfRows()))
-        series = _added("vtkMRMLPlotSeriesNode", f"{NAME}: {stageName}")
-        series.SetName(stageName)  # the legend shows it
+        series = _added(SERIES, stageName)  # the legend shows the name
         series.SetAndObserveTableNodeID(self._table.GetID())
         series.SetPlotType(series.PlotTypeScatter)
         series.SetXColumnName(EPOCH)
