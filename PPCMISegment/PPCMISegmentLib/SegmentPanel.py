@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 
 from PPCMISegmentLib import VolumeNodes
 from PPCMISegmentLib.Dependencies import Dependencies, DependencyError
+from PPCMISegmentLib.DeviceSelector import DeviceSelector
 from PPCMISegmentLib.SegmentLogic import Choices, QueueEvent, SegmentLogic
 from PPCMISegmentLib.Settings import Settings
 from PPCMISegmentLib.SiteAccess import SiteAccess, TaskOffer
@@ -47,7 +48,8 @@ class SegmentPanel:
         self._queue = VolumeQueue(self.ui.volumesTable, self._showWhatLeaves)
         self.ui.resultsTable.verticalHeader().setVisible(False)
         self.ui.resultsTable.horizontalHeader().setStretchLastSection(True)
-        self._fillSelectors()
+        self._device = DeviceSelector(self.ui.deviceSelector, self._settings)
+        self._fillQuantizationSelector()
         self.ui.segmentButton.connect("clicked()", self.onSegmentButton)
         self.ui.refreshButton.connect("clicked()", self.refresh)
         self.ui.taskSelector.connect("currentIndexChanged(int)", self.onTaskChanged)
@@ -81,6 +83,7 @@ class SegmentPanel:
         """List the site's tasks, and ask the server in the background which of them have an active model."""
         if self._run.running:
             return
+        self._device.refresh()
         self._asking.cancel()
         if not self._site.isSetUp:
             self._showOffers([])
@@ -111,23 +114,15 @@ class SegmentPanel:
 
     # ---- choices
 
-    def _fillSelectors(self) -> None:
-        for key, text in (
-            ("auto", _("Automatic")),
-            ("cuda", _("NVIDIA graphics card")),
-            ("mps", _("Apple graphics")),
-            ("cpu", _("Processor")),
-        ):
-            self.ui.deviceSelector.addItem(text, key)
+    def _fillQuantizationSelector(self) -> None:
         for key, text in (("i8", _("1 byte a value")), ("f16", _("2 bytes a value")), ("f32", _("4 bytes a value"))):
             self.ui.quantizationSelector.addItem(text, key)
-        for selector, name in ((self.ui.deviceSelector, "device"), (self.ui.quantizationSelector, "quantization")):
-            selector.currentIndex = max(0, selector.findData(self._settings.text(name)))
-            selector.connect("currentIndexChanged(int)", self.onChoiceChanged)
+        selector = self.ui.quantizationSelector
+        selector.currentIndex = max(0, selector.findData(self._settings.text("quantization")))
+        selector.connect("currentIndexChanged(int)", self.onChoiceChanged)
 
     def onChoiceChanged(self, _value: object = None) -> None:
         """Remember what was chosen: in the scene what belongs to it, the rest in the settings."""
-        self._settings.keep("device", self.ui.deviceSelector.currentData)
         self._settings.keep("quantization", self.ui.quantizationSelector.currentData)
         if self._parameterNode is not None:
             self._parameterNode.replaceEarlier = self.ui.outputSelector.currentIndex == 1
@@ -218,7 +213,7 @@ class SegmentPanel:
         self._asking.cancel()
         choices = Choices(
             offer.task.name,
-            device=self.ui.deviceSelector.currentData,
+            device=self._device.chosen,
             quantization=self.ui.quantizationSelector.currentData,
             replaceEarlier=self.ui.outputSelector.currentIndex == 1,
             withConfidence=self.ui.confidenceCheckBox.checked,

@@ -329,12 +329,13 @@ def test_settings_hold_choices_and_nothing_else(a_panel, slicer_host, a_volume):
     import qt
 
     a_panel.ui.deviceSelector.currentIndex = a_panel.ui.deviceSelector.findData("cpu")
+    a_panel.ui.quantizationSelector.currentIndex = a_panel.ui.quantizationSelector.findData("f16")
     segment_and_wait(slicer_host, a_panel)
     settings = qt.QSettings()
     keys = {key for key in settings.allKeys() if key.startswith("PPCMISegment/")}
     assert {key: settings.value(key) for key in keys} == {
         "PPCMISegment/device": "cpu",
-        "PPCMISegment/quantization": "i8",
+        "PPCMISegment/quantization": "f16",
         "PPCMISegment/task": TASK,
     }
 
