@@ -205,12 +205,14 @@ class ExportPanel:
         if not self._consent.agreed("upload" if toServer else "export", leaving):
             self._showMessage(_("Nothing was written or sent."))
             return
+        unusable = [pair for pair in self.pairs.checkedPairs() if pair not in pairs]
+        leftOut = {pair.imageName: pair.status for pair in unusable}
         self.ui.summaryLabel.text = ""
         self._showDoing("exporting")
         self._run.start(
             self._logic.exportSteps(cases, choices, path),
             onEvent=lambda event: self._showExport(event, pairs),
-            onDone=lambda result: self._exported(result, toServer),
+            onDone=lambda result: self._exported(result, leftOut, toServer),
             onError=lambda error: self._finish(sentenceOf(error)),
         )
 
@@ -240,8 +242,8 @@ class ExportPanel:
             self.ui.progressBar.value = round(BAR_PARTS * (event.case + share))
             self._showMessage(_progressText(event, len(pairs)))
 
-    def _exported(self, result: ExportResult, toServer: bool) -> None:
-        self.ui.summaryLabel.text = _summary(result)
+    def _exported(self, result: ExportResult, leftOut: dict[str, str], toServer: bool) -> None:
+        self.ui.summaryLabel.text = _summary(result, {**leftOut, **result.skipped})
         if not toServer:
             self._finish(_("Done: the file is written."))
             return
@@ -297,7 +299,7 @@ def _progressText(event: ExportEvent, cases: int) -> str:
     return f"{where}: {doing}; {so_far}"
 
 
-def _summary(result: ExportResult) -> str:
+def _summary(result: ExportResult, leftOut: dict[str, str]) -> str:
     """What was exported and what was left out, as rich text."""
     from ppcmi.wording import counted, megabytes
 
@@ -311,7 +313,7 @@ def _summary(result: ExportResult) -> str:
             profile=leaving.sending.profile,
         )
     ]
-    if result.skipped:
+    if leftOut:
         lines.append(_("<b>Left out:</b>"))
-        lines += [f"&#8226; {escape(name)}: {escape(reason)}" for name, reason in result.skipped.items()]
+        lines += [f"&#8226; {escape(name)}: {escape(reason)}" for name, reason in leftOut.items()]
     return "<br>".join(lines)

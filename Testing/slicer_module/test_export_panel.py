@@ -181,6 +181,18 @@ def test_segments_with_other_names_are_matched_by_hand(a_panel, slicer_host, a_s
     assert len(bundles_in(tmp_path / "a.ppcmi", a_site.server)) == 1
 
 
+def test_cases_that_are_not_ready_stay_out_and_the_summary_says_why(a_panel, slicer_host, a_site, tmp_path):
+    add_phantom(a_site)
+    add_phantom(a_site, "phantom_A_02", as_called={1: "<b>Mine</b>"})
+    a_panel.refresh()
+    wait_for_checks(slicer_host, a_panel)
+    assert "stay out: 1" in a_panel.ui.leavesLabel.text
+    to_file(a_panel, slicer_host, tmp_path / "a.ppcmi")
+    export_and_wait(slicer_host, a_panel)
+    assert "1 case, 28 slices" in a_panel.ui.summaryLabel.text
+    assert "phantom_A_02: Choose the segment that is" in a_panel.ui.summaryLabel.text
+
+
 def a_volume_with(a_site, masks):
     volume = slicer.util.loadVolume(str(a_site.cases / "images" / "phantom_A_04.nii.gz"))
     shape = slicer.util.arrayFromVolume(volume).shape
