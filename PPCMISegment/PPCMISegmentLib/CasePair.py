@@ -155,7 +155,8 @@ class ScenePair(CasePair):
         return _("Choose the volume that it belongs to, below.")
 
     def case(self, name: str) -> SceneCase:
-        """See the base class."""
+        """See the base class; two patients' volumes may have the same name, and must not get the same pseudonym."""
+        name = f"{name} {VolumeNodes.markOf(self.volumeNode)}"
         return SceneCase(name, self.volumeNode, self.segmentationNode, self.matching, self.priority)
 
 

@@ -168,7 +168,7 @@ class SegmentLogic:
         from ppcmi.confidence import confidence_of, volumes_ml
 
         task, labels = link.task, result.labels
-        name = f"{volumeNode.GetName()} {task.title}"
+        name = f"{volumeNode.GetName()} {task.name}"
         node = SegmentationNodes.earlierResult(volumeNode, task) if choices.replaceEarlier else None
         if node is None:
             node = SegmentationNodes.addSegmentation(labels, task, volumeNode, result.provenance, name)

@@ -6,6 +6,7 @@ would slices no longer be flat, and the volume is refused.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ppcmi.volume import Geometry, Volume
 
 MODALITY_ATTRIBUTE = "DICOM.Modality"
+MARKED_SLICES = 32
 
 
 def scalarVolumeNodes() -> list[slicer.vtkMRMLScalarVolumeNode]:
@@ -67,6 +69,18 @@ def volumeFromNode(node: slicer.vtkMRMLScalarVolumeNode, task: Task) -> Volume:
         )
     voxels = np.array(slicer.util.arrayFromVolume(node), copy=True)  # threads must not read memory that VTK may free
     return Volume(voxels, geometryOf(node))
+
+
+def markOf(node: slicer.vtkMRMLScalarVolumeNode) -> str:
+    """Eight hexadecimal digits that tell one patient's volume from another's of the same name, in every session.
+
+    They are made of the affine and of slices across the whole volume, and stay at the site.
+    """
+    digest = hashlib.sha256(ijkToRas(node).tobytes())
+    voxels = slicer.util.arrayFromVolume(node)
+    for slice_ in voxels[:: max(1, len(voxels) // MARKED_SLICES)]:
+        digest.update(np.ascontiguousarray(slice_).tobytes())
+    return digest.hexdigest()[:8]
 
 
 def modalityOf(node: slicer.vtkMRMLScalarVolumeNode) -> str | None:

@@ -244,6 +244,11 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         self._make: Any = None
         self._entered = False
 
+    @QtCore.Property(bool)
+    def isEntered(self) -> bool:
+        """Whether the user is at this module."""
+        return self._entered
+
     def _serve(self, make: Any) -> None:
         self._make = make
         self._python = make()
@@ -259,10 +264,12 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
 
     def enter(self) -> None:
         """Tell the Python widget that the user came to it."""
+        self._entered = True
         self._call("enter")
 
     def exit(self) -> None:
         """Tell the Python widget that the user left it."""
+        self._entered = False
         self._call("exit")
 
     def _call(self, name: str) -> None:

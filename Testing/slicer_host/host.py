@@ -145,6 +145,7 @@ class SlicerHost:
         setattr(slicer.modules, name.lower(), pythonqt.wrap(module))
         setattr(slicer.moduleNames, name, name)
         self._application.startupCompleted.emit()
+        slicer.app.disconnect("startupCompleted()")  # Slicer starts once: nobody is told of the next module's start
         if not hasattr(source, f"{name}Widget"):
             return LoadedModule(pythonqt.wrap(module), instance, None, None, source)
         widget = module.widgetRepresentation().self()

@@ -24,6 +24,7 @@ from slicer_module.export_panel import (
     to_file,
     wait_for_checks,
 )
+from slicer_module.panel import MODULE
 from support.trained_site import TASK, trained_site
 
 
@@ -312,3 +313,16 @@ def test_the_choices_are_remembered_and_nothing_else(a_panel, slicer_host, a_sit
         "PPCMISegment/exportQuantization": "i8",
     }
     assert "phantom_A_04" not in json.dumps([str(settings.value(key)) for key in settings.allKeys()])
+
+
+def test_two_patients_volumes_of_one_name_are_two_cases(slicer_host):
+    """A pseudonym stands for one patient's case, however a volume is called in whichever session."""
+    slicer_host.load_module(MODULE)
+    from PPCMISegmentLib import VolumeNodes
+
+    first, again, second = (np.full((40, 5, 6), value, np.int16) for value in (1, 1, 2))
+    nodes = [slicer.util.addVolumeFromArray(voxels, name="T1") for voxels in (first, again, second)]
+    marks = [VolumeNodes.markOf(node) for node in nodes]
+    assert marks[0] == marks[1] != marks[2]
+    slicer.util.arrayFromVolume(nodes[1])[39, 4, 5] = 7
+    assert VolumeNodes.markOf(nodes[1]) != marks[0]
