@@ -39,8 +39,7 @@ class Photographer:
         self._segment()
         self._preview()
         self._export()
-        self._open("Site")
-        self._save("site-panel")
+        self._site_tab()
 
     def _segment(self) -> None:
         import slicer
@@ -68,9 +67,21 @@ class Photographer:
         self._save("preview-panel")
 
     def _export(self) -> None:
-        self._open("Export")
-        self._host.process_events(1.0)
+        import qt
+
+        panel = self._open("Export")
+        table = panel.ui.casesTable
+        for row in range(table.rowCount):
+            table.item(row, 0).setCheckState(qt.Qt.Checked)
+        self._host.wait_until(lambda: not panel.pairs.checking, timeout=60)
         self._save("export-panel")
+
+    def _site_tab(self) -> None:
+        panel = self._open("Site")
+        self._host.process_events(1.0)
+        for section in ("server", "consortium"):
+            panel._button(section).collapsed = False
+        self._save("site-panel")
 
     def _open(self, title: str) -> object:
         self._module.widget.ui.panelsTabWidget.currentIndex = list(self._panels).index(title)
