@@ -34,7 +34,7 @@ def small_budget():
         umn=UmnConfig(epochs=4, minimum_steps=240, validation_share=0.0),
         variants=3,
         paper_codec=fit(1),
-        paper_epochs=1,
+        paper_umn=UmnConfig(),
     )
 
 

@@ -74,7 +74,7 @@ def test_without_its_packages_the_script_says_what_to_do(site, tmp_path):
     script = tmp_path / "Scripts" / SCRIPT.name
     script.parent.mkdir()
     shutil.copy(SCRIPT, script)
-    done = site.run(sys.executable, "-I", script, *site.options, "--input", "x", "-o", tmp_path / "out")
+    done = site.run(sys.executable, "-I", "-S", script, *site.options, "--input", "x", "-o", tmp_path / "out")
     assert done.returncode == 10
     assert done.stderr.startswith("PPCMIBatch: the Python package ppcmi is missing; open the module PPCMI Segment")
     assert len(done.stderr.splitlines()) == 1
