@@ -80,7 +80,10 @@ class CasePairs:
         self._followsScene, self.problem = True, ""
         nodes = SegmentationNodes.segmentationNodes()
         self._observe(nodes)
-        self._take(task, [(node.GetID(), lambda node=node: ScenePair(node, task)) for node in nodes])
+        # Not by node ID: in a scene that took another's place, other nodes have the same ones.
+        keys = [node.GetAddressAsString("") for node in nodes]
+        makers = [lambda node=node: ScenePair(node, task) for node in nodes]
+        self._take(task, list(zip(keys, makers, strict=True)))
         seen: set[str] = set()
         for pair in self._pairs:  # of two segmentations of one volume, only the first is what a user may want unasked
             first = pair.imageId is None or pair.imageId not in seen

@@ -6,6 +6,8 @@ Whoever needs them as files, such as a training in a child process, uses :class:
 from __future__ import annotations
 
 import tempfile
+import threading
+import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from ppcmi.label_matching import LabelMatching
     from ppcmi.task import Task
     from ppcmi.volume import Geometry
+
+PATIENCE_S, PAUSE_S = 60.0, 0.2
 
 LEAST_KEPT, USUALLY_KEPT = 0.5, 0.9
 """Share of a structure's size that is left on the volume's grid: below the first it is another volume's."""
@@ -114,11 +118,19 @@ class SceneCaseFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._temporary.cleanup()
+        if self.path.exists():  # a file is being written still, or, on Windows, read by a child that ends
+            threading.Thread(target=self._insist).start()  # no daemon: Slicer's end waits for it
+
+    def _insist(self) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while self.path.exists() and time.monotonic() < end:
+            time.sleep(PAUSE_S)
+            self._temporary.cleanup()
 
     def writeSteps(
         self, cases: Sequence[LabelledCase], task: Task, worker: Executor
     ) -> Generator[None, None, dict[str, str]]:
-        """Write the cases that can be used.
+        """Write the cases that can be used, each under the :func:`caseStem` of its place from 1 on.
 
         :returns: by the name of each case that cannot, why.
         :raises WriteError: if the disk is full.
@@ -135,11 +147,16 @@ class SceneCaseFolder:
             if reading is None:
                 unusable[case.name] = checked.findings[0].sentence
                 continue
-            file = f"case_{number:04}.nii.gz"
+            file = f"{caseStem(number)}.nii.gz"
             image = Volume(reading.image.voxels.astype(np.float32), reading.image.geometry)  # what the writer takes
             for kind, volume in (("images", image), ("labels", reading.labels)):
                 yield from inBackground(worker, partial(write_nifti, volume, self.path / kind / file))
         return unusable
+
+
+def caseStem(number: int) -> str:
+    """A neutral name for files."""
+    return f"case_{number:04}"
 
 
 def volumeOf(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:

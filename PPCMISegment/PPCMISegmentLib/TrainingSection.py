@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import slicer
@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 from PPCMISegmentLib.ChildProcess import ChildFailedError, commandSteps
 from PPCMISegmentLib.DeviceSelector import DeviceSelector
 from PPCMISegmentLib.SiteSection import BAD, GOOD, SiteContext, SiteSection, sentenceFor
+from PPCMISegmentLib.TrainingCases import CommandSteps, TrainingCases
 from PPCMISegmentLib.TrainingPlot import TrainingPlot
 from PPCMISegmentLib.TrainingReport import TrainingReport, progressText, stageName
 
@@ -26,6 +27,7 @@ class TrainingSection(SiteSection):
         self._parts: list[TaskProfile] = []
         self._plot = TrainingPlot()
         self._report = TrainingReport(self.ui.reportTable, self.ui.legendLabel)
+        self.cases = TrainingCases(self.ui, context, self.showState)
         self._device = DeviceSelector(self.ui.deviceSelector, context.settings)
         for effort, text in (
             ("0.25", _("Short, a quarter of usual")),
@@ -35,12 +37,16 @@ class TrainingSection(SiteSection):
             self.ui.lengthSelector.addItem(text, effort)
         self.ui.lengthSelector.currentIndex = 1
         self.ui.taskSelector.connect("currentIndexChanged(int)", self._onChosen)
-        self.ui.casesPathLineEdit.connect("currentPathChanged(QString)", self._onTyped)
         self.ui.trainButton.connect("clicked()", self.onTrainButton)
         self.ui.refineButton.connect("clicked()", self.onRefineButton)
         self.ui.validateButton.connect("clicked()", self.onValidateButton)
         self.ui.publishButton.connect("clicked()", self.onPublishButton)
         self.ui.cancelButton.connect("clicked()", self.onCancelButton)
+
+    def close(self) -> None:
+        """See the base class."""
+        super().close()
+        self.cases.close()
 
     # ---- what is so
 
@@ -73,12 +79,13 @@ class TrainingSection(SiteSection):
             selector.addItem(part.task.title, part.task.name)
         selector.currentIndex = max(0, selector.findData(chosen)) if self._parts else -1
         selector.blockSignals(blocked)
+        self.cases.show(self._part())
         self.showState()
 
     def showState(self) -> None:
         """See the base class."""
         part, free = self._part(), not self.busy
-        hasCases = bool(self.ui.casesPathLineEdit.currentPath.strip())
+        hasCases = self.cases.usable
         trains = part is not None and (part.membership.founder or part.membership.scope == "site")
         self.ui.stateLabel.text = "" if part is None else _inWords(part)
         self.ui.trainingForm.enabled = free
@@ -97,9 +104,7 @@ class TrainingSection(SiteSection):
             self.context.settings.keep("task", part.task.name)
         self._report.clear()
         self.showMessage("")
-        self.showState()
-
-    def _onTyped(self, _path: str) -> None:
+        self.cases.show(part)
         self.showState()
 
     def _part(self) -> TaskProfile | None:
@@ -122,16 +127,17 @@ class TrainingSection(SiteSection):
             _("Train codec"),
         ):
             return
-        self._run(["codec", "train", *self._fittingOptions(), *(["--replace"] if replace else [])], _("Codec"))
+        command = ["codec", "train", *self._fittingOptions(), *(["--replace"] if replace else [])]
+        self._run(command, self.cases.fittingSteps, _("Codec"))
 
     def onRefineButton(self) -> None:
         """Fit the site's decoder."""
-        self._run(["codec", "refine", *self._fittingOptions()], _("Decoder"))
+        self._run(["codec", "refine", *self._fittingOptions()], self.cases.fittingSteps, _("Decoder"))
 
     def onValidateButton(self) -> None:
         """Score the newest model."""
         keep = [] if self.ui.reportCheckBox.checked else ["--keep"]
-        self._run(["model", "validate", *self._casesOptions(), *keep])
+        self._run(["model", "validate", *self._deviceOptions(), *keep], self.cases.judgingSteps)
 
     def onPublishButton(self) -> None:
         """Publish what training refused to, after asking."""
@@ -142,7 +148,7 @@ class TrainingSection(SiteSection):
             ),
             _("Publish anyway"),
         ):
-            self._run(["codec", "publish", "--publish-anyway"])
+            self._run(["codec", "publish", "--publish-anyway"], lambda words, _part: commandSteps(words))
 
     def onCancelButton(self) -> None:
         """End the child; nothing it would have replaced has changed."""
@@ -150,25 +156,39 @@ class TrainingSection(SiteSection):
         self._finish()
         self.showMessage(_("Cancelled; what there was before is as it was."))
 
-    def _casesOptions(self) -> list[str]:
-        return ["--cases", self.ui.casesPathLineEdit.currentPath.strip(), "--device", self._device.chosen]
+    def _deviceOptions(self) -> list[str]:
+        return ["--device", self._device.chosen]
 
     def _fittingOptions(self) -> list[str]:
-        return [*self._casesOptions(), "--effort", self.ui.lengthSelector.currentData]
+        return [*self._deviceOptions(), "--effort", self.ui.lengthSelector.currentData]
 
     # ---- a command
 
-    def _run(self, command: Sequence[str], title: str | None = None) -> None:
-        """Run a command on the chosen task; one with a ``title`` has curves."""
+    def _run(
+        self,
+        command: Sequence[str],
+        stepsOf: Callable[[Sequence[str], TaskProfile], CommandSteps],
+        title: str | None = None,
+    ) -> None:
+        """Run a command on the chosen task; one with a ``title`` has curves.
+
+        :param stepsOf: gives the steps of a command, such as those that also name its cases.
+        """
         part = self._part()
         if part is None or self.busy:
             return
         if title is not None:
             self._plot.start(f"{title}: {part.task.title}")
         self._report.clear()
-        self.ui.progressBar.maximum = 0  # it moves, and says no share
         words = [*command, "--task", part.task.name, "--site", str(self.context.site.folder)]
-        self._steps.start(commandSteps(words), onEvent=self._onEvent, onDone=self._onDone, onError=self._onFailed)
+        try:
+            steps = stepsOf(words, part)
+        except Exception as error:
+            self.showError(error)
+            return
+        self.ui.progressBar.maximum = 0  # it moves, and says no share
+        self.cases.setEditable(False)
+        self._steps.start(steps, onEvent=self._onEvent, onDone=self._onDone, onError=self._onFailed)
         self.showMessage(_("Starting..."))
         self.showState()
 
@@ -210,6 +230,8 @@ class TrainingSection(SiteSection):
     def _finish(self) -> None:
         self.ui.progressBar.maximum = 100
         self.ui.progressBar.value = 0
+        self.cases.setEditable(True)
+        self.cases.show(self._part())
         self.showState()
 
 

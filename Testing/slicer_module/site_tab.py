@@ -2,8 +2,17 @@
 
 import re
 from html import unescape
+from pathlib import Path
 
 from slicer_module.panel import MODULE
+from support.trained_site import TASK
+
+UNTRAINED = "phantom-untrained"
+"""A task that the site has founded and has no codec for. A structure of it is in no case, so none passes for good."""
+
+ABSENT = "Absent structure"
+
+PASSPHRASE = "four random words here"  # noqa: S105
 
 
 def opened_site_tab(host, folder, monkeypatch):
@@ -47,3 +56,38 @@ def enrolled(host, panel, server, code, ca_file=""):
 def choose(section, task):
     """Choose a task by its name."""
     section.ui.taskSelector.currentIndex = section.ui.taskSelector.findData(task)
+
+
+def children():
+    """Processes that this one has started and that live."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        found += (task / "children").read_text().split()
+    return {pid for pid in found if Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+def validations(site):
+    """What was reported for the only model, with the moment; a site has one report, its newest."""
+    (model,) = site.client().models(TASK)
+    return model["validations"]
+
+
+def title(panel, key):
+    """Of a section."""
+    return getattr(panel.ui, f"{key}CollapsibleButton").text
+
+
+def typed(section, passphrase, again):
+    """Type a passphrase twice."""
+    section.ui.passphraseLineEdit.text = passphrase
+    section.ui.againLineEdit.text = again
+
+
+def folded(panel, key):
+    """Whether a section is."""
+    return getattr(panel.ui, f"{key}CollapsibleButton").collapsed
+
+
+def reason(panel, key):
+    """Why a section cannot be used yet."""
+    return getattr(panel.ui, f"{key}ReasonLabel").text
