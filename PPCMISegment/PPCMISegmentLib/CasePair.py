@@ -14,8 +14,8 @@ from PPCMISegmentLib.LabelledCases import CheckedCase, LabelledCase
 from PPCMISegmentLib.SceneCases import SceneCase, volumeOf
 
 if TYPE_CHECKING:
+    from ppcmi.data_folders import CaseFiles
     from ppcmi.label_matching import LabelMatching, SegmentFacts
-    from ppcmi.reading import CaseFiles
     from ppcmi.task import Task
 
 WRONG, FINE = "#c62828", "#2e7d32"
@@ -155,8 +155,7 @@ class ScenePair(CasePair):
         return _("Choose the volume that it belongs to, below.")
 
     def case(self, name: str) -> SceneCase:
-        """See the base class; two patients' volumes may have the same name, and must not get the same pseudonym."""
-        name = f"{name} {VolumeNodes.markOf(self.volumeNode)}"
+        """See the base class."""
         return SceneCase(name, self.volumeNode, self.segmentationNode, self.matching, self.priority)
 
 

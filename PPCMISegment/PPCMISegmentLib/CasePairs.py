@@ -25,7 +25,7 @@ from PPCMISegmentLib.SceneCases import uniqueNames
 from PPCMISegmentLib.Steps import Steps, inBackground, sentenceOf
 
 if TYPE_CHECKING:
-    from ppcmi.reading import CaseFiles
+    from ppcmi.data_folders import CaseFiles
     from ppcmi.task import Task
     from ppcmi.volume import Geometry
 
@@ -94,7 +94,7 @@ class CasePairs:
 
     def showFolder(self, folder: Path, task: Task) -> None:
         """The cases of a data folder; those that its ``split.csv`` holds out are not checked at first."""
-        from ppcmi.reading import find_cases
+        from ppcmi.data_folders import find_cases
 
         def find() -> list[tuple[str, CaseFiles]]:
             return [(_stampOf(case), case) for case in find_cases(folder)]

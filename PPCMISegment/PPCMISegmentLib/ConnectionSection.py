@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import slicer
 from slicer.i18n import tr as _
 
+from ppcmi.errors import PpcmiError
 from PPCMISegmentLib.SiteSection import BAD, GOOD, SiteContext, SiteSection
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class ConnectionSection(SiteSection):
             return ""
         try:
             return self.context.site.profile().identity.site_name
-        except Exception:  # the section itself says what is wrong with the profile
+        except PpcmiError:  # the section itself says what is wrong with the profile
             return ""
 
     def refresh(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import slicer
 from slicer.i18n import tr as _
 
+from ppcmi.errors import PpcmiError
 from PPCMISegmentLib.ConsortiumQuestions import inviteQuestion, joinQuestion
 from PPCMISegmentLib.SiteSection import GOOD, SiteContext, SiteSection
 from PPCMISegmentLib.TaskStanding import TaskStanding, standingsOf
@@ -50,7 +51,7 @@ class ConsortiumSection(SiteSection):
             return ""
         try:
             titles = [part.task.title for part in self.context.site.profile().tasks()]
-        except Exception:  # the section Server says what is wrong with the profile
+        except PpcmiError:  # the section Server says what is wrong with the profile
             return ""
         return titles[0] if len(titles) == 1 else _("{count} tasks").format(count=len(titles)) if titles else ""
 

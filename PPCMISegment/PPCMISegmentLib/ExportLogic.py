@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from slicer.i18n import tr as _
 
 from PPCMISegmentLib.LabelledCases import LabelledCase, checkSteps
-from PPCMISegmentLib.Steps import inBackground, sentenceOf
+from PPCMISegmentLib.Steps import inBackground, mapped, sentenceOf
 
 if TYPE_CHECKING:
     from ppcmi.cohort import UploadProgress, UploadSummary
@@ -140,7 +140,9 @@ class ExportLogic:
         variants = choices.variantsOf(len(cases))
         skipped: dict[str, str] = {}
         slices: list[int] = []
-        export, task, sending = yield from _as(ExportEvent("opening"), inBackground(self._worker, opening))
+        export, task, sending = yield from mapped(
+            inBackground(self._worker, opening), lambda _none: ExportEvent("opening")
+        )
         with ExitStack() as stack:
             stack.enter_context(export)
             for index, case in enumerate(cases):
@@ -155,7 +157,9 @@ class ExportLogic:
             if not slices:
                 raise SiteError(_("None of the cases could be used, so nothing was exported."))
             finish = stack.pop_all()
-            yield from _as(ExportEvent("finishing", len(cases)), inBackground(self._worker, finish.close))
+            yield from mapped(
+                inBackground(self._worker, finish.close), lambda _none: ExportEvent("finishing", len(cases))
+            )
         return ExportResult(path, export_of_slices(slices, task, sending, variants), skipped)
 
     def _addSteps(
@@ -164,14 +168,16 @@ class ExportLogic:
         """Read, check and add a case; why it stays out, or nothing."""
         from ppcmi.errors import GeometryError, ReadError
 
-        checked = yield from _as(ExportEvent("reading", index), checkSteps(case, task, self._worker))
+        checked = yield from mapped(checkSteps(case, task, self._worker), lambda _none: ExportEvent("reading", index))
         if checked.reading is None:
             return checked.findings[0].sentence
-        steps = export.add(case.name, checked.reading.image, checked.reading.labels)
+        steps = export.add(case.identity, checked.reading.image, checked.reading.labels)
         event = ExportEvent("encoding", index)
         try:
             while True:
-                progress = yield from _as(event, inBackground(self._worker, lambda: next(steps, None)))
+                progress = yield from mapped(
+                    inBackground(self._worker, lambda: next(steps, None)), lambda _none, event=event: event
+                )
                 if progress is None:
                     return ""
                 so_far = export.summary
@@ -228,16 +234,6 @@ def _drivenBy(
     finally:
         stop()
         executor.submit(steps.close)  # in its own thread, after the call that is under way
-
-
-def _as(event: ExportEvent, steps: Generator[Any, None, Any]) -> Generator[ExportEvent, None, Any]:
-    """The steps, each shown as the same event."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-        yield event
 
 
 def _sending(membership: Any, choices: ExportChoices) -> Sending:

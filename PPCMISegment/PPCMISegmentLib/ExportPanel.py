@@ -48,6 +48,8 @@ class ExportPanel:
         self._parts: list[TaskProfile] = []
         self._problem = ""
         self.widget = slicer.util.loadUI(resourcePath("UI/ExportPanel.ui"))
+        details = slicer.util.loadUI(resourcePath("UI/CaseDetails.ui"))
+        slicer.util.findChild(self.widget, "caseCollapsibleButton").layout().addWidget(details)
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.pairs = CasePairs(self.ui.casesTable, logic.worker, self._showWhatLeaves, self._showPair)
         self._details = CaseDetails(self.ui, self.pairs.changed)

@@ -11,8 +11,8 @@ from PPCMISegmentLib.LabelledCases import CaseReading
 from PPCMISegmentLib.Steps import inBackground
 
 if TYPE_CHECKING:
+    from ppcmi.data_folders import CaseFiles
     from ppcmi.label_matching import LabelMatching, SegmentFacts
-    from ppcmi.reading import CaseFiles
     from ppcmi.task import Task
 
 
@@ -31,6 +31,11 @@ class FolderCase:
     @property
     def name(self) -> str:
         """The files' name without ending."""
+        return self.files.name
+
+    @property
+    def identity(self) -> str:
+        """See LabelledCase; a folder has a name only once."""
         return self.files.name
 
     def readSteps(self, task: Task, worker: Executor) -> Generator[None, None, CaseReading]:

@@ -29,11 +29,15 @@ class CaseReading:
 
 
 class LabelledCase(Protocol):
-    """One case; its name stays at the site."""
+    """One case; its name and identity stay at the site."""
 
     @property
     def name(self) -> str:
-        """Of the case at the site."""
+        """What a user calls it."""
+
+    @property
+    def identity(self) -> str:
+        """What its pseudonym is made from: the same in every session, and another one for every other case."""
 
     def readSteps(self, task: Task, worker: Executor) -> Generator[None, None, CaseReading]:
         """Read it; what touches the scene on the main thread, a little in each step, the rest in the ``worker``'s.

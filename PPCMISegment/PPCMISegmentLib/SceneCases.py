@@ -51,6 +51,11 @@ class SceneCase:
     matching: LabelMatching
     priority: tuple[int, ...] = ()
 
+    @property
+    def identity(self) -> str:
+        """See LabelledCase; two patients' volumes may have the same name, and must not get the same pseudonym."""
+        return f"{self.name} {VolumeNodes.markOf(self.volumeNode)}"
+
     def readSteps(self, task: Task, worker: Executor) -> Generator[None, None, CaseReading]:
         """See :class:`~PPCMISegmentLib.LabelledCases.LabelledCase`; a segment a step.
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import slicer
 from slicer.i18n import tr as _
 
 from ppcmi.errors import ConnectionFailedError, DeviceMemoryError, PpcmiError
 from PPCMISegmentLib import SegmentationNodes, VolumeNodes
-from PPCMISegmentLib.Steps import inBackground, logUnexpected
+from PPCMISegmentLib.Steps import inBackground, logUnexpected, mapped
 
 if TYPE_CHECKING:
     from ppcmi.pipeline import PrivateLink, Progress, Segmentation
@@ -142,12 +143,14 @@ class SegmentLogic:
         :param mayUseCpu: asked when the graphics card's memory is too small even for a single slice.
         :raises ConnectionFailedError: if the server cannot be reached, as the others would fail as well.
         """
-        link = yield from _as(QueueEvent(None, "connecting"), self.openLinkSteps(choices))
+        link = yield from mapped(self.openLinkSteps(choices), lambda _none: QueueEvent(None, "connecting"))
         try:
             for index, volumeNode in enumerate(volumeNodes):
                 yield QueueEvent(volumeNode, "working")
                 try:
-                    result = yield from _asWork(volumeNode, self.segmentSteps(volumeNode, link, choices))
+                    result = yield from mapped(
+                        self.segmentSteps(volumeNode, link, choices), partial(QueueEvent, volumeNode, "working")
+                    )
                 except ConnectionFailedError as error:
                     yield QueueEvent(volumeNode, "failed", error=error)
                     raise
@@ -188,46 +191,18 @@ def _whileUnchanged(
 ) -> Generator[Progress, None, Segmentation]:
     """The steps, as long as the node is in the scene and its image and place are what was read."""
     image, changed = volumeNode.GetImageData(), volumeNode.GetImageData().GetMTime()
-    try:
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as end:
-                return end.value
-            if not slicer.mrmlScene.IsNodePresent(volumeNode):
-                raise SceneChangedError(_("The volume was removed while it was being segmented; nothing was written."))
-            if (
-                volumeNode.GetImageData() is not image
-                or image.GetMTime() != changed
-                or not VolumeNodes.geometryOf(volumeNode).matches(volume.geometry)
-            ):
-                raise SceneChangedError(
-                    _("The volume was changed while it was being segmented; nothing was written. Segment it again.")
-                )
-            yield progress
-    finally:
-        steps.close()
 
+    def require(progress: Progress) -> Progress:
+        if not slicer.mrmlScene.IsNodePresent(volumeNode):
+            raise SceneChangedError(_("The volume was removed while it was being segmented; nothing was written."))
+        if (
+            volumeNode.GetImageData() is not image
+            or image.GetMTime() != changed
+            or not VolumeNodes.geometryOf(volumeNode).matches(volume.geometry)
+        ):
+            raise SceneChangedError(
+                _("The volume was changed while it was being segmented; nothing was written. Segment it again.")
+            )
+        return progress
 
-def _as(event: QueueEvent, steps: Generator[Any, None, Any]) -> Generator[QueueEvent, None, Any]:
-    """The steps, each shown as the same event."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-        yield event
-
-
-def _asWork(
-    volumeNode: slicer.vtkMRMLScalarVolumeNode, steps: Generator[Progress, None, CaseResult]
-) -> Generator[QueueEvent, None, CaseResult]:
-    try:
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as end:
-                return end.value
-            yield QueueEvent(volumeNode, "working", progress)
-    finally:
-        steps.close()
+    return mapped(steps, require)

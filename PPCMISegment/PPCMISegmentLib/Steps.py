@@ -104,6 +104,19 @@ def inBackground(executor: Executor, job: Callable[[], Result]) -> Generator[Non
     return future.result()
 
 
+def mapped(steps: Generator[Any, None, Result], eventOf: Callable[[Any], Any]) -> Generator[Any, None, Result]:
+    """The steps with ``eventOf(event)`` in place of each event; what it raises ends them, and so does closing."""
+    try:
+        while True:
+            try:
+                event = next(steps)
+            except StopIteration as end:
+                return end.value
+            yield eventOf(event)
+    finally:
+        steps.close()
+
+
 def sentenceOf(error: Exception) -> str:
     """What a user reads: a typed error's own sentence; anything else is only named, as its text may name files."""
     from slicer.i18n import tr as _

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from ppcmi.errors import ReadError
-from ppcmi.reading import find_images_below, image_stem
+from ppcmi.sources import find_images_below, image_stem
 
 LIST_ENDING = ".csv"
 NOT_IN_A_NAME = frozenset('<>:"/\\|?*')

@@ -11,10 +11,10 @@ from enum import StrEnum
 
 import numpy as np
 
+from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import GeometryError, ReadError
 from ppcmi.label_matching import LabelMatching, Match, Reason
 from ppcmi.label_overlap import CombinedLabels
-from ppcmi.reading import CaseFiles
 from ppcmi.slicing import cropped_labels, slice_grid
 from ppcmi.task import Task
 from ppcmi.task_labels import read_labelled_case

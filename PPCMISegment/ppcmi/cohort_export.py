@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from ppcmi.codec.augment import augment_pair
 from ppcmi.codec.codec import Codec
 from ppcmi.cohort_file import CohortWriter
+from ppcmi.data_folders import CaseFiles
 from ppcmi.device_memory import Portions
 from ppcmi.errors import CodecError, GeometryError, ReadError, SiteError
 from ppcmi.export_settings import ExportSettings
 from ppcmi.latents import Latents, concatenate
 from ppcmi.protection import Protection
-from ppcmi.reading import CaseFiles
 from ppcmi.scales import Profile, Stream
 from ppcmi.site import Membership, SiteProfile, TaskProfile
 from ppcmi.slicing import slice_labels, slice_volume

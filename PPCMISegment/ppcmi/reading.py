@@ -1,4 +1,4 @@
-"""Read images and segmentations with SimpleITK, and find the cases of a data folder.
+"""Read images and segmentations with SimpleITK.
 
 Whatever the format, what comes out is a :class:`~ppcmi.volume.Volume` with the geometry that the file states, in RAS.
 DICOM folders are :mod:`ppcmi.dicom_series`'s. Errors are one sentence and name no file: who shows them knows which.
@@ -9,51 +9,26 @@ DICOM folders are :mod:`ppcmi.dicom_series`'s. Errors are one sentence and name 
 
 from __future__ import annotations
 
-import csv
 import gzip
 import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
-from ppcmi.dicom_series import frame_positions, is_dicom_file, is_dicom_folder, series_files
+from ppcmi.dicom_series import frame_positions, is_dicom_file, series_files
 from ppcmi.errors import GeometryError, ReadError
 from ppcmi.intensity import require_finite
+from ppcmi.sources import PICTURE_ENDINGS
 from ppcmi.volume import Geometry, Volume, lps_from_ras
-
-PICTURE_ENDINGS = (".png", ".tif", ".tiff")
-VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-IMAGE_ENDINGS = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", *PICTURE_ENDINGS)
-"""Longest first, so that the first that fits is the whole ending."""
-
-FOLDS = ("train", "val", "test")
 
 COMPLEX = (SimpleITK.sitkComplexFloat32, SimpleITK.sitkComplexFloat64)
 
 _NIFTI_SIZE = re.compile(r"dim\[[1-7]\]|bitpix|vox_offset")
-
-
-@dataclass(frozen=True)
-class CaseFiles:
-    """One case of a data folder. ``name`` stays at the site.
-
-    :param fold: train, val or test where the folder's ``split.csv`` says so, and ``site`` likewise.
-    :param attributes: every other column of ``split.csv``.
-    """
-
-    name: str
-    image: Path
-    label: Path | None
-    fold: str | None = None
-    site: str | None = None
-    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_volume(path: Path) -> Volume:
@@ -93,67 +68,6 @@ def read_labels(path: Path) -> Volume:
     if segments:
         voxels[~np.isin(voxels, sorted(segments))] = 0
     return Volume(voxels, volume.geometry)
-
-
-def find_images(path: Path) -> list[Path]:
-    """The images at ``path``: the file or DICOM folder itself, or what lies in the folder, sorted by name.
-
-    :raises ReadError: if there is none.
-    """
-    if path.is_file() or is_dicom_folder(path):
-        return [path]
-    if not path.is_dir():
-        raise ReadError("There is no image at the place given; check its spelling.")
-    found = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".") and _is_image(entry)]
-    if not found:
-        raise ReadError("The folder has no image of a known format (NIfTI, NRRD, MetaImage, DICOM, PNG, TIFF).")
-    return found
-
-
-def find_images_below(path: Path, without: Path) -> list[Path]:
-    """As :func:`find_images`, also in the folders within a folder, such as a DICOM export's patients and studies.
-
-    :param without: a folder that is left out, as results go there.
-    :raises ReadError: if there is none, or ``path`` is the folder that is left out.
-    """
-    if not path.is_dir() or is_dicom_folder(path):
-        return find_images(path)
-    if path.resolve() == without.resolve():
-        raise ReadError("Images and results are in the same folder; choose another one for the results.")
-    found = list(_images_below(path, without.resolve()))
-    if not found:
-        raise ReadError("The folder has no image of a known format (NIfTI, NRRD, MetaImage, DICOM, PNG, TIFF).")
-    return found
-
-
-def find_cases(folder: Path) -> list[CaseFiles]:
-    """Cases of a folder with ``images/`` and, as far as they exist, ``labels/`` and ``split.csv``, sorted by name.
-
-    A label belongs to the image of the same name without ending. ``split.csv`` has a column ``id``, the same names,
-    and any of ``fold``, ``site`` and others.
-
-    :raises ReadError: if there are no images, two have the same name, or the table has no column ``id``, a case twice
-        or an unknown fold.
-    """
-    images = _by_stem(find_images(folder / "images")) if (folder / "images").is_dir() else {}
-    if not images:
-        raise ReadError("The data folder has no folder 'images' with images in it.")
-    label_folder = next((folder / name for name in ("labels", "label") if (folder / name).is_dir()), None)
-    labels = {} if label_folder is None else _by_stem([p for p in sorted(label_folder.iterdir()) if _is_image(p)])
-    rows = _split_rows(folder / "split.csv")
-    cases = []
-    for name, image in sorted(images.items()):
-        row = rows.get(name, {})
-        others = {key: value for key, value in row.items() if key not in ("id", "fold", "site")}
-        cases.append(CaseFiles(name, image, labels.get(name), row.get("fold") or None, row.get("site") or None, others))
-    return cases
-
-
-def image_stem(path: Path) -> str:
-    """File name without its image ending, of one dot or two; a folder's name as it is."""
-    lower = path.name.lower()
-    ending = next((e for e in IMAGE_ENDINGS if lower.endswith(e) and len(lower) > len(e)), "")
-    return path.name[: len(path.name) - len(ending)]
 
 
 def volume_from_image(image: SimpleITK.Image) -> Volume:
@@ -291,46 +205,3 @@ def _segment_values(image: SimpleITK.Image) -> set[int]:
         return {int(image.GetMetaData(key)) for key in keys}
     except ValueError as error:
         raise ReadError("The segmentation's header is damaged: a label value in it is not a number.") from error
-
-
-def _is_image(path: Path) -> bool:
-    if path.is_dir():
-        return is_dicom_folder(path)
-    return path.name.lower().endswith(IMAGE_ENDINGS) or is_dicom_file(path)
-
-
-def _images_below(folder: Path, without: Path) -> Iterator[Path]:
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(".") or entry.resolve() == without:
-            continue
-        if _is_image(entry):
-            yield entry
-        elif entry.is_dir() and not entry.is_symlink():
-            yield from _images_below(entry, without)
-
-
-def _by_stem(paths: list[Path]) -> dict[str, Path]:
-    by_stem = {image_stem(path): path for path in paths}
-    if len(by_stem) != len(paths):
-        raise ReadError("Two files of the data folder have the same name but for their ending; remove one of them.")
-    return by_stem
-
-
-def _split_rows(path: Path) -> dict[str, dict[str, str]]:
-    """Rows of ``split.csv`` by ``id``; none if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            table = csv.DictReader(stream)
-            if "id" not in (table.fieldnames or ()):
-                raise ReadError("The data folder's split.csv has no column 'id'.")
-            rows = [{key: value or "" for key, value in row.items() if key is not None} for row in table]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ReadError("The data folder's split.csv is not a table of comma-separated UTF-8 text.") from error
-    if any(row.get("fold", "") not in ("", *FOLDS) for row in rows):
-        raise ReadError("The data folder's split.csv has another word where 'fold' is train, val or test.")
-    by_id = {row["id"]: row for row in rows}
-    if len(by_id) != len(rows):
-        raise ReadError("The data folder's split.csv names a case twice; leave one row of it.")
-    return by_id

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 
+from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import ReadError
 from ppcmi.label_matching import LabelMatching, SegmentFacts, match_segments
-from ppcmi.reading import CaseFiles, read_labels, read_volume
+from ppcmi.reading import read_labels, read_volume
 from ppcmi.task import Task
 from ppcmi.volume import Volume
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import GeometryError, ReadError, SiteError
 from ppcmi.metrics import LabelScore, score_case
 from ppcmi.pipeline import PrivateLink, Progress, segment
-from ppcmi.reading import CaseFiles
 from ppcmi.slicing import restore_labels, slice_volume
 from ppcmi.task_labels import read_labelled_case
 from ppcmi.volume import Volume

@@ -27,10 +27,10 @@ from ppcmi.codec.quality import mean_dice
 from ppcmi.codec.refinement import RefinementConfig, SiteDecoder, choose_share, refine_local_network
 from ppcmi.codec.slice_set import SliceSet, join, read_slice_set
 from ppcmi.codec.training import CodecTrainingConfig, predict_locally, train_codec, train_local_network
+from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.fitting import FitConfig, FitReport
 from ppcmi.latents import Latents
 from ppcmi.quantization import Quantization
-from ppcmi.reading import CaseFiles, find_cases
 from ppcmi.scales import Profile
 from ppcmi.task import Task, load_task
 from ppcmi_server.umn.model import TrainedUmn

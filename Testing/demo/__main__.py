@@ -22,11 +22,12 @@ from demo.story import Hospital, Plan, Stopwatch, say, segment_held_out, train_t
 from ppcmi.batch import ENDINGS
 from ppcmi.batch_images import BatchImage, result_names
 from ppcmi.bundle import unpack
+from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import PpcmiError, UsageError
 from ppcmi.metrics import score_case
 from ppcmi.phantoms import write_phantom_folder
 from ppcmi.pipeline import PrivateLink
-from ppcmi.reading import CaseFiles, read_labels, read_volume
+from ppcmi.reading import read_labels, read_volume
 from ppcmi.scales import Stream
 from ppcmi.session import open_link
 from ppcmi.slicing import slice_labels, slice_volume

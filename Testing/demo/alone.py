@@ -8,7 +8,7 @@ from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.refinement import RefinementConfig
 from ppcmi.codec.slice_set import read_slice_set
 from ppcmi.codec.training import predict_locally, train_local_network
-from ppcmi.reading import CaseFiles
+from ppcmi.data_folders import CaseFiles
 from ppcmi.slicing import restore_labels, slice_volume
 from ppcmi.task import Task
 from ppcmi.volume import Volume

@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ppcmi.cli.main import main as ppcmi
+from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.errors import PpcmiError
-from ppcmi.reading import CaseFiles, find_cases
 from ppcmi.site import SiteProfile
 from ppcmi.task import Task, load_task
 from ppcmi_server.cli.main import main as ppcmi_server

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ppcmi.reading import find_cases
+from ppcmi.data_folders import find_cases
 from slicer_host.host import SlicerHost
 from support.trained_site import REPOSITORY, TASK_FILE, TrainedSite, trained_site
 

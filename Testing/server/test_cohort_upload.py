@@ -14,12 +14,12 @@ from ppcmi.channel import open_channel
 from ppcmi.client import ServerClient
 from ppcmi.codec.codec import Codec
 from ppcmi.cohort_file import CohortKey, CohortReader
+from ppcmi.data_folders import find_cases
 from ppcmi.errors import CodecError, ConnectionFailedError, SiteError
 from ppcmi.export_settings import ExportSettings, usual_variants
 from ppcmi.pipeline import run
 from ppcmi.protection import protection_of
 from ppcmi.quantization import Quantization
-from ppcmi.reading import find_cases
 from ppcmi.scales import Profile, Stream
 from ppcmi.site import Membership, SiteProfile
 from ppcmi_server import identity

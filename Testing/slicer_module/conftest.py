@@ -29,13 +29,6 @@ def pytest_report_header() -> list[str]:
     return [] if _HAS_SLICER_CORE else ["The tests of the Slicer module need Python 3.13 or earlier; left out."]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep these tests in one process: each process that runs one starts a Slicer of its own."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("slicer"))
-
-
 @pytest.fixture(scope="session")
 def running_host() -> Iterator[SlicerHost]:
     """The host, started with the first test that asks; on Slicer's own Python files where SLICER_BASE_PYTHON says."""

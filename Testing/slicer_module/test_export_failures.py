@@ -1,7 +1,6 @@
 """What goes wrong during an export or an upload, as a user meets it: a sentence, a way on, and nothing half done."""
 
 import json
-import re
 import resource
 import shutil
 
@@ -11,8 +10,9 @@ import slicer
 
 from ppcmi.cli.main import main
 from ppcmi.cohort_file import CohortKey, CohortReader
+from ppcmi.data_folders import find_cases
 from ppcmi.outgoing import Outgoing
-from ppcmi.reading import find_cases, read_labels, read_volume
+from ppcmi.reading import read_labels, read_volume
 from ppcmi.site import SiteProfile
 from ppcmi_server.keys import ServerKeys
 from slicer_module.export_panel import (
@@ -169,8 +169,7 @@ def test_a_volume_that_is_removed_meanwhile_stays_out_and_is_named(a_panel, slic
     slicer.mrmlScene.RemoveNode(second)
     wait_idle(slicer_host, a_panel)
     assert "1 case, 28 slices" in a_panel.ui.summaryLabel.text
-    said = r"phantom_A_02 [0-9a-f]{8}: Its volume or segmentation was removed"
-    assert re.search(said, a_panel.ui.summaryLabel.text)
+    assert "phantom_A_02: Its volume or segmentation was removed" in a_panel.ui.summaryLabel.text
     assert len(CohortReader(tmp_path / "a.ppcmi").whole_cases()) == 1
 
 

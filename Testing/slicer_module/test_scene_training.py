@@ -205,8 +205,8 @@ def test_a_validation_scores_what_is_set_apart_and_never_what_was_uploaded(
 def test_cases_that_were_uploaded_from_the_scene_are_known_by_their_volumes(opened, slicer_host, a_copied_site):
     panel = opened(OTHERS[:2], TASK)
     section, site = panel.training, SiteProfile.open(a_copied_site.folder)
-    names = [case.name for case in section.cases.pairs.labelledCases()]
-    pseudonyms = site.pseudonyms(TASK, names)
+    identities = [case.identity for case in section.cases.pairs.labelledCases()]
+    pseudonyms = site.pseudonyms(TASK, identities)
     site.record_cohort("0" * 32, {"task": TASK, "pseudonyms": list(pseudonyms.values())})
     for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
         volume.SetName("Renamed")

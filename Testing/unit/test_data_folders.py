@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from ppcmi.data_folders import find_cases
 from ppcmi.errors import ReadError
-from ppcmi.reading import find_cases, find_images, find_images_below
+from ppcmi.sources import find_images, find_images_below
 from support.dicom import write_series
 from support.volumes import a_geometry, smooth_labels
 

@@ -5,7 +5,8 @@ from pydicom.uid import BasicTextSRStorage, SegmentationStorage
 from scipy.spatial.transform import Rotation
 
 from ppcmi.errors import GeometryError, ReadError
-from ppcmi.reading import find_images, read_labels, read_volume
+from ppcmi.reading import read_labels, read_volume
+from ppcmi.sources import find_images
 from ppcmi.volume import Volume
 from support.dicom import write_multi_frame, write_series
 from support.volumes import ORIENTATION_CODES, a_geometry, reoriented

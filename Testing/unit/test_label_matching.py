@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from ppcmi.case_checks import Kind, check_case, check_labels, check_matching, check_overlap
 from ppcmi.cli.main import main
+from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import CasesFailedError, ReadError
 from ppcmi.label_matching import Reason, SegmentFacts, match_segments, name_key
 from ppcmi.label_overlap import OverlapError, combine_segments
-from ppcmi.reading import CaseFiles
 from ppcmi.site import Membership
 from ppcmi.task import Code, Label
 from ppcmi.task_labels import read_segments, read_task_labels

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import label as connected
 
+from ppcmi.data_folders import find_cases
 from ppcmi.errors import WriteError
 from ppcmi.phantoms import SCANNERS, folds, make_phantom, write_phantom_folder
-from ppcmi.reading import find_cases, read_labels, read_volume
+from ppcmi.reading import read_labels, read_volume
 from ppcmi.slicing import cropped_labels, slice_labels, slice_volume
 from ppcmi.task import load_task
 

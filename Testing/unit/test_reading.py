@@ -10,7 +10,8 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from ppcmi.errors import GeometryError, ReadError
-from ppcmi.reading import image_from_volume, image_stem, read_labels, read_volume
+from ppcmi.reading import image_from_volume, read_labels, read_volume
+from ppcmi.sources import image_stem
 from ppcmi.volume import Volume
 from support.volumes import ORIENTATION_CODES, a_geometry, reoriented
 

@@ -6,9 +6,10 @@ import pydicom
 import pytest
 import SimpleITK
 
+from ppcmi.data_folders import find_cases
 from ppcmi.dicom_series import is_dicom_folder
 from ppcmi.errors import GeometryError, ReadError
-from ppcmi.reading import find_cases, read_labels, read_volume
+from ppcmi.reading import read_labels, read_volume
 from ppcmi.volume import lps_from_ras
 from ppcmi.writing import write_segmentation
 from support.volumes import a_task

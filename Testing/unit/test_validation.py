@@ -7,10 +7,11 @@ import pytest
 import SimpleITK
 
 from ppcmi.codec.refinement import SiteDecoder
+from ppcmi.data_folders import find_cases
 from ppcmi.errors import SiteError
 from ppcmi.metrics import LabelScore, score_case
 from ppcmi.pipeline import run
-from ppcmi.reading import find_cases, read_labels, read_volume
+from ppcmi.reading import read_labels, read_volume
 from ppcmi.scales import Profile
 from ppcmi.validation import CaseScores, Validation, mean_scores, segment_alone, validate
 from support.private_link import HalvingServer, link_to, untrained_codec

@@ -17,11 +17,11 @@ from ppcmi.codec.quality import CodecQuality, require_good_masks
 from ppcmi.codec.refinement import RefinementConfig, refine_decoder
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
+from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.errors import CodecError, SiteError
 from ppcmi.fitting import FitReport, Report
 from ppcmi.latents import Latents
 from ppcmi.pipeline import map_latents, run
-from ppcmi.reading import CaseFiles, find_cases
 from ppcmi.scales import Profile
 from ppcmi.session import LinkOptions, open_link
 from ppcmi.site import TaskProfile

@@ -11,9 +11,9 @@ import torch
 
 from ppcmi.cli.console import Console
 from ppcmi.cli.parsers import Groups, Parser, add_runnable
+from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.device import choose_device
 from ppcmi.errors import UsageError
-from ppcmi.reading import CaseFiles, find_cases
 from ppcmi.site import SiteProfile, TaskProfile
 
 EVENTS = "--events"

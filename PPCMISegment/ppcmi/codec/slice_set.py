@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import ReadError, TrainingError
-from ppcmi.reading import CaseFiles, read_volume
+from ppcmi.reading import read_volume
 from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.task import Task
 from ppcmi.task_labels import read_task_labels

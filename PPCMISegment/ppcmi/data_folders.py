@@ -1,0 +1,79 @@
+"""The cases of a data folder: images, the labels of the same names, and the table that splits them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ppcmi.errors import ReadError
+from ppcmi.sources import find_images, image_stem, is_image
+
+FOLDS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """One case of a data folder. ``name`` stays at the site.
+
+    :param fold: train, val or test where the folder's ``split.csv`` says so, and ``site`` likewise.
+    :param attributes: every other column of ``split.csv``.
+    """
+
+    name: str
+    image: Path
+    label: Path | None
+    fold: str | None = None
+    site: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_cases(folder: Path) -> list[CaseFiles]:
+    """Cases of a folder with ``images/`` and, as far as they exist, ``labels/`` and ``split.csv``, sorted by name.
+
+    A label belongs to the image of the same name without ending. ``split.csv`` has a column ``id``, the same names,
+    and any of ``fold``, ``site`` and others.
+
+    :raises ReadError: if there are no images, two have the same name, or the table has no column ``id``, a case twice
+        or an unknown fold.
+    """
+    images = _by_stem(find_images(folder / "images")) if (folder / "images").is_dir() else {}
+    if not images:
+        raise ReadError("The data folder has no folder 'images' with images in it.")
+    label_folder = next((folder / name for name in ("labels", "label") if (folder / name).is_dir()), None)
+    labels = {} if label_folder is None else _by_stem([p for p in sorted(label_folder.iterdir()) if is_image(p)])
+    rows = _split_rows(folder / "split.csv")
+    cases = []
+    for name, image in sorted(images.items()):
+        row = rows.get(name, {})
+        others = {key: value for key, value in row.items() if key not in ("id", "fold", "site")}
+        cases.append(CaseFiles(name, image, labels.get(name), row.get("fold") or None, row.get("site") or None, others))
+    return cases
+
+
+def _by_stem(paths: list[Path]) -> dict[str, Path]:
+    by_stem = {image_stem(path): path for path in paths}
+    if len(by_stem) != len(paths):
+        raise ReadError("Two files of the data folder have the same name but for their ending; remove one of them.")
+    return by_stem
+
+
+def _split_rows(path: Path) -> dict[str, dict[str, str]]:
+    """Rows of ``split.csv`` by ``id``; none if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            table = csv.DictReader(stream)
+            if "id" not in (table.fieldnames or ()):
+                raise ReadError("The data folder's split.csv has no column 'id'.")
+            rows = [{key: value or "" for key, value in row.items() if key is not None} for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ReadError("The data folder's split.csv is not a table of comma-separated UTF-8 text.") from error
+    if any(row.get("fold", "") not in ("", *FOLDS) for row in rows):
+        raise ReadError("The data folder's split.csv has another word where 'fold' is train, val or test.")
+    by_id = {row["id"]: row for row in rows}
+    if len(by_id) != len(rows):
+        raise ReadError("The data folder's split.csv names a case twice; leave one row of it.")
+    return by_id
