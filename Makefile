@@ -23,10 +23,15 @@ demo: .venv/.demo
 
 # pytest ends with 5 where PYTEST_ARGS, or the version of Python, leave no test.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+SLICER_TESTS := $(wildcard Testing/slicer_module/test_*.py)
 test: check .venv/.system
 	$(PYTEST) -n $(TEST_PROCESSES) --ignore=Testing/slicer_module $(PYTEST_ARGS) || [ $$? -eq 5 ]
-	@# A headless Slicer for each file: what one leaves behind in the process must not reach the next.
-	for file in Testing/slicer_module/test_*.py; do $(PYTEST) $$file $(PYTEST_ARGS) || [ $$? -eq 5 ] || exit 1; done
+	$(MAKE) --jobs=$(TEST_PROCESSES) $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(SLICER_TESTS)
+
+# A headless Slicer for each file: what one leaves behind in the process must not reach the next.
+.PHONY: $(SLICER_TESTS)
+$(SLICER_TESTS):
+	$(PYTEST) $@ $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
