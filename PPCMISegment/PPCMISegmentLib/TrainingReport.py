@@ -54,6 +54,11 @@ class TrainingReport:
         ]
         return (min(values)[1], min(values)[0]) if values else None
 
+    def unjudgedStructure(self) -> str | None:
+        """A structure that no case that was set apart has, or None if all were judged."""
+        dice = next(iter((self._quality.get("mask_dice") or {}).values()), {})
+        return next((name for name, value in dice.items() if value is None), None)
+
     def _show(self, header: list[str], rows: list[list[str]]) -> None:
         table = self._table
         table.setColumnCount(len(header))

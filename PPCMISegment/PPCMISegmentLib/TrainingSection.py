@@ -214,8 +214,18 @@ class TrainingSection(SiteSection):
         from ppcmi.errors import CodecError
 
         self._finish()
-        worst = self._report.worstStructure()
-        if isinstance(error, ChildFailedError) and error.exitCode == CodecError.exit_code and worst is not None:
+        worst, unjudged = self._report.worstStructure(), self._report.unjudgedStructure()
+        refused = isinstance(error, ChildFailedError) and error.exitCode == CodecError.exit_code
+        if refused and unjudged is not None:
+            self.showVerdict(
+                BAD,
+                _("Not published."),
+                _(
+                    "None of the cases that were set apart has {structure}, so it is not known how well the codec "
+                    "keeps it. Set a case apart that has it; or publish the codec anyway."
+                ).format(structure=unjudged),
+            )
+        elif refused and worst is not None:
             self.showVerdict(
                 BAD,
                 _("Not published."),

@@ -90,7 +90,9 @@ def withdraw(site: SiteProfile, client: ServerClient, cohort_id: str, case: str 
     """
     facts = site.cohorts().get(cohort_id)
     if facts is None:
-        raise SiteError("This site has uploaded no cohort of that id; 'ppcmi cohort list' shows those it has.")
+        raise SiteError(
+            "This site has uploaded no cohort of that id; choose one that it has.", command="ppcmi cohort list"
+        )
     if case is None:
         client.withdraw(cohort_id)
         site.record_cohort(cohort_id, {"state": "withdrawn"})

@@ -97,7 +97,8 @@ def find_peer(client: ServerClient, name: str) -> Peer:
         if error.status != NOT_FOUND:
             raise
         raise SiteError(
-            "No site of that name has enrolled at the server; 'ppcmi site show' at the other site prints its name."
+            "No site of that name has enrolled at the server; ask there for the name, to the letter.",
+            command="ppcmi site show, at the other site",
         ) from error
     return Peer(
         str(answer.get("site_id")), printable(str(answer.get("site_name"))), decode_binary(answer.get("public_key"))
@@ -204,7 +205,7 @@ def own_codec(part: TaskProfile) -> Codec:
     :raises CodecError: if it has none yet.
     """
     if not part.codec_path.exists():
-        raise CodecError("There is no codec for this task yet; run 'ppcmi codec train'.")
+        raise CodecError("There is no codec for this task yet; train one.", command="ppcmi codec train")
     return Codec.load(part.codec_path)
 
 
@@ -221,7 +222,10 @@ def ensure_codec(client: ServerClient, part: TaskProfile) -> Codec:
         if published in (None, codec.fingerprint):
             return codec
     if published is None:
-        raise CodecError("The consortium's founder has not published a codec yet; ask for 'ppcmi codec train' there.")
+        raise CodecError(
+            "The consortium's founder has not published a codec yet; ask there for it.",
+            command="ppcmi codec train, at the founder's site",
+        )
     return fetch_codec(client, part)
 
 
@@ -236,7 +240,8 @@ def _newest_invitation(client: ServerClient, task: str) -> tuple[bytes, str]:
         if error.status != NOT_FOUND:
             raise
         raise NotInvitedError(
-            "Nobody has invited this site to the task yet; ask a member for 'ppcmi consortium invite'."
+            "Nobody has invited this site to the task yet; ask a member for an invitation.",
+            command="ppcmi consortium invite, at the member's site",
         ) from error
 
 

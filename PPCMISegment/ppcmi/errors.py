@@ -6,9 +6,16 @@ message box. Whoever shows an error beside a file (the command line, a batch tab
 
 
 class PpcmiError(Exception):
-    """Base of everything a user can cause; ``exit_code`` is what the command line ends with."""
+    """Base of everything a user can cause; ``exit_code`` is what the command line ends with.
+
+    :param command: what helps on the command line, which shows it; windows have buttons instead.
+    """
 
     exit_code = 1
+
+    def __init__(self, sentence: str = "", *, command: str = "") -> None:
+        super().__init__(sentence)
+        self.command = command
 
 
 class UsageError(PpcmiError):

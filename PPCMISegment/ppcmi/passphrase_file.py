@@ -99,7 +99,10 @@ class DecryptedStream:
     def __init__(self, source: BinaryIO, passphrase: str) -> None:
         self._source = source
         if source.read(len(MAGIC)) != MAGIC:
-            raise SiteError("The file is no exported site profile; 'ppcmi site export' makes one.")
+            raise SiteError(
+                "The file is no exported site profile; export one at a workstation that has it.",
+                command="ppcmi site export",
+            )
         length = source.read(4)
         size = int.from_bytes(length, "little")
         if len(length) != 4 or not 2 <= size <= MAXIMUM_HEADER_BYTES:

@@ -84,7 +84,9 @@ def _find_model(client: ServerClient, part: TaskProfile, number: int | None) -> 
     else:
         found = next((m for m in client.models(part.task.name) if m.get("number") == number), None)
         if found is None:
-            raise SiteError(f"There is no model {number} for this task; 'ppcmi model list' shows those there are.")
+            raise SiteError(
+                f"There is no model {number} for this task; choose one of those there are.", command="ppcmi model list"
+            )
     return _model(found)
 
 

@@ -100,7 +100,9 @@ class SiteProfile:
 
         :raises SiteError: if there is none, or it is damaged.
         """
-        document = _read_json(folder / "site.json", "There is no site profile yet; run 'ppcmi site init' first.")
+        document = _read_json(
+            folder / "site.json", "There is no site profile yet; set the site up first.", "ppcmi site init"
+        )
         if document.get("format") != FORMAT:
             raise SiteError("The site profile is damaged, or of another version of ppcmi; restore or update it.")
         try:
@@ -147,7 +149,8 @@ class SiteProfile:
         """
         if not (self._task_folder(name) / "membership.json").exists():
             raise SiteError(
-                f"The site takes no part in task '{printable(name)}' yet; run 'ppcmi consortium create' or 'join'."
+                f"The site takes no part in task '{printable(name)}' yet; found its consortium or join it.",
+                command="ppcmi consortium create, or ppcmi consortium join",
             )
         return TaskProfile.open(self._task_folder(name))
 
@@ -273,7 +276,9 @@ def task_from_server(client: ServerClient, name: str) -> tuple[Task, dict[str, A
     except ServerRefusedError as error:
         if error.status != NOT_FOUND:
             raise
-        raise SiteError("The server has no task of that name; 'ppcmi site test' lists those it has.") from error
+        raise SiteError(
+            "The server has no task of that name; choose one that it has.", command="ppcmi site test"
+        ) from error
     return parse_task(json.dumps(answer.get("task"))), answer
 
 
@@ -314,21 +319,21 @@ def _read_secret(path: Path) -> bytes:
     return key
 
 
-def _read_text(path: Path, absent: str) -> str:
+def _read_text(path: Path, absent: str, command: str = "") -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise SiteError(absent) from error
+        raise SiteError(absent, command=command) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SiteError("A file of the site profile cannot be read; check its owner and mode.") from error
 
 
-def _read_json(path: Path, absent: str | None) -> dict[str, Any]:
+def _read_json(path: Path, absent: str | None, command: str = "") -> dict[str, Any]:
     """The object in a JSON file; a file that is absent is an error with the text ``absent``, or an empty object."""
     if absent is None and not path.exists():
         return {}
     try:
-        document = json.loads(_read_text(path, absent or ""))
+        document = json.loads(_read_text(path, absent or "", command))
     except ValueError as error:
         raise SiteError("The site profile is damaged; restore it from a backup, or enrol again.") from error
     if not isinstance(document, dict):

@@ -140,7 +140,7 @@ def test_a_detached_job_is_shown_left_alone_and_stopped(server, cohorts, capsys)
     assert f"Job {number} is under way" in shown[0]
     assert "epoch 1 of 2000: loss " in shown[1]
     looking_on.send_signal(signal.SIGINT)
-    rest = looking_on.communicate(timeout=30)[1]
+    rest = looking_on.communicate(timeout=120)[1]
     assert looking_on.returncode == CancelledError.exit_code
     assert f"job {number} goes on" in rest
     assert f"'ppcmi-server job stop {number}' ends it" in rest

@@ -108,7 +108,7 @@ def test_the_module_runs_as_a_command(tmp_path):
         check=False,
     )
     assert (done.returncode, done.stdout) == (10, "")
-    assert done.stderr == "ppcmi: There is no site profile yet; run 'ppcmi site init' first.\n"
+    assert done.stderr == "ppcmi: There is no site profile yet; set the site up first. (ppcmi site init)\n"
 
 
 def test_cases_are_chosen_by_fold_and_by_column(a_folder):

@@ -1,6 +1,7 @@
 """A codec is trained, judged, stored and read back; the published one as well as the default."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from ppcmi.codec.codec import Codec
 from ppcmi.codec.quality import (
     CodecQuality,
     case_dice,
+    measure_codec,
     peak_signal_to_noise,
     require_good_masks,
 )
@@ -94,6 +96,18 @@ def test_the_published_codec_works_in_full_and_refuses_to_send_less():
 def test_a_codec_that_loses_a_structure_is_refused_by_name():
     quality = CodecQuality(3, {}, {}, {"full": {"Organ": 0.97, "Vessel": 0.41}})
     with pytest.raises(CodecError, match="Vessel"):
+        require_good_masks(quality)
+
+
+def test_a_codec_is_refused_while_no_held_out_case_has_a_structure(trained):
+    cases = quick_slice_set(cases=2, seed=51)
+    without = replace(cases, labels=cases.known_labels * (cases.known_labels != 2))
+    quality = measure_codec(trained, without)
+    first, second = (label.name for label in trained.task.labels)
+    for dice in quality.mask_dice.values():
+        assert dice[first] > 0.85
+        assert dice[second] is None
+    with pytest.raises(CodecError, match=second):
         require_good_masks(quality)
 
 

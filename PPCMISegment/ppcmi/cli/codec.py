@@ -110,7 +110,9 @@ def _publish(command: Command) -> int:
     """Show the candidate's quality, and make it the codec if that suffices."""
     console, part = command.console, _own_part(command)
     if not part.candidate_path.exists():
-        raise CodecError("There is no trained codec that waits to be published; run 'ppcmi codec train'.")
+        raise CodecError(
+            "There is no trained codec that waits to be published; train one.", command="ppcmi codec train"
+        )
     codec = Codec.load(part.candidate_path)
     quality = CodecQuality(**codec.report["quality"])
     _show_quality(quality, part.task, console)
@@ -228,7 +230,8 @@ def _show_quality(quality: CodecQuality, task: Task, console: Console) -> None:
     rows = []
     names = [label.name for label in task.labels]
     for profile in sorted(quality.psnr_db, key=[str(p) for p in Profile].index):
-        dice = [f"{quality.mask_dice[profile][name]:.3f}" for name in names]
+        values = [quality.mask_dice[profile][name] for name in names]
+        dice = ["-" if value is None else f"{value:.3f}" for value in values]
         rows.append([profile, f"{quality.psnr_db[profile]:.1f}", f"{quality.ssim[profile]:.3f}", *dice])
     labels = [f"Dice {name}" for name in names]
     console.result(f"Reconstruction of {counted(quality.cases, 'held-out case')}:")

@@ -36,9 +36,12 @@ class Console:
         self._clear_progress()
         print(text, file=self._err, flush=True)
 
-    def error(self, text: str, exit_code: int) -> None:
-        """Why the command ends without having done what it should; people see ``exit_code`` in their shell."""
-        self.remark(f"ppcmi: {text}")
+    def error(self, text: str, exit_code: int, command: str = "") -> None:
+        """Why the command ends without having done what it should; people see ``exit_code`` in their shell.
+
+        :param command: what helps, if a command does.
+        """
+        self.remark(f"ppcmi: {text} ({command})" if command else f"ppcmi: {text}")
 
     def figures(self, event: str, values: Mapping[str, Any]) -> None:
         """Numbers of a result under the name ``event``, for programs; people get them from the result's own text."""

@@ -33,6 +33,23 @@ def interrupted_by_termination() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def noted_interruption() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, in place of an exception: one that is raised in a callback or destructor is lost.
+
+    For loops that wait for something else and look at the event; only a main thread can, elsewhere nothing changes.
+    """
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def end_with_stdin() -> None:
     """From here on, end this process when its standard input is closed: its parent has died, or lets go of it."""
     descriptor = None if sys.stdin is None else sys.stdin.fileno()

@@ -42,8 +42,8 @@ class EventConsole(Console):
         """See the module."""
         self._write("remark", {"text": text})
 
-    def error(self, text: str, exit_code: int) -> None:
-        """See the module."""
+    def error(self, text: str, exit_code: int, command: str = "") -> None:
+        """See the module; a program's users have no command line."""
         self._write("error", {"text": text, "exit_code": exit_code})
 
     def figures(self, event: str, values: Mapping[str, Any]) -> None:

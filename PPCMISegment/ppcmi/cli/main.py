@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 end_with_stdin()
             run: int = options.run(Command(options, console, options.site or usual_site_folder(os.environ)))
     except PpcmiError as error:
-        return _end(console, str(error), error.exit_code)
+        return _end(console, str(error), error.exit_code, error.command)
     except KeyboardInterrupt:
         return _end(console, "Cancelled; what was finished before is kept.", CancelledError.exit_code)
     except torch.OutOfMemoryError:
@@ -73,8 +73,8 @@ def _console(words: Sequence[str]) -> Console:
     return EventConsole(quiet=quiet) if EVENTS in words else Console(quiet=quiet)
 
 
-def _end(console: Console, sentence: str, exit_code: int) -> int:
-    console.error(sentence, exit_code)
+def _end(console: Console, sentence: str, exit_code: int, command: str = "") -> int:
+    console.error(sentence, exit_code, command)
     return exit_code
 
 

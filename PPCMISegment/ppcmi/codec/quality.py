@@ -25,13 +25,13 @@ class CodecQuality:
 
     :param psnr_db: image reconstruction, peak 1.
     :param ssim: image reconstruction, 11 x 11 Gaussian window of deviation 1.5 (Wang et al. 2004).
-    :param mask_dice: by profile and label name.
+    :param mask_dice: by profile and label name; None where no held-out case has the structure.
     """
 
     cases: int
     psnr_db: Mapping[str, float]
     ssim: Mapping[str, float]
-    mask_dice: Mapping[str, Mapping[str, float]]
+    mask_dice: Mapping[str, Mapping[str, float | None]]
 
     def document(self) -> dict[str, object]:
         """As JSON-ready numbers."""
@@ -53,16 +53,23 @@ def measure_codec(codec: Codec, held_out: SliceSet) -> CodecQuality:
 
 
 def require_good_masks(quality: CodecQuality, lowest: float = LOWEST_MASK_DICE) -> None:
-    """Refuse a codec that loses a structure.
+    """Refuse a codec that loses a structure, or of which nobody knows whether it does.
 
     :raises CodecError: naming the structure and its Dice.
     """
     for profile, labels in quality.mask_dice.items():
         for label, value in labels.items():
+            if value is None:
+                raise CodecError(
+                    f"No held-out case has {label!r}, so it is not known whether the codec keeps it; hold one out that "
+                    "has it, or publish the codec anyway.",
+                    command="ppcmi codec publish --publish-anyway",
+                )
             if value < lowest:
                 raise CodecError(
                     f"The codec keeps {label!r} at a Dice of {value:.2f} (profile {profile}), less than {lowest:.2f}; "
-                    "train longer or with more cases, or publish it anyway by --publish-anyway."
+                    "train longer or with more cases, or publish it anyway.",
+                    command="ppcmi codec publish --publish-anyway",
                 )
 
 
@@ -114,7 +121,7 @@ def mean_dice(predicted: Tensor, truth: SliceSet, classes: int) -> float:
     return sum(values) / max(1, len(values))
 
 
-def _mask_dice(codec: Codec, held_out: SliceSet, profile: Profile) -> dict[str, float]:
+def _mask_dice(codec: Codec, held_out: SliceSet, profile: Profile) -> dict[str, float | None]:
     # A black image in place of the real one: the codec alone must carry the mask, not the decoder's own eyes.
     labels = held_out.known_labels
     latents = codec.encode_masks(labels).of(profile)
@@ -123,8 +130,10 @@ def _mask_dice(codec: Codec, held_out: SliceSet, profile: Profile) -> dict[str, 
         case_dice(predicted[held_out.case == case], labels[held_out.case == case], codec.task.classes)
         for case in range(held_out.cases)
     ]
-    result = {}
+    result: dict[str, float | None] = {}
     for index, label in enumerate(codec.task.labels):
-        values = [score[index] for score in scores if score[index] is not None]
-        result[label.name] = sum(v for v in values if v is not None) / len(values) if values else 0.0
+        # A case without the structure does not judge it, though a few voxels may be taken for it.
+        present = [bool((labels[held_out.case == case] == label.value).any()) for case in range(held_out.cases)]
+        values = [score[index] or 0.0 for score, judges in zip(scores, present, strict=True) if judges]
+        result[label.name] = sum(values) / len(values) if values else None
     return result

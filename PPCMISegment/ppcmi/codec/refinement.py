@@ -82,11 +82,15 @@ class SiteDecoder(nn.Module):
         """
         try:
             if path.stat().st_size > MAXIMUM_FILE_BYTES:
-                raise CodecError("The site's decoder is larger than 256 MiB; run 'ppcmi codec refine' again.")
+                raise CodecError(
+                    "The site's decoder is larger than 256 MiB; refine it again.", command="ppcmi codec refine"
+                )
             data = path.read_bytes()
             document = json.loads(read_metadata(data)["ppcmi"])
             if document["format"] != FORMAT or document["codec"] != codec.fingerprint:
-                raise CodecError("The site's decoder belongs to another codec; run 'ppcmi codec refine' again.")
+                raise CodecError(
+                    "The site's decoder belongs to another codec; refine it again.", command="ppcmi codec refine"
+                )
             decoder = cls(codec, {str(k): float(v) for k, v in document["weights"].items()})
             decoder.local.load_state_dict(safetensors.torch.load(data))
         except (
@@ -98,7 +102,7 @@ class SiteDecoder(nn.Module):
             RuntimeError,
             safetensors.SafetensorError,
         ) as error:
-            raise CodecError("The site's decoder is damaged; run 'ppcmi codec refine' again.") from error
+            raise CodecError("The site's decoder is damaged; refine it again.", command="ppcmi codec refine") from error
         return decoder.eval()
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from subprocess import Popen
+from threading import Event
 
+from ppcmi.cli.ending import noted_interruption
 from ppcmi.cli.parsers import Groups
 from ppcmi.device import choose_device
 from ppcmi.errors import CancelledError, TrainingError
@@ -75,13 +77,13 @@ def _train(command: Command) -> int:
     if options.detach:
         console.result(f"Job {number} runs in the background; 'ppcmi-server job list' shows how far it is.")
         return 0
-    try:
-        model = _watch(command, number, epochs, worker)
-    except KeyboardInterrupt:
+    with noted_interruption() as interrupted:
+        model = _watch(command, number, epochs, worker, interrupted)
+    if model is None:
         raise CancelledError(
             f"No longer shown; job {number} goes on. 'ppcmi-server train {options.task}' shows it again, "
             f"'ppcmi-server job stop {number}' ends it."
-        ) from None
+        )
     console.result(f"Model {model.number} is ready: {model.cases} cases, {model.slices} slices, {model.profile}.")
     console.remark(
         f"Next: the sites run 'ppcmi codec refine' and 'ppcmi model validate'; "
@@ -90,13 +92,13 @@ def _train(command: Command) -> int:
     return 0
 
 
-def _watch(command: Command, number: int, epochs: int, worker: Popen[bytes] | None) -> Model:
-    """Show a job until it ends; its model.
+def _watch(command: Command, number: int, epochs: int, worker: Popen[bytes] | None, interrupted: Event) -> Model | None:
+    """Show a job until it ends; its model, or None if nobody wants to see it any longer.
 
     :raises TrainingError: if no model came of it.
     """
     console, shown, started, gone_since = command.console, -1, time.monotonic(), None
-    while True:
+    while not interrupted.is_set():
         gone = not _is_alive(command, number, worker)
         seen = _look(command, number)
         if shown < 0:
@@ -113,7 +115,8 @@ def _watch(command: Command, number: int, epochs: int, worker: Popen[bytes] | No
                 "checkpoint. The job's log is in the server's folder, under jobs."
             )
         console.progress(f"epoch {shown + 1} of {epochs} is under way, {time.monotonic() - started:.0f} s")
-        time.sleep(POLL_S)
+        interrupted.wait(POLL_S)
+    return None
 
 
 def _is_alive(command: Command, number: int, worker: Popen[bytes] | None) -> bool:
