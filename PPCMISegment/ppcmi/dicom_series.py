@@ -18,6 +18,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 
+from ppcmi.dicom.frames import DicomFrame, DicomVolume
 from ppcmi.errors import GeometryError, ReadError
 
 PARALLEL = 1e-3
@@ -70,6 +71,19 @@ def series_files(folder: Path) -> list[Path]:
     if any(found.frames > 1 for found in slices):
         raise ReadError("The folder has several multi-frame DICOM images; give the one file to segment.")
     return [slices[index].file for index in _order(slices)]
+
+
+def series_volume(folder: Path) -> DicomVolume:
+    """The one image series in ``folder`` as its frames, of classic files."""
+    frames = []
+    for file in series_files(folder):
+        header = pydicom.dcmread(file, stop_before_pixels=True)
+        position, directions = _place(header, header)
+        if position is None or directions is None:
+            raise ReadError("The DICOM images do not say where they lie; they cannot be stacked to a volume.")
+        row_mm, column_mm = (float(value) for value in header.PixelSpacing)
+        frames.append(DicomFrame(file, 0, position, directions, (row_mm, column_mm)))
+    return DicomVolume(str(header.SeriesInstanceUID), "", tuple(frames))
 
 
 def frame_positions(file: Path) -> NDArray[np.float64] | None:

@@ -14,21 +14,49 @@ import math
 import os
 import re
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
+from ppcmi.dicom.acquisition import Acquisition
 from ppcmi.dicom_series import frame_positions, is_dicom_file, series_files
 from ppcmi.errors import GeometryError, ReadError
 from ppcmi.intensity import require_finite
-from ppcmi.sources import PICTURE_ENDINGS
+from ppcmi.sources import PICTURE_ENDINGS, ImageSource
 from ppcmi.volume import Geometry, Volume, lps_from_ras
 
 COMPLEX = (SimpleITK.sitkComplexFloat32, SimpleITK.sitkComplexFloat64)
 
 _NIFTI_SIZE = re.compile(r"dim\[[1-7]\]|bitpix|vox_offset")
+
+
+@dataclass(frozen=True, eq=False)
+class ReadImage:
+    """An image as it was read.
+
+    Without ``acquisition``, ``volume.voxels[k]`` of a DICOM image is frame ``k`` of its source, rows and columns as
+    stored: ``j`` is the row, ``i`` the column.
+
+    :param acquisition: of slices that are no regular grid (gantry tilt, uneven gaps): the volume is resampled, and this
+        goes back to the slices.
+    :param warnings: sentences that whoever uses the image should read.
+    """
+
+    volume: Volume
+    acquisition: Acquisition | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def read_image(source: ImageSource) -> ReadImage:
+    """The image at a source, as :func:`read_volume` reads it, with what must be known of it.
+
+    :raises ReadError: as :func:`read_volume`.
+    :raises GeometryError: as :func:`read_volume`.
+    """
+    return ReadImage(read_volume(source.path))
 
 
 def read_volume(path: Path) -> Volume:

@@ -2,16 +2,73 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from ppcmi.dicom_series import is_dicom_file, is_dicom_folder
+from ppcmi.dicom.frames import DicomVolume
+from ppcmi.dicom_series import is_dicom_file, is_dicom_folder, series_volume
 from ppcmi.errors import ReadError
 
 PICTURE_ENDINGS = (".png", ".tif", ".tiff")
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 IMAGE_ENDINGS = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", *PICTURE_ENDINGS)
 """Longest first, so that the first that fits is the whole ending."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """One image, wherever it lies.
+
+    :param path: the file, or the folder below which the volume's DICOM files were found.
+    :param dicom: which files or frames, if it is DICOM.
+    :param mark: what tells it from the other volumes at ``path``, such as ``series5-2``; empty if there is no other.
+    """
+
+    path: Path
+    dicom: DicomVolume | None = None
+    mark: str = ""
+
+    @property
+    def name(self) -> str:
+        """What results are called: the file's name without its ending, or the folder's, with the mark."""
+        return "-".join(part for part in (image_stem(self.path.resolve()), self.mark) if part)
+
+    @property
+    def key(self) -> str:
+        """Identifies it in a manifest: its place, and which of the volumes there it is."""
+        place = str(self.path.resolve())
+        if self.dicom is None or not self.mark:
+            return place
+        identity = f"{self.dicom.series_uid} {self.dicom.stack}"
+        return f"{place}#{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What was found beside images and is none: a localizer, a dose report. ``reason`` is one sentence."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FoundSources:
+    """The images at a place, and what else is there."""
+
+    images: tuple[ImageSource, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def find_sources(path: Path, without: Path | None = None) -> FoundSources:
+    """The images at ``path``: itself, or those in the folder and the folders within it.
+
+    :param without: a folder that is left out, as results go there.
+    :raises ReadError: if there is none, or ``path`` is the folder that is left out.
+    """
+    places = find_images(path) if without is None else find_images_below(path, without)
+    return FoundSources(tuple(ImageSource(place, series_volume(place) if place.is_dir() else None) for place in places))
 
 
 def find_images(path: Path) -> list[Path]:
