@@ -68,9 +68,10 @@ screenshots: .venv/.dev .venv/.system
 	$(INSTALL) --editable ".[dev]"
 	@touch $@ .venv/.demo
 
-# Libraries of the system that Qt and VTK need for the headless Slicer; the demo needs none.
-.venv/.system: .venv/.made Testing/slicer_host/system_packages.py
+# Libraries of the system that Qt and VTK need for the headless Slicer, and programs that tests talk to; the demo needs none.
+.venv/.system: .venv/.made Testing/slicer_host/system_packages.py Testing/support/system_packages.py
 	$(BIN)/python Testing/slicer_host/system_packages.py
+	$(BIN)/python Testing/support/system_packages.py
 	@touch $@
 
 clean:

@@ -17,11 +17,9 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
-from requests.auth import AuthBase
 
 from ppcmi import __version__
 from ppcmi.connection_errors import (
-    CertificateError,
     FailedCallError,
     OffProtocolError,
     ProtocolVersionError,
@@ -29,7 +27,7 @@ from ppcmi.connection_errors import (
     refusal,
     retry_after,
 )
-from ppcmi.connections import AbortableAdapter
+from ppcmi.connections import BearerToken, open_adapter
 from ppcmi.errors import CancelledError, ConnectionFailedError
 from ppcmi.server_address import is_loopback, normalize_url
 
@@ -80,11 +78,11 @@ class ServerClient:
         self.url = normalize_url(url)
         self._patience = patience or Patience()
         self._verify: bool | str = True if ca_file is None else str(ca_file)
-        self._adapter = _adapter(ca_file)
+        self._adapter = open_adapter(ca_file)
         self._session = requests.Session()
         self._session.mount("https://", self._adapter)
         self._session.mount("http://", self._adapter)
-        self._session.auth = _Bearer(token)
+        self._session.auth = BearerToken(token)
         self._session.headers.update({"User-Agent": f"ppcmi/{__version__}", "Accept-Encoding": "identity"})
         # On loopback nothing may go through a proxy that the environment names: the token would travel in clear.
         self._session.trust_env = not is_loopback(urlsplit(self.url).hostname or "")
@@ -287,18 +285,6 @@ class ServerClient:
             raise failed_call(error) from error
 
 
-class _Bearer(AuthBase):
-    """Sets the token itself: without an auth object, requests would let a .netrc entry replace the header."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token is not None:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
 def decode_binary(text: Any) -> bytes:
     """Bytes of a base64 field in an answer.
 
@@ -308,13 +294,6 @@ def decode_binary(text: Any) -> bytes:
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError) as error:
         raise OffProtocolError from error
-
-
-def _adapter(ca_file: Path | None) -> AbortableAdapter:
-    try:
-        return AbortableAdapter(ca_file)
-    except OSError as error:  # ssl.SSLError is one of them
-        raise CertificateError("The certificate authority's file cannot be read; is it PEM?") from error
 
 
 def _read_up_to(chunks: Iterable[bytes], limit: int) -> bytes:

@@ -13,10 +13,14 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import requests
 from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.poolmanager import PoolManager
+
+from ppcmi.connection_errors import CertificateError
 
 POOL_SIZE = 16
 
@@ -80,3 +84,30 @@ class AbortableAdapter(HTTPAdapter):
         if isinstance(connection, socket.socket):
             with self._lock:
                 self._sockets.add(connection)
+
+
+def open_adapter(ca_file: Path | None) -> AbortableAdapter:
+    """An adapter as above.
+
+    :raises CertificateError: if ``ca_file`` cannot be read or is not PEM.
+    """
+    try:
+        return AbortableAdapter(ca_file)
+    except OSError as error:  # ssl.SSLError is one of them
+        raise CertificateError("The certificate authority's file cannot be read; is it PEM?") from error
+
+
+class BearerToken(AuthBase):
+    """Sets the token itself (RFC 6750): without an auth object, requests would let a .netrc entry replace the header.
+
+    :param token: or None: nothing is set, and nothing is taken from elsewhere.
+    """
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """As requests asks of it."""
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request

@@ -13,6 +13,17 @@ def normalize_url(text: str) -> str:
 
     :raises UsageError: if it is no address, holds a user name or a query, or is http to another machine.
     """
+    url = normalize_url_without_tls(text)
+    if url.startswith("http://") and not is_loopback(urlsplit(url).hostname or ""):
+        raise UsageError("The server is on another machine, so its address must start with https://.")
+    return url
+
+
+def normalize_url_without_tls(text: str) -> str:
+    """As :func:`normalize_url`, and also http to another machine: for users who insist, as what travels is in clear.
+
+    :raises UsageError: if it is no address, or holds a user name or a query.
+    """
     text = text.strip()
     try:
         parts = urlsplit(text if "://" in text else f"//{text}")
@@ -26,8 +37,6 @@ def normalize_url(text: str) -> str:
         raise UsageError("The server's address starts with https://.")
     if parts.username is not None or parts.query or parts.fragment:
         raise UsageError("The server's address has no user name, question mark or number sign in it.")
-    if scheme == "http" and not is_loopback(host):
-        raise UsageError("The server is on another machine, so its address must start with https://.")
     return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 

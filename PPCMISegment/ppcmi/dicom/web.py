@@ -1,0 +1,317 @@
+"""An archive over DICOMweb (PS3.18): a study's series are found (QIDO-RS), fetched (WADO-RS), and a result is stored
+(STOW-RS).
+
+::
+
+    archive = DicomWebArchive(ArchiveAccess("https://pacs.example.org/dicom-web", token))
+    for series in archive.image_series(study):
+        for received in archive.download(series, folder):
+            ...                                          # files in folder, whose names say nothing
+    archive.store(result, study)
+
+What the archive says is not trusted: an instance of another study or series than was asked for ends the download, names
+of files are made here, and sizes count as they arrive. Needs the package dicomweb-client.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydicom
+import requests
+from pydicom.errors import InvalidDicomError
+
+from ppcmi.client import Patience
+from ppcmi.connection_errors import CertificateError, FailedCallError, OffProtocolError, failed_call, retry_after
+from ppcmi.dicom.instance_files import file_name, is_uid
+from ppcmi.dicom.store_status import in_words
+from ppcmi.dicom.web_transport import MEBIBYTE, ArchiveAccess, ArchiveSession, DownloadLimits, Meter
+from ppcmi.errors import (
+    ConnectionFailedError,
+    PpcmiError,
+    ReadError,
+    ServerRefusedError,
+    SiteError,
+    UsageError,
+    WriteError,
+)
+
+NO_IMAGES = frozenset(
+    [
+        "SEG",
+        "RTSTRUCT",
+        "RTPLAN",
+        "RTRECORD",
+        "RTDOSE",
+        "SR",
+        "PR",
+        "KO",
+        "DOC",
+        "REG",
+        "FID",
+        "RWV",
+        "PLAN",
+        "AU",
+        "ECG",
+    ]
+)
+"""Modalities (PS3.3 C.7.3.1.1.1) of series that hold no image to segment; they are not fetched."""
+
+NOT_DICOMWEB = "What answers at this address does not speak DICOMweb; check the archive's address."
+MOST_SERIES = 1000
+BUSY = (429, 502, 503, 504)
+NO_SUCH_THING = (404, 410)
+MEDIA_TYPES = (("application/dicom", "*"),)
+"""As the archive keeps them: nothing is decoded and encoded again on the way."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ArchivedSeries:
+    """A series that the archive says to have.
+
+    :param modality: empty if the archive does not say.
+    """
+
+    study_uid: str
+    uid: str
+    modality: str = ""
+
+    @property
+    def may_be_images(self) -> bool:
+        """Whether it can hold an image to segment."""
+        return self.modality not in NO_IMAGES
+
+
+@dataclass(frozen=True)
+class Received:
+    """How far a download is: instances of this series, and bytes of all so far."""
+
+    instances: int
+    bytes: int
+
+
+class DicomWebArchive:
+    """Calls of one user on one archive.
+
+    :raises SiteError: if the package dicomweb-client is missing.
+    :raises CertificateError: if the certificate authority's file cannot be read.
+    """
+
+    def __init__(
+        self, access: ArchiveAccess, limits: DownloadLimits | None = None, patience: Patience | None = None
+    ) -> None:
+        try:
+            from dicomweb_client.web import DICOMwebClient  # noqa: PLC0415 only who uses an archive needs it
+        except ImportError as error:
+            raise SiteError("The Python package dicomweb-client is missing; install ppcmi[dicom].") from error
+        self._limits, self._patience = limits or DownloadLimits(), patience or Patience()
+        self._meter = Meter(self._limits)
+        self._session = ArchiveSession(access, self._meter)
+        timeouts = (self._patience.connect_s, self._patience.read_s)
+        # UIDs of real archives break the rules for UIDs; what is asked for is checked here.
+        self._client = DICOMwebClient(access.url, self._session, permissive_uid=True, timeout=timeouts)
+        self._client.set_http_retry_params(retry=False)  # its own retries send an empty body
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._session.close()
+
+    def image_series(self, study_uid: str, series_uids: tuple[str, ...] = ()) -> tuple[ArchivedSeries, ...]:
+        """Series of the study that may hold images, or those that are named, in the archive's order.
+
+        :raises UsageError: if an identifier is none.
+        :raises ReadError: if the archive has no such study, or one of the series is not in it.
+        :raises ConnectionFailedError: if the archive cannot be reached, or is none.
+        :raises ServerRefusedError: if it refuses.
+        """
+        if not all(is_uid(uid) for uid in (study_uid, *series_uids)):
+            raise UsageError("A study or series is named by its UID, digits and dots, such as 1.2.840.113619.2.55.3.")
+        found = self._patiently(lambda: self._series(study_uid))
+        if not found:
+            raise ReadError(
+                "The archive has no such study, or does not show it to this user; check its UID and the address."
+            )
+        if not series_uids:
+            return tuple(series for series in found if series.may_be_images)
+        if not set(series_uids) <= {series.uid for series in found}:
+            raise ReadError("The archive's study does not have such a series; check its UID.")
+        return tuple(series for series in found if series.uid in series_uids)
+
+    def download(self, series: ArchivedSeries, folder: Path) -> Iterator[Received]:
+        """Write every instance of the series to a file of ``folder``; an event after each.
+
+        :raises ReadError: if what arrives is not DICOM, of another study or series, or more than the limits allow.
+        :raises WriteError: if it cannot be written.
+        :raises ConnectionFailedError: if the archive cannot be reached, or is none.
+        :raises ServerRefusedError: if it refuses.
+        """
+        for attempt in range(1, self._patience.attempts + 1):
+            try:
+                yield from self._fetch(series, folder)
+            except FailedCallError as failure:
+                self._pause_or_raise(failure, attempt)
+            else:
+                return
+
+    def store(self, file: Path, study_uid: str) -> None:
+        """Send a result to the archive, into its study.
+
+        :raises ReadError: if the file cannot be read.
+        :raises ServerRefusedError: if the archive does not store it; the sentence says why.
+        :raises ConnectionFailedError: if it cannot be reached, or is none.
+        """
+        try:
+            dataset = pydicom.dcmread(file)
+        except (OSError, InvalidDicomError) as error:
+            raise ReadError("The result cannot be read back for storing it; segment the study again.") from error
+        # In one piece: the archive learns the length, and a repeated call sends the same bytes.
+        self._client.set_chunk_size(1 << 40)
+        answer = self._patiently(lambda: self._store(dataset, study_uid))
+        _require_stored(answer)
+
+    # ---- calls that may fail for a while
+
+    def _series(self, study_uid: str) -> list[ArchivedSeries]:
+        with self._translated():
+            try:
+                answers = self._client.search_for_series(study_uid, limit=MOST_SERIES, fields=["Modality"])
+            except requests.HTTPError as error:
+                if error.response.status_code in NO_SUCH_THING:
+                    return []
+                raise
+            return [_archived(study_uid, answer) for answer in answers]
+
+    def _fetch(self, series: ArchivedSeries, folder: Path) -> Iterator[Received]:
+        self._client.set_chunk_size(MEBIBYTE)
+        self._meter.instance_is_whole()
+        with self._translated():
+            instances = self._client.iter_series(series.study_uid, series.uid, MEDIA_TYPES)
+            for number, dataset in enumerate(instances, start=1):
+                self._meter.instance_is_whole()
+                _require_of(dataset, series)
+                _write(dataset, folder, self._limits.spare_bytes)
+                yield Received(number, self._meter.total)
+
+    def _store(self, dataset: Any, study_uid: str) -> Any:
+        self._meter.instance_is_whole()
+        with self._translated():
+            try:
+                return self._client.store_instances([dataset], study_uid)
+            except requests.HTTPError as error:
+                if error.response.status_code == 409:  # none was stored, and the body says why
+                    return pydicom.Dataset.from_json(error.response.json())
+                raise
+
+    def _patiently(self, call: Callable[[], Result]) -> Result:
+        for attempt in range(1, self._patience.attempts + 1):
+            try:
+                return call()
+            except FailedCallError as failure:
+                self._pause_or_raise(failure, attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _pause_or_raise(self, failure: FailedCallError, attempt: int) -> None:
+        if not failure.passing or attempt >= self._patience.attempts:
+            raise failure.error from failure
+        asked = failure.retry_after if isinstance(failure, _BusyError) else 0.0
+        pause = max(asked, self._patience.pause_s * 2 ** (attempt - 1))
+        time.sleep(min(pause, self._patience.longest_pause_s))
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Around a call: what requests, dicomweb-client and pydicom raise becomes typed."""
+        try:
+            yield
+        except (PpcmiError, FailedCallError):
+            raise
+        except requests.HTTPError as error:
+            raise _refusal(error.response) from error
+        except requests.TooManyRedirects as error:
+            raise OffProtocolError(
+                "The archive sends callers elsewhere; use the address that it really has."
+            ) from error
+        except requests.exceptions.JSONDecodeError as error:
+            raise OffProtocolError(NOT_DICOMWEB) from error
+        except requests.RequestException as error:
+            raise _unreachable(error) from error
+        except (InvalidDicomError, KeyError, ValueError, TypeError, AttributeError, EOFError) as error:
+            raise OffProtocolError(NOT_DICOMWEB) from error
+
+
+class _BusyError(FailedCallError):
+    """The archive asks for patience."""
+
+    def __init__(self, error: ConnectionFailedError, seconds: float) -> None:
+        super().__init__(error, passing=True)
+        self.retry_after = seconds
+
+
+def _archived(study_uid: str, answer: dict[str, Any]) -> ArchivedSeries:
+    dataset = pydicom.Dataset.from_json(answer)
+    uid = str(dataset.SeriesInstanceUID)
+    if not is_uid(uid):
+        raise ValueError("no UID")
+    return ArchivedSeries(study_uid, uid, str(dataset.get("Modality") or ""))
+
+
+def _require_of(dataset: Any, series: ArchivedSeries) -> None:
+    """Make sure that the archive sent what was asked for: nobody else's images."""
+    if not is_uid(str(dataset.get("SOPInstanceUID", ""))):
+        raise ReadError("The archive sends an instance without identity; ask its operator to repair the series.")
+    if (dataset.get("StudyInstanceUID"), dataset.get("SeriesInstanceUID")) != (series.study_uid, series.uid):
+        raise ReadError("The archive sends an instance of another study or series than asked for; ask its operator.")
+
+
+def _write(dataset: Any, folder: Path, spare_bytes: int) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < spare_bytes:
+            raise WriteError("There is too little space left on the disk for the study; make room.")
+        pydicom.dcmwrite(folder / file_name(str(dataset.SOPInstanceUID)), dataset)
+    except OSError as error:
+        raise WriteError(f"The study cannot be written to disk: {error.strerror or 'unknown cause'}.") from error
+
+
+def _require_stored(answer: Any) -> None:
+    failed = answer.get("FailedSOPSequence") or ()
+    if failed:
+        reason = int(failed[0].get("FailureReason") or 0x0110)
+        raise ServerRefusedError(409, f"The archive did not store the result: {in_words(reason)}", "")
+
+
+def _refusal(response: requests.Response) -> FailedCallError | ServerRefusedError:
+    status = response.status_code
+    if status in BUSY:
+        busy = ConnectionFailedError("The archive is busy or down; try again later.")
+        return _BusyError(busy, retry_after(response.headers))
+    sentences = {
+        401: "The archive does not know the user or the token; check the credentials",
+        403: "The archive does not let this user do that; ask its operator",
+        404: "The archive has no such service or study at its address; check both",
+    }
+    return ServerRefusedError(status, sentences.get(status, f"The archive refused with status {status}"), "")
+
+
+def _unreachable(error: requests.RequestException) -> FailedCallError:
+    """As :func:`ppcmi.connection_errors.failed_call`, naming the archive."""
+    found = failed_call(error)
+    match found.error:
+        case CertificateError():
+            named: ConnectionFailedError = CertificateError(
+                "The archive's certificate is not trusted; ask its operator for the certificate authority, for --ca."
+            )
+        case OffProtocolError():
+            named = OffProtocolError(
+                "What answers at the archive's address does not speak TLS as https does; check address and port."
+            )
+        case _:
+            named = ConnectionFailedError("The archive cannot be reached; check its address and that it runs.")
+    return FailedCallError(named, passing=found.passing)
