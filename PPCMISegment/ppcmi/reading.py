@@ -1,7 +1,8 @@
-"""Read images and segmentations with SimpleITK.
+"""Read images and label maps of any format.
 
-Whatever the format, what comes out is a :class:`~ppcmi.volume.Volume` with the geometry that the file states, in RAS.
-DICOM folders are :mod:`ppcmi.dicom_series`'s. Errors are one sentence and name no file: who shows them knows which.
+Whatever the format, what comes out is a :class:`~ppcmi.volume.Volume` with the geometry that the file states, in RAS; a
+file that does not state one is refused. NIfTI is :mod:`ppcmi.nifti`'s, other formats are :mod:`ppcmi.itk_files`', and
+DICOM folders :mod:`ppcmi.dicom_series`'s. Errors are one sentence and name no file: who shows them knows which.
 """
 
 # mypy: allow-untyped-calls
@@ -9,13 +10,10 @@ DICOM folders are :mod:`ppcmi.dicom_series`'s. Errors are one sentence and name 
 
 from __future__ import annotations
 
-import gzip
-import math
-import os
 import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK
@@ -23,14 +21,12 @@ from numpy.typing import NDArray
 
 from ppcmi.dicom.acquisition import Acquisition
 from ppcmi.dicom_series import frame_positions, is_dicom_file, series_files
-from ppcmi.errors import GeometryError, ReadError
+from ppcmi.errors import ReadError
 from ppcmi.intensity import require_finite
-from ppcmi.sources import PICTURE_ENDINGS, ImageSource
-from ppcmi.volume import Geometry, Volume, lps_from_ras
-
-COMPLEX = (SimpleITK.sitkComplexFloat32, SimpleITK.sitkComplexFloat64)
-
-_NIFTI_SIZE = re.compile(r"dim\[[1-7]\]|bitpix|vox_offset")
+from ppcmi.itk_files import ItkFile, read_itk_layers, read_itk_volume, volume_from_image
+from ppcmi.nifti import NIFTI_ENDINGS, read_nifti
+from ppcmi.sources import ImageSource
+from ppcmi.volume import Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +61,16 @@ def read_volume(path: Path) -> Volume:
     A two-dimensional image becomes a volume of one slice.
 
     :raises ReadError: if there is no such image, or it is empty, in color, has a time axis, or is not finite.
-    :raises GeometryError: if a DICOM series is tilted or its slices are not evenly spaced, or a NIfTI file's axes are
-        not perpendicular, which SimpleITK does not read.
+    :raises GeometryError: if a file does not say how it lies in the patient or says two things, or a DICOM series is
+        tilted or its slices are not evenly spaced.
     """
-    image = _read_series(path) if path.is_dir() else _read_file(path)
-    volume = volume_from_image(image)
+    volume = volume_from_image(_read_series(path)) if path.is_dir() else _read_file(path)
     require_finite(volume.voxels)
     return volume
 
 
 def read_labels(path: Path) -> Volume:
-    """A segmentation, one whole number a voxel, as the smallest unsigned type that holds it.
+    """A label map, one whole number a voxel, as the smallest unsigned type that holds it.
 
     Of a ``.seg.nrrd`` only values that its header gives to a segment (``SegmentN_LabelValue``) count, others are 0.
 
@@ -83,46 +78,43 @@ def read_labels(path: Path) -> Volume:
     """
     if path.is_dir():
         raise ReadError("A segmentation is a single file; a folder was given.")
-    image = _read_file(path, "The segmentation has several layers as its segments overlap; save it as a single layer.")
-    volume = volume_from_image(image)
-    voxels = volume.voxels
+    _require_file(path)
+    if not is_nrrd(path):
+        volume = read_volume(path)
+        return Volume(label_values(volume.voxels), volume.geometry)
+    file = read_itk_layers(path)
+    if file.voxels.ndim > 3:
+        raise ReadError("The segmentation has several layers as its segments overlap; save it as a single layer.")
+    voxels = label_values(file.voxels)
+    segments = _segment_values(file)
+    if segments:
+        voxels[~np.isin(voxels, sorted(segments))] = 0
+    return Volume(voxels, file.geometry)
+
+
+def is_nrrd(path: Path) -> bool:
+    """Whether it is a NRRD file by its first bytes."""
+    with path.open("rb") as stream:
+        return stream.read(4) == b"NRRD"
+
+
+def label_values(voxels: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
+    """Voxels of a label map of any shape as uint8, or uint16 where values are larger.
+
+    :raises ReadError: if values are not whole numbers from 0 to 65535.
+    """
     require_finite(voxels)
     if voxels.min() < 0 or not (np.issubdtype(voxels.dtype, np.integer) or (voxels == np.rint(voxels)).all()):
         raise ReadError("The segmentation has values that are not whole numbers from 0; is it an image?")
     if voxels.max() > np.iinfo(np.uint16).max:
         raise ReadError("The segmentation has values above 65535; number its labels from 1.")
-    voxels = voxels.astype(np.uint8 if voxels.max() <= np.iinfo(np.uint8).max else np.uint16)
-    segments = _segment_values(image)
-    if segments:
-        voxels[~np.isin(voxels, sorted(segments))] = 0
-    return Volume(voxels, volume.geometry)
-
-
-def volume_from_image(image: SimpleITK.Image) -> Volume:
-    """A three-dimensional scalar SimpleITK image (LPS) as a volume (RAS)."""
-    spacing, origin = np.array(image.GetSpacing()), image.GetOrigin()
-    ijk_to_lps = np.eye(4)
-    ijk_to_lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * spacing
-    ijk_to_lps[:3, 3] = origin
-    voxels = SimpleITK.GetArrayFromImage(image)
-    return Volume(voxels, Geometry(voxels.shape, lps_from_ras @ ijk_to_lps))
-
-
-def image_from_volume(volume: Volume) -> SimpleITK.Image:
-    """The inverse of :func:`volume_from_image`."""
-    ijk_to_lps = lps_from_ras @ volume.geometry.ijk_to_ras
-    spacing = volume.geometry.spacing_mm
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(volume.voxels))
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(ijk_to_lps[:3, 3].tolist())
-    image.SetDirection((ijk_to_lps[:3, :3] / spacing).ravel().tolist())
-    return image
+    return voxels.astype(np.uint8 if voxels.max() <= np.iinfo(np.uint8).max else np.uint16)
 
 
 def _read_series(folder: Path) -> SimpleITK.Image:
     files = series_files(folder)
     if len(files) == 1:
-        return _read_file(files[0])
+        return _read_dicom_file(files[0])
     reader = SimpleITK.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileNames([str(file) for file in files])
@@ -148,28 +140,36 @@ def _pixel_type(file: Path) -> int:
     return int(reader.GetPixelID())
 
 
-def _read_file(path: Path, several_components: str | None = None) -> SimpleITK.Image:
+def _read_file(path: Path) -> Volume:
+    _require_file(path)
+    if is_dicom_file(path):
+        return volume_from_image(_read_dicom_file(path))
+    if path.name.lower().endswith(NIFTI_ENDINGS):
+        return read_nifti(path)
+    return read_itk_volume(path)
+
+
+def _require_file(path: Path) -> None:
     if not path.is_file():
         raise ReadError("There is no image at the place given; check its spelling.")
     if path.stat().st_size == 0:
         raise ReadError("The image file is empty; copy or export it again.")
-    positions = frame_positions(path) if is_dicom_file(path) else None
+
+
+def _read_dicom_file(path: Path) -> SimpleITK.Image:
+    positions = frame_positions(path)
     reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        _check_header(reader, path, several_components)
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            _require_whole_nifti(reader, path)
+        if reader.GetNumberOfComponents() != 1:
+            raise ReadError("The image has several values a voxel, such as color; save it with one (grayscale).")
         image: SimpleITK.Image = reader.Execute()
     except RuntimeError as error:
-        if "orthonormal" in str(error):
-            raise GeometryError("The image's axes are not perpendicular; resample it, or save it as NRRD.") from error
         raise ReadError("The image cannot be read: it is damaged, cut off, or of an unknown format.") from error
     if image.GetDimension() == 2:
         image = SimpleITK.JoinSeries(image)
-    while image.GetDimension() > 3:
-        image = image[..., 0]
     if positions is not None:
         _place_frames(image, positions)
     return image
@@ -186,50 +186,9 @@ def _place_frames(image: SimpleITK.Image, positions: NDArray[np.float64]) -> Non
     image.SetDirection(direction.ravel().tolist())
 
 
-def _check_header(reader: SimpleITK.ImageFileReader, path: Path, several_components: str | None) -> None:
-    """Refuse what is no volume of one value a voxel before its voxels are read."""
-    size = reader.GetSize()
-    if len(size) < 2 or min(size) < 1:
-        raise ReadError("The image has no voxels.")
-    if len(size) > 3 and max(size[3:]) > 1:
-        raise ReadError(several_components or "The image has a time axis; save the one volume to segment on its own.")
-    if reader.GetNumberOfComponents() != 1 or reader.GetPixelID() in COMPLEX:
-        raise ReadError(
-            several_components or "The image has several values a voxel, such as color; save it with one (grayscale)."
-        )
-    if path.name.lower().endswith(PICTURE_ENDINGS) and set(reader.GetSpacing()) == {1.0}:
-        raise ReadError("The picture does not say how large its pixels are; save it as NRRD or MetaImage with spacing.")
-
-
-def _require_whole_nifti(reader: SimpleITK.ImageFileReader, path: Path) -> None:
-    """Refuse a NIfTI file that ends before its voxels do, which ITK reads without a word.
-
-    The last four bytes of a gzip file are its content's size (RFC 1952); only where they do not agree it is unpacked.
-    """
-    fields = {key: float(reader.GetMetaData(key)) for key in reader.GetMetaDataKeys() if _NIFTI_SIZE.fullmatch(key)}
-    voxels = math.prod(max(1, int(size)) for key, size in fields.items() if key.startswith("dim["))
-    expected = int(fields["vox_offset"]) + voxels * int(fields["bitpix"]) // 8
-    with path.open("rb") as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
-        size = stream.seek(0, os.SEEK_END)
-        if zipped:
-            stream.seek(-4, os.SEEK_END)
-            if int.from_bytes(stream.read(4), "little") == expected % (1 << 32):
-                return
-            stream.seek(0)
-            try:
-                with gzip.open(stream) as content:
-                    size = sum(len(block) for block in iter(lambda: content.read(1 << 20), b""))
-            except (EOFError, OSError, zlib.error):
-                size = 0
-    if size < expected:
-        raise ReadError("The image is cut off: the file ends before its voxels do; copy or export it again.")
-
-
-def _segment_values(image: SimpleITK.Image) -> set[int]:
+def _segment_values(file: ItkFile) -> set[int]:
     """Label values that the header of a ``.seg.nrrd`` gives to segments; none if it is no such file."""
-    keys = [key for key in image.GetMetaDataKeys() if re.fullmatch(r"Segment\d+_LabelValue", key)]
     try:
-        return {int(image.GetMetaData(key)) for key in keys}
+        return {int(value) for key, value in file.fields.items() if re.fullmatch(r"Segment\d+_LabelValue", key)}
     except ValueError as error:
         raise ReadError("The segmentation's header is damaged: a label value in it is not a number.") from error

@@ -9,7 +9,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from ppcmi.phantoms import SCANNERS, make_phantom
-from ppcmi.reading import image_from_volume
+from ppcmi.itk_files import image_from_volume
 from ppcmi.volume import lps_from_ras
 
 TEXT_VRS = {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
