@@ -15,11 +15,11 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from ppcmi.errors import TrainingError, UsageError
+from ppcmi.locks import is_locked
 from ppcmi.scales import Profile
 from ppcmi_server import audit, clock
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.schema import Cohort, Consortium, Job, JobCohort, JobEpoch, Task
-from ppcmi_server.locks import is_locked
 from ppcmi_server.umn.model import Preset
 from ppcmi_server.umn.training import CHECKPOINT_NAME, EpochReport, UmnConfig, paper_config
 

@@ -22,12 +22,13 @@ from sqlalchemy.orm import Session
 
 from ppcmi.device import choose_device
 from ppcmi.errors import CancelledError, PpcmiError, TrainingError
+from ppcmi.locks import hold_lock
 from ppcmi.task import parse_task
 from ppcmi_server import __version__, audit, clock, jobs, models
 from ppcmi_server.config import ServerConfig, load_config
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Consortium, Job, Model, Task
-from ppcmi_server.locks import hold_lock
+from ppcmi_server.errors import OperatorError
 from ppcmi_server.services import Services, open_services
 from ppcmi_server.training_data import load_dataset, stored_cohorts
 from ppcmi_server.umn.dataset import LatentDataset
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         services = open_services(load_config(options.folder, options.device))
         lock = jobs.lock_file(services.config, options.job)
-        with hold_lock(lock, "Another process works on this job.", patience_s=LOCK_PATIENCE_S):
+        with hold_lock(lock, OperatorError("Another process works on this job."), patience_s=LOCK_PATIENCE_S):
             return _run_and_record(services, options.job)
     except PpcmiError as error:
         _say(str(error))

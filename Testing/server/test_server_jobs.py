@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from sqlalchemy import select
 
 from ppcmi.errors import CancelledError, TrainingError
+from ppcmi.locks import hold_lock, is_locked
 from ppcmi_server import jobs, models, tasks, worker
 from ppcmi_server.cli.main import main
 from ppcmi_server.database.schema import Member, Model
-from ppcmi_server.locks import hold_lock, is_locked
+from ppcmi_server.errors import OperatorError
 from ppcmi_server.umn.training import CHECKPOINT_NAME
 from support.app_server import CODEC, TASK, app_server
 
@@ -53,7 +54,7 @@ def look(server, number):
 
 def run_here(server, number, stop=lambda: False):
     """What a worker does, in this process; the model's number."""
-    with hold_lock(jobs.lock_file(server.services.config, number), "taken"):
+    with hold_lock(jobs.lock_file(server.services.config, number), OperatorError("taken")):
         return worker.run_job(server.services, number, stop)
 
 

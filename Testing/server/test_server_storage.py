@@ -7,18 +7,19 @@ import sys
 
 import pytest
 
+from ppcmi.locks import hold_lock, is_locked
 from ppcmi_server.blobs import BlobStore
 from ppcmi_server.config import create_folder
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.keys import ServerKeys, decrypt, encrypt
-from ppcmi_server.locks import hold_lock, is_locked
 from support.app_server import app_server
 
 HOLD_FOREVER = """
 import sys, time
 from pathlib import Path
-from ppcmi_server.locks import hold_lock
-with hold_lock(Path(sys.argv[1]), "taken"):
+from ppcmi.locks import hold_lock
+from ppcmi.errors import PpcmiError
+with hold_lock(Path(sys.argv[1]), PpcmiError("taken")):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -126,11 +127,14 @@ def test_a_lock_ends_with_the_process_that_held_it(tmp_path):
     try:
         assert holder.stdout.readline() == b"held\n"
         assert is_locked(lock)
-        with pytest.raises(OperatorError, match="taken"), hold_lock(lock, "It is taken.", patience_s=0.2):
+        with (
+            pytest.raises(OperatorError, match="taken"),
+            hold_lock(lock, OperatorError("It is taken."), patience_s=0.2),
+        ):
             pass
     finally:
         holder.kill()
         holder.communicate()
     assert not is_locked(lock)
-    with hold_lock(lock, "It is taken."):
+    with hold_lock(lock, OperatorError("It is taken.")):
         assert is_locked(lock)

@@ -15,13 +15,13 @@ import uvicorn
 
 from ppcmi.cli.parsers import Groups
 from ppcmi.device import choose_device
+from ppcmi.locks import hold_lock
 from ppcmi.server_address import is_loopback
 from ppcmi_server import jobs
 from ppcmi_server.app import create_app
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.locks import hold_lock
 from ppcmi_server.worker import spawn
 
 DEFAULT_PORT = 8765
@@ -61,7 +61,9 @@ def _serve(command: Command) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
     logging.getLogger("ppcmi_server").setLevel(logging.INFO)
     with (
-        hold_lock(config.folder / "serve.lock", "This server runs already; stop it before you start it again."),
+        hold_lock(
+            config.folder / "serve.lock", OperatorError("This server runs already; stop it before you start it again.")
+        ),
         _listen(options.host, options.port) as listener,
     ):
         server = _AnnouncingServer(_uvicorn_config(config, options), command, listener)

@@ -9,24 +9,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ppcmi_server.errors import OperatorError
+from ppcmi.errors import PpcmiError
 
 PAUSE_S = 0.05
 
 
 @contextmanager
-def hold_lock(path: Path, refusal: str, patience_s: float = 0.0) -> Iterator[None]:
+def hold_lock(path: Path, refusal: PpcmiError, patience_s: float = 0.0) -> Iterator[None]:
     """Hold the lock at ``path`` while the context lasts.
 
     :param patience_s: how long to wait for it; whoever looks with :func:`is_locked` holds it for a moment.
-    :raises OperatorError: with the sentence ``refusal``, if another process holds it.
+    :raises PpcmiError: ``refusal``, if another process holds it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + patience_s
     try:
         while not _try_lock(descriptor):
             if time.monotonic() >= deadline:
-                raise OperatorError(refusal)
+                raise refusal
             time.sleep(PAUSE_S)
         yield
     finally:
