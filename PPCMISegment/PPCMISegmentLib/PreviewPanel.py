@@ -108,15 +108,13 @@ class PreviewPanel:
             from ppcmi.preview import preview_slice
             from ppcmi.protection import protection_of
             from ppcmi.scales import Profile
-            from ppcmi.slicing import slice_volume
+            from ppcmi.slicing import VolumeSlices
 
             site = self._site.profile()
             part = site.task(task.name)
             codec = ensure_codec(site.client(), part)
-            slices, _grid = slice_volume(volume, task)
-            return preview_slice(
-                slices[index], codec, protection_of(site, part, codec.fingerprint, Profile(profileName))
-            )
+            (picture,) = VolumeSlices(volume, task)[index : index + 1]
+            return preview_slice(picture, codec, protection_of(site, part, codec.fingerprint, Profile(profileName)))
 
         self.ui.messageLabel.text = _("Encoding and protecting the slice; nothing is sent.")
         self.ui.previewButton.enabled = False

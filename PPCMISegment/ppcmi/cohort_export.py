@@ -29,8 +29,7 @@ from ppcmi.latents import Latents, concatenate
 from ppcmi.protection import Protection
 from ppcmi.scales import Profile, Stream
 from ppcmi.site import Membership, SiteProfile, TaskProfile
-from ppcmi.slicing import slice_labels, slice_volume
-from ppcmi.task import Task
+from ppcmi.slicing import VolumeSlices, slice_labels
 from ppcmi.task_labels import read_labelled_case
 from ppcmi.volume import Volume
 
@@ -129,8 +128,8 @@ class CohortExport:
         :raises GeometryError: if they do not lie on the image's grid.
         :raises DeviceMemoryError: if the device's memory does not hold a single slice.
         """
-        slices, grid = slice_volume(image, self._task)
-        masks = slice_labels(labels, grid, self._task)
+        slices = VolumeSlices(image, self._task)
+        masks = slice_labels(labels, slices.grid, self._task)
         pseudonym = self._site.pseudonyms(self._task.name, [name])[name]
         encodings = CaseProgress(0, len(slices) * (1 + self._settings.variants))
         yield encodings
@@ -144,9 +143,7 @@ class CohortExport:
         size = sum(len(bundle) for bundle in bundles)
         self._summary = ExportSummary(done.cases + 1, done.slices + len(slices), done.bytes_written + size)
 
-    def _bundles(
-        self, images: NDArray[np.float32], labels: NDArray[np.uint8], pseudonym: str
-    ) -> Iterator[tuple[int, bytes]]:
+    def _bundles(self, images: VolumeSlices, labels: NDArray[np.uint8], pseudonym: str) -> Iterator[tuple[int, bytes]]:
         """Every bundle of one case with its number of slices: as it is (variant 0), then augmented."""
         generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + self._summary.cases)
         step = self._settings.slices_per_bundle
@@ -203,10 +200,3 @@ def export_cohort(
             raise SiteError("None of the chosen cases could be read, so there is nothing to export.")
     so_far = export.summary
     return ExportSummary(so_far.cases, so_far.slices, so_far.bytes_written, skipped)
-
-
-def read_labelled_slices(case: CaseFiles, task: Task) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Slices ``(n, c, h, w)`` and labels ``(n, h, w)`` of a case that has labels."""
-    image, labels = read_labelled_case(case, task)
-    slices, grid = slice_volume(image, task)
-    return slices, slice_labels(labels, grid, task)

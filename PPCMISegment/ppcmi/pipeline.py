@@ -31,7 +31,7 @@ from ppcmi.in_flight import InFlight
 from ppcmi.latents import Latents, concatenate
 from ppcmi.protection import Protection
 from ppcmi.scales import Profile, Stream
-from ppcmi.slicing import restore_labels, restore_probabilities, slice_volume
+from ppcmi.slicing import VolumeSlices, labels_in_plane, restore_probabilities
 from ppcmi.task import Task
 from ppcmi.volume import Volume
 
@@ -147,23 +147,30 @@ def segment(
         for progress in steps: ...        # a for loop drops the return value; see run()
     """
     work = _Work(worker)
-    slices, grid = yield from work.do("slice", lambda: slice_volume(volume, link.task), Progress("slice", 0, 0))
+    slices = yield from work.do("slice", lambda: VolumeSlices(volume, link.task), Progress("slice", 0, 0))
     yield Progress("slice", 0, len(slices), seconds=work.seconds)
-    height, width = slices.shape[2:]
-    probabilities = np.zeros((len(slices), link.task.classes, height, width), dtype=np.float32)
+    grid = slices.grid
+    under_way: dict[int, Slices] = {}
+    stack = np.zeros((len(slices), grid.rows.source, grid.columns.source), dtype=np.uint8)
+    decoded: dict[int, NDArray[np.float32]] = {}
 
     def encode(where: slice) -> Latents:
-        return link.encode(slices[where])
+        under_way[where.start] = slices[where]
+        return link.encode(under_way[where.start])
 
     def decode(latents: Latents, where: slice) -> None:
-        probabilities[where] = link.decode(latents, slices[where])
+        probabilities = link.decode(latents, under_way.pop(where.start))
+        stack[where] = labels_in_plane(probabilities, grid)
+        if with_probabilities:
+            decoded[where.start] = probabilities
 
     last = yield from _exchange(len(slices), encode, decode, link, work, cancelled)
 
     def restore() -> tuple[Volume, NDArray[np.float32] | None]:
-        return restore_labels(probabilities, grid), (
-            restore_probabilities(probabilities, grid) if with_probabilities else None
-        )
+        labels = Volume(grid.to_voxels(stack), volume.geometry)
+        if not with_probabilities:
+            return labels, None
+        return labels, restore_probabilities(np.concatenate([decoded[start] for start in sorted(decoded)]), grid)
 
     last = replace(last, stage="restore")
     labels, restored = yield from work.do("restore", restore, last)

@@ -9,10 +9,12 @@ the axis is padded or cropped.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 PASS_THROUGH = 1e-3
 """Relative difference of spacings below which nothing is resampled."""
@@ -58,17 +60,25 @@ class AxisResampling:
         """Values with ``axis`` of ``source`` pixels onto the frame; 0 beyond the volume's field of view."""
         if self.exact:
             return _place(values, axis, self.frame, -int(self.offset))
-        return _multiply(_weights(self.frame, self.source, self.step, self.offset), values, axis)
+        return _multiply(self._frame_weights, values, axis)
 
     def to_source(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
         """Values with ``axis`` of ``frame`` pixels onto the volume's pixels; 0 outside the frame."""
         if self.exact:
             return _place(values, axis, self.source, int(self.offset))
-        return _multiply(_weights(self.source, self.frame, 1 / self.step, -self.offset / self.step), values, axis)
+        return _multiply(self._source_weights, values, axis)
+
+    @cached_property
+    def _frame_weights(self) -> csr_array:
+        return _weights(self.frame, self.source, self.step, self.offset)
+
+    @cached_property
+    def _source_weights(self) -> csr_array:
+        return _weights(self.source, self.frame, 1 / self.step, -self.offset / self.step)
 
 
-def _weights(targets: int, sources: int, step: float, offset: float) -> NDArray[np.float32]:
-    """``(targets, sources)``: rows sum to 1, or are 0 where a target's center lies beyond the sources."""
+def _weights(targets: int, sources: int, step: float, offset: float) -> csr_array:
+    """``(targets, sources)`` float32: rows sum to 1, or are 0 where a target's center lies beyond the sources."""
     centers = offset + step * np.arange(targets)
     distances = centers[:, None] - np.arange(sources)
     if step > 1:
@@ -78,7 +88,7 @@ def _weights(targets: int, sources: int, step: float, offset: float) -> NDArray[
         weights = np.maximum(0.0, 1.0 - np.abs(distances))
     weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), EDGE)
     weights[~_within(centers, sources)] = 0.0
-    return np.asarray(weights, dtype=np.float32)
+    return csr_array(weights.astype(np.float32))
 
 
 def _hat_integral(upper: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -92,12 +102,18 @@ def _within(coordinates: NDArray[np.floating[Any]], count: int) -> NDArray[np.bo
     return inside
 
 
-def _multiply(matrix: NDArray[np.float32], values: NDArray[Any], axis: int) -> NDArray[Any]:
-    """The matrix along one of the last two axes, as BLAS likes it."""
+def _multiply(matrix: csr_array, values: NDArray[Any], axis: int) -> NDArray[Any]:
+    """The matrix along one of the last two axes, a picture at a time, which the processor's cache holds."""
     if axis not in (values.ndim - 2, values.ndim - 1):
         raise ValueError("only rows and columns, the last two axes, are resampled")
-    product: NDArray[Any] = values @ matrix.T if axis == values.ndim - 1 else matrix @ values
-    return product
+    rows, columns = values.shape[-2:]
+    across = axis == values.ndim - 1
+    size = (rows, matrix.shape[0]) if across else (matrix.shape[0], columns)
+    pictures = values.reshape(-1, rows, columns)
+    product = np.empty((len(pictures), *size), dtype=np.result_type(values.dtype, np.float32))
+    for picture, result in zip(pictures, product, strict=True):
+        result[...] = (matrix @ picture.T).T if across else matrix @ picture
+    return product.reshape(*values.shape[:-2], *size)
 
 
 def _place(values: NDArray[Any], axis: int, size: int, shift: int) -> NDArray[Any]:

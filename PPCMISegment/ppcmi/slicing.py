@@ -21,13 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppcmi.errors import GeometryError, ReadError
-from ppcmi.intensity import normalize
+from ppcmi.intensity import intensity_range
 from ppcmi.resampling import AxisResampling
 from ppcmi.task import Slicing, Task
 from ppcmi.volume import Geometry, Volume, lps_from_ras
 
 PATIENT_AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Index in LPS of the patient axis that a task's slices lie across."""
+
+COPIED_AT_ONCE = 32
+"""Slices; across another axis than the voxels' first, neighbors lie in memory side by side."""
 
 SLAB_VALUES = 1 << 24
 """How many restored probabilities are in memory at once: 64 MiB."""
@@ -76,20 +79,55 @@ class SliceGrid:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)
 
 
-def slice_volume(volume: Volume, task: Task) -> tuple[NDArray[np.float32], SliceGrid]:
-    """Slices ``(n, c, h, w)`` float32 in [0, 1] by the task's rules, and how to go back.
+class VolumeSlices:
+    """A volume's slices by a task's rules, made when they are asked for, so that a volume is in memory only once.
 
-    The middle channel is the slice itself, the others its neighbors in order, the outermost slices repeated. Beyond the
-    volume's field of view slices are 0.
+    :ivar grid: how to go back.
+    :raises ReadError: if a voxel is not a finite number.
+    """
+
+    def __init__(self, volume: Volume, task: Task) -> None:
+        self.grid = slice_grid(volume.geometry, task.slicing)
+        self._stack = self.grid.from_voxels(volume.voxels)
+        self._range = intensity_range(volume.voxels, task.intensity)
+        self._reach = task.slicing.neighbors
+
+    def __len__(self) -> int:
+        return len(self._stack)
+
+    def __getitem__(self, where: slice) -> NDArray[np.float32]:
+        """Slices ``(n, c, h, w)`` float32 in [0, 1].
+
+        The middle channel is the slice itself, the others its neighbors in order, the outermost slices repeated. Beyond
+        the volume's field of view slices are 0.
+        """
+        start, stop, _ = where.indices(len(self))
+        if not self._reach:
+            return self._frames(start, stop)[:, None]
+        nearby = np.arange(start, stop)[:, None] + np.arange(-self._reach, self._reach + 1)
+        nearby = nearby.clip(0, len(self) - 1)
+        first, last = max(0, start - self._reach), min(len(self), stop + self._reach)
+        slices: NDArray[np.float32] = self._frames(first, last)[nearby - first]
+        return slices
+
+    def _frames(self, start: int, stop: int) -> NDArray[np.float32]:
+        rows, columns = self.grid.rows, self.grid.columns
+        frames = np.empty((stop - start, rows.frame, columns.frame), dtype=np.float32)
+        for index in range(start, stop, COPIED_AT_ONCE):
+            pixels = np.ascontiguousarray(self._stack[index : min(index + COPIED_AT_ONCE, stop)])
+            for offset, picture in enumerate(pixels, start=index - start):
+                # Rows first: they lie in memory one after the other.
+                frames[offset] = columns.to_frame(rows.to_frame(self._range.scale(picture), axis=0), axis=1)
+        return frames
+
+
+def slice_volume(volume: Volume, task: Task) -> tuple[NDArray[np.float32], SliceGrid]:
+    """All of :class:`VolumeSlices`, ``(n, c, h, w)``, and how to go back.
 
     :raises ReadError: if a voxel is not a finite number.
     """
-    grid = slice_grid(volume.geometry, task.slicing)
-    stack = np.ascontiguousarray(grid.from_voxels(normalize(volume.voxels, task.intensity)))
-    frames = grid.rows.to_frame(grid.columns.to_frame(stack, axis=2), axis=1)
-    reach = task.slicing.neighbors
-    nearby = np.arange(len(frames))[:, None] + np.arange(-reach, reach + 1)
-    return frames[nearby.clip(0, len(frames) - 1)], grid
+    slices = VolumeSlices(volume, task)
+    return slices[:], slices.grid
 
 
 def slice_labels(labels: Volume, grid: SliceGrid, task: Task) -> NDArray[np.uint8]:
@@ -146,15 +184,23 @@ def restore_probabilities(probabilities: NDArray[np.float32], grid: SliceGrid) -
 
 def restore_labels(probabilities: NDArray[np.float32], grid: SliceGrid) -> Volume:
     """The most probable label, uint8, at every voxel of the volume's grid from probabilities ``(n, K, h, w)``."""
+    if len(probabilities) != len(grid):
+        raise ValueError(f"{len(probabilities)} slices of probabilities for a volume of {len(grid)} slices")
+    return Volume(grid.to_voxels(labels_in_plane(probabilities, grid)), grid.geometry)
+
+
+def labels_in_plane(probabilities: NDArray[np.float32], grid: SliceGrid) -> NDArray[np.uint8]:
+    """The most probable label at every pixel ``(n, row, column)`` of the volume's, for some slices ``(n, K, h, w)``.
+
+    For :meth:`SliceGrid.to_voxels`, once they are all there.
+    """
     count, classes = probabilities.shape[:2]
-    if count != len(grid):
-        raise ValueError(f"{count} slices of probabilities for a volume of {len(grid)} slices")
     stack = np.empty((count, grid.rows.source, grid.columns.source), dtype=np.uint8)
     step = max(1, SLAB_VALUES // (classes * grid.rows.source * grid.columns.source))
     for start in range(0, count, step):
         slab = _restore_in_plane(probabilities[start : start + step], grid)
         stack[start : start + step] = slab.argmax(axis=1)
-    return Volume(grid.to_voxels(stack), grid.geometry)
+    return stack
 
 
 def slice_grid(geometry: Geometry, slicing: Slicing) -> SliceGrid:

@@ -19,7 +19,7 @@ from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import GeometryError, ReadError, SiteError
 from ppcmi.metrics import LabelScore, score_case
 from ppcmi.pipeline import PrivateLink, Progress, segment
-from ppcmi.slicing import restore_labels, slice_volume
+from ppcmi.slicing import VolumeSlices, labels_in_plane
 from ppcmi.task_labels import read_labelled_case
 from ppcmi.volume import Volume
 
@@ -110,12 +110,12 @@ def segment_alone(volume: Volume, link: PrivateLink) -> Volume | None:
     """Labels from the site's own network without any server, or None if it has none."""
     if link.decoder is None:
         return None
-    slices, grid = slice_volume(volume, link.task)
-    parts: list[NDArray[np.float32]] = []
+    slices = VolumeSlices(volume, link.task)
+    parts: list[NDArray[np.uint8]] = []
     for start in range(0, len(slices), link.slices_per_bundle):
         batch = torch.from_numpy(slices[start : start + link.slices_per_bundle])
-        parts.append(link.decoder.alone(batch).cpu().numpy())
-    return restore_labels(np.concatenate(parts), grid)
+        parts.append(labels_in_plane(link.decoder.alone(batch).cpu().numpy(), slices.grid))
+    return Volume(slices.grid.to_voxels(np.concatenate(parts)), volume.geometry)
 
 
 def mean_scores(cases: Sequence[Sequence[LabelScore]]) -> dict[str, dict[str, float]]:

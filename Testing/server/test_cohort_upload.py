@@ -22,6 +22,8 @@ from ppcmi.protection import protection_of
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
 from ppcmi.site import Membership, SiteProfile
+from ppcmi.slicing import slice_labels, slice_volume
+from ppcmi.task_labels import read_labelled_case
 from ppcmi_server import identity
 from ppcmi_server.keys import ServerKeys
 from support.app_server import TASK, app_server
@@ -86,7 +88,9 @@ def test_the_server_gets_the_codec_s_latents_under_the_inner_key(a_site, codec, 
     path, summary = export(a_site, codec, cases)
     assert (summary.cases, summary.slices) == (3, 15)
     first = find_cases(cases)[0]
-    images, labels = cohort_export.read_labelled_slices(first, TASK)
+    image, mask = read_labelled_case(first, TASK)
+    images, grid = slice_volume(image, TASK)
+    labels = slice_labels(mask, grid, TASK)
     pseudonym = a_site.profile.pseudonym_of(TASK.name, first.name)
     parts = [(header, streams) for header, streams in opened(path, a_site) if header.case == pseudonym]
     assert [header.slice_indices for header, _ in parts] == [(0, 1, 2), (3, 4)]

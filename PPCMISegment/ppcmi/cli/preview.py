@@ -16,7 +16,7 @@ from ppcmi.preview import preview_slice
 from ppcmi.protection import protection_of
 from ppcmi.reading import read_volume
 from ppcmi.scales import Profile
-from ppcmi.slicing import slice_volume
+from ppcmi.slicing import VolumeSlices
 from ppcmi.what_leaves import Sending, segmentation_leaves, what_goes, what_stays, who_could_learn_what
 
 HEIGHT = 512
@@ -47,11 +47,12 @@ def _preview(command: Command) -> int:
     codec = ensure_codec(site.client(), part).to(command.device())
     profile = Profile(options.profile) if options.profile else usual_profile(part.membership, codec)
     volume = read_volume(options.image)
-    slices, _ = slice_volume(volume, part.task)
+    slices = VolumeSlices(volume, part.task)
     index = len(slices) // 2 if options.slice is None else options.slice
     if not 0 <= index < len(slices):
         raise UsageError(f"The volume has slices 0 to {len(slices) - 1}; choose one of them by --slice.")
-    preview = preview_slice(slices[index], codec, protection_of(site, part, codec.fingerprint, profile))
+    (picture,) = slices[index : index + 1]
+    preview = preview_slice(picture, codec, protection_of(site, part, codec.fingerprint, profile))
     pictures = (preview.image, preview.leaving, preview.server.picture)
     write_atomically(options.output, encode_png(side_by_side(pictures, HEIGHT)))
     leaving = segmentation_leaves([volume.geometry], part.task, Sending.of(part.membership, profile))
