@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY := PASSIVE
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements-dev.lock
 
-.PHONY: demo test check bench-accuracy bench-cost bench-slicer screenshots clean
+.PHONY: demo test check bench-accuracy bench-cost bench-slicer bench-imaging screenshots clean
 
 demo: .venv/.demo
 	$(BIN)/python -m demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(DEMO_ARGS)
@@ -49,6 +49,9 @@ bench-cost: .venv/.dev
 
 bench-slicer: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.slicer_numbers
+
+bench-imaging: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.imaging
 
 screenshots: .venv/.dev .venv/.system
 	$(BIN)/python -m screenshots $(if $(DATA),--data "$(DATA)")
