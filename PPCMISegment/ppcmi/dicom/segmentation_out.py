@@ -29,7 +29,7 @@ from ppcmi.dicom.source_headers import (
     read_source_headers,
     single_frame_headers,
 )
-from ppcmi.errors import SiteError, UsageError
+from ppcmi.errors import ReadError, SiteError, UsageError
 from ppcmi.files import write_atomically
 from ppcmi.sources import ImageSource
 from ppcmi.task import Code, Label, Task
@@ -41,6 +41,9 @@ PRODUCT = "PPCMI"
 
 LONGEST_TEXT = 64
 """Characters of a long string (PS3.5 section 6.2)."""
+
+FEWEST_PIXELS = 8
+"""Of a frame: highdicom 0.28 packs the bits of smaller ones otherwise than PS3.5 section 8.1.1 has it."""
 
 LARGEST_FRACTION = 255
 """What stands for a probability of 1."""
@@ -66,7 +69,7 @@ def write_dicom_segmentation(
     :param labels: ``(n, rows, columns)``, values of ``task``, in the order of ``source.dicom.frames``.
     :param provenance: as :func:`ppcmi.pipeline.provenance_of` gives it.
     :raises UsageError: if ``source`` is no DICOM image.
-    :raises ReadError: if its headers cannot be read, or do not say in which study or space it lies.
+    :raises ReadError: if its headers cannot be read, or do not say in which study or space it lies, or it is tiny.
     :raises SiteError: if highdicom is missing.
     :raises WriteError: if the file cannot be written.
     """
@@ -100,6 +103,8 @@ def _write(
     image = headers.first
     if pixels.shape[1:3] != (image.Rows, image.Columns):
         raise ValueError(f"planes of {pixels.shape[1:3]} for frames of {(image.Rows, image.Columns)}")
+    if image.Rows * image.Columns < FEWEST_PIXELS:
+        raise ReadError("The image's slices have fewer than 8 pixels, which is too small for a DICOM segmentation.")
     planes = single_frame_headers(image, frames)
     hd = _highdicom()
     segmentation = hd.seg.Segmentation(

@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import CTImageStorage, generate_uid
+from pydicom.uid import ComputedRadiographyImageStorage, generate_uid
 
 from ppcmi.dicom.frames import DicomFrame
 from ppcmi.errors import ReadError
@@ -82,7 +82,7 @@ def single_frame_headers(header: pydicom.Dataset, frames: Sequence[DicomFrame]) 
     A multi-frame file may hold other volumes as well, at the same places: this is only what belongs to the volume.
     """
     base = pydicom.Dataset()
-    base.SOPClassUID = CTImageStorage  # any class of single frames
+    base.SOPClassUID = ComputedRadiographyImageStorage  # single frames, with a place or without
     base.StudyInstanceUID, base.SeriesInstanceUID = header.StudyInstanceUID, header.SeriesInstanceUID
     base.Modality, base.Rows, base.Columns = header.get("Modality", "OT"), header.Rows, header.Columns
     for keyword in LOSSY:
@@ -113,7 +113,7 @@ def copy_patient_and_study(header: pydicom.Dataset, result: pydicom.Dataset) -> 
     """Let ``result``, an object of highdicom, be filed with ``header``'s image: patient and study, word for word."""
     source = pydicom.Dataset()
     source.update(header)
-    source.SOPClassUID = CTImageStorage  # all images have the same modules of patient and study
+    source.SOPClassUID = ComputedRadiographyImageStorage  # all images have the same modules of patient and study
     result.copy_patient_and_study_information(source)
 
 
