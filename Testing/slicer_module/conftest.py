@@ -51,6 +51,21 @@ def slicer_host(running_host: SlicerHost) -> Iterator[SlicerHost]:
         raise errors[0]
 
 
+@pytest.fixture(scope="module")
+def a_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainedSite]:
+    """A site with a codec and a model for the one task of its server."""
+    from support.trained_site import trained_site
+
+    with trained_site(tmp_path_factory.mktemp("trained")) as site:
+        yield site
+
+
+@pytest.fixture
+def folder(a_site: TrainedSite, tmp_path: Path) -> Path:
+    """Of a copy of its profile, for a test to change."""
+    return Path(shutil.copytree(a_site.folder, tmp_path / "site"))
+
+
 # ---- the tab Site
 
 

@@ -1,8 +1,5 @@
 """What tests of the panel *Export* do with it again and again."""
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 import slicer
 import vtk
@@ -24,11 +21,6 @@ def opened_export(host, site_folder, monkeypatch):
 def wait_for_checks(host, panel):
     """Until every row was looked at."""
     host.wait_until(lambda: all(pair.outcome is not None for pair in panel.pairs.pairs()) and not panel.pairs.checking)
-
-
-def a_copy_of(site, folder):
-    """The folder of a copy of a site's profile, so that a test may change it."""
-    return Path(shutil.copytree(site.folder, folder))
 
 
 def add_phantom(site, name="phantom_A_04", as_called=None):

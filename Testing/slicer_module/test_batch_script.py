@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 
 from ppcmi.reading import read_volume
-from support.trained_site import PPCMI, SCRIPT, trained_site
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    with trained_site(tmp_path_factory.mktemp("site")) as site:
-        yield site
+from support.trained_site import PPCMI, SCRIPT
 
 
 @pytest.fixture
@@ -39,21 +33,21 @@ def results(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.endswith((".nii.gz", ".seg.nrrd"))}
 
 
-def test_in_slicer_the_masks_are_the_same_bytes_as_outside(site, python_script, tmp_path, capsys):
-    words = (*site.options, "--confidence", "--input", *site.images[:2], "--output")
+def test_in_slicer_the_masks_are_the_same_bytes_as_outside(a_site, python_script, tmp_path, capsys):
+    words = (*a_site.options, "--confidence", "--input", *a_site.images[:2], "--output")
     assert python_script(SCRIPT, *words, tmp_path / "in") == 0
     assert "2 done; model 1" in capsys.readouterr().out
-    outside = site.run(*PPCMI, "segment", *words, tmp_path / "out")
+    outside = a_site.run(*PPCMI, "segment", *words, tmp_path / "out")
     assert outside.returncode == 0, outside.stderr
     assert len(results(tmp_path / "in")) == 6
     assert len(np.unique(read_volume(next((tmp_path / "in").glob("*.confidence.nii.gz"))).voxels)) > 1000
     assert results(tmp_path / "in") == results(tmp_path / "out")
 
 
-def test_slicer_ends_with_the_script_s_exit_code(site, python_script, tmp_path, capsys):
+def test_slicer_ends_with_the_script_s_exit_code(a_site, python_script, tmp_path, capsys):
     (tmp_path / "broken.nii.gz").write_bytes(b"no image")
-    options = (*site.options, "--output", tmp_path / "out")
-    assert python_script(SCRIPT, *options, "--input", site.images[0], tmp_path / "broken.nii.gz") == 20
+    options = (*a_site.options, "--output", tmp_path / "out")
+    assert python_script(SCRIPT, *options, "--input", a_site.images[0], tmp_path / "broken.nii.gz") == 20
     assert python_script(SCRIPT, *options, "--input", tmp_path / "nothing") == 4
     assert python_script(SCRIPT, *options) == 2
     assert python_script(SCRIPT, "--help") == 0
@@ -78,12 +72,12 @@ class Redirect:
         return False
 
 
-def test_the_script_writes_to_what_slicer_has_for_streams(site, python_script, tmp_path, monkeypatch):
+def test_the_script_writes_to_what_slicer_has_for_streams(a_site, python_script, tmp_path, monkeypatch):
     out, err = Redirect(), Redirect()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    options = (*site.options, "--output", tmp_path / "out")
-    codes = [python_script(SCRIPT, *options, "--input", site.images[0]), python_script(SCRIPT, *options)]
+    options = (*a_site.options, "--output", tmp_path / "out")
+    codes = [python_script(SCRIPT, *options, "--input", a_site.images[0]), python_script(SCRIPT, *options)]
     codes.append(python_script(SCRIPT, "--help"))
     monkeypatch.undo()
     assert codes == [0, 2, 0]
@@ -92,14 +86,14 @@ def test_the_script_writes_to_what_slicer_has_for_streams(site, python_script, t
     assert err.text.splitlines()[-1].startswith("ppcmi: There is nothing to segment")
 
 
-def test_a_cohort_is_exported_in_slicer(site, python_script, tmp_path, capsys):
-    words = (*site.options, "--input", site.cases, "--output", tmp_path / "a.ppcmi", "--variants", "0")
+def test_a_cohort_is_exported_in_slicer(a_site, python_script, tmp_path, capsys):
+    words = (*a_site.options, "--input", a_site.cases, "--output", tmp_path / "a.ppcmi", "--variants", "0")
     assert python_script(SCRIPT, "--export-cohort", *words, "--upload") == 0
     assert "The server has cohort" in capsys.readouterr().out
     assert (tmp_path / "a.ppcmi").stat().st_size > 10_000
 
 
-def test_the_script_leaves_the_scene_alone(site, python_script, slicer_host, tmp_path):
+def test_the_script_leaves_the_scene_alone(a_site, python_script, slicer_host, tmp_path):
     before = slicer_host.scene.GetNumberOfNodes()
-    assert python_script(SCRIPT, *site.options, "--input", site.images[0], "--output", tmp_path / "out") == 0
+    assert python_script(SCRIPT, *a_site.options, "--input", a_site.images[0], "--output", tmp_path / "out") == 0
     assert slicer_host.scene.GetNumberOfNodes() == before

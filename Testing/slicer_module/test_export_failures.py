@@ -16,7 +16,6 @@ from ppcmi.reading import read_labels, read_volume
 from ppcmi.site import SiteProfile
 from ppcmi_server.keys import ServerKeys
 from slicer_module.export_panel import (
-    a_copy_of,
     add_phantom,
     add_segmentation,
     export_and_wait,
@@ -29,21 +28,9 @@ from slicer_module.export_panel import (
 from support.gate import gate_to
 from support.markers import Markers
 from support.recorder import found_in
-from support.trained_site import TASK, trained_site
+from support.trained_site import TASK
 
 LONG = 15
-
-
-@pytest.fixture(scope="module")
-def a_site(tmp_path_factory):
-    with trained_site(tmp_path_factory.mktemp("trained")) as site:
-        yield site
-
-
-@pytest.fixture
-def folder(a_site, tmp_path):
-    """A profile of the test's own."""
-    return a_copy_of(a_site, tmp_path / "site")
 
 
 @pytest.fixture

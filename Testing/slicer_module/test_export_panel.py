@@ -11,7 +11,6 @@ from ppcmi.cohort_file import CohortKey, CohortReader
 from ppcmi.consent_log import ConsentLog
 from ppcmi_server.keys import ServerKeys
 from slicer_module.export_panel import (
-    a_copy_of,
     add_phantom,
     add_segmentation,
     check_row,
@@ -25,19 +24,7 @@ from slicer_module.export_panel import (
     wait_for_checks,
 )
 from slicer_module.panel import MODULE
-from support.trained_site import TASK, trained_site
-
-
-@pytest.fixture(scope="module")
-def a_site(tmp_path_factory):
-    with trained_site(tmp_path_factory.mktemp("trained")) as site:
-        yield site
-
-
-@pytest.fixture
-def folder(a_site, tmp_path):
-    """A profile of the test's own."""
-    return a_copy_of(a_site, tmp_path / "site")
+from support.trained_site import TASK
 
 
 @pytest.fixture

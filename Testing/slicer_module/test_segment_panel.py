@@ -19,15 +19,9 @@ import vtk
 from ppcmi.phantoms import SCANNERS, make_phantom
 from ppcmi.writing import terminology_entry
 from slicer_module.panel import check, opened_panel, segment_and_wait, status_of
-from support.trained_site import TASK, trained_site
+from support.trained_site import TASK
 
 TASKS = Path(__file__).parents[2] / "Resources" / "Tasks"
-
-
-@pytest.fixture(scope="module")
-def a_site(tmp_path_factory):
-    with trained_site(tmp_path_factory.mktemp("trained")) as site:
-        yield site
 
 
 @pytest.fixture
