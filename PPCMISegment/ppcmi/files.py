@@ -31,6 +31,26 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
         raise
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add ``line`` to a file of lines, durably; what was cut off at its end before stays a line of its own.
+
+    :raises WriteError: if it cannot be written.
+    """
+    try:
+        with path.open("a+b") as stream:
+            stream.seek(0, os.SEEK_END)
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                cut_off = stream.read(1) != b"\n"
+            else:
+                cut_off = False
+            stream.write(b"\n" * cut_off + line.encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise WriteError(f"A file cannot be written: {error.strerror}.") from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` durable; only POSIX systems can."""
     if os.name == "posix":
