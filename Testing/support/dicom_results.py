@@ -72,6 +72,7 @@ class Plane:
     orientation: tuple[float, ...]
     spacing: tuple[float, ...]
     refers_to: tuple[str, int | None]
+    on_its_pixels: bool
     pixels: Any
 
 
@@ -88,7 +89,6 @@ def planes_of(path: Path) -> list[Plane]:
     for pixels, group in zip(values, file.PerFrameFunctionalGroupsSequence, strict=True):
         image = group.DerivationImageSequence[0].SourceImageSequence
         assert len(image) == 1
-        assert image[0].SpatialLocationsPreserved == "YES"
         placed = "PlanePositionSequence" in group
         planes.append(
             Plane(
@@ -97,6 +97,7 @@ def planes_of(path: Path) -> list[Plane]:
                 tuple(map(float, shared.PlaneOrientationSequence[0].ImageOrientationPatient)) if placed else (),
                 tuple(map(float, shared.PixelMeasuresSequence[0].PixelSpacing)) if placed else (),
                 (str(image[0].ReferencedSOPInstanceUID), image[0].get("ReferencedFrameNumber")),
+                image[0].get("SpatialLocationsPreserved") == "YES",
                 pixels,
             )
         )

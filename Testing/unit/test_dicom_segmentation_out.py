@@ -82,6 +82,7 @@ def check_planes(path, labels, source):
     found = np.zeros_like(labels)
     for plane in planes:
         k, frame = frames[plane.refers_to]
+        assert plane.on_its_pixels
         assert plane.position == tuple(frame.position)
         assert plane.orientation == tuple(source.dicom.frames[0].directions.ravel())
         assert plane.spacing == frame.spacing_mm
