@@ -25,7 +25,8 @@ from ppcmi.files import write_atomically
 from ppcmi.overlay import overlay_of
 from ppcmi.pipeline import PrivateLink, Progress, Segmentation, provenance_of, segment
 from ppcmi.png import encode_png
-from ppcmi.reading import read_volume
+from ppcmi.reading import read_image
+from ppcmi.sources import ImageSource
 from ppcmi.writing import write_segmentation
 
 ENDINGS = (".seg.nrrd", ".nii.gz")
@@ -43,11 +44,12 @@ Outcome = Literal["done", "skipped", "failed"]
 class BatchItem:
     """One volume on its way; ``outcome`` is None while it is being worked on.
 
+    :param source: of the volume, and ``number`` which of ``total`` it is.
     :param name: of its results, without ending.
     :param record: what the manifest says of it, once it is done, failed or skipped.
     """
 
-    source: Path
+    source: ImageSource
     name: str
     number: int
     total: int
@@ -107,7 +109,8 @@ def segment_files(
 def _segment_one(
     item: BatchItem, record: CaseRecord, link: PrivateLink, paths: Sequence[Path], cancelled: Callable[[], bool]
 ) -> Generator[BatchItem, None, CaseRecord]:
-    volume = read_volume(item.source)
+    image = read_image(item.source)
+    volume = image.volume
     sure = any(path.name.endswith(CONFIDENCE) for path in paths)
     result = yield from _as_items(item, segment(volume, link, with_probabilities=sure, cancelled=cancelled))
     output = paths[0].parent
@@ -127,6 +130,7 @@ def _segment_one(
         bytes_received=last.bytes_received,
         seconds=dict(last.seconds),
         volumes_ml=volumes_ml(result.labels, link.task),
+        warnings=list(image.warnings),
         picture=picture.as_posix(),
     )
 
@@ -167,7 +171,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _require_other_files(images: Sequence[BatchImage], output: Path, files: Sequence[str]) -> None:
-    if {(output / file).resolve() for file in files} & {image.source.resolve() for image in images}:
+    if {(output / file).resolve() for file in files} & {f.resolve() for image in images for f in image.source.files}:
         raise WriteError("A result would take the place of an image; choose another folder for the results.")
 
 
@@ -176,15 +180,14 @@ def _is_done(record: CaseRecord, made_from: dict[str, Any], output: Path, ending
     return record.outcome == "done" and record.made_from == made_from and there
 
 
-def _identity(source: Path) -> dict[str, Any]:
-    """What tells one input from a changed one: its place, size and time."""
+def _identity(source: ImageSource) -> dict[str, Any]:
+    """What tells one input from a changed one: its place, and the size and time of its files."""
     try:
-        files = sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]
-        status = [file.stat() for file in files]
+        status = [file.stat() for file in source.files]
     except OSError:
         status = []
     newest = max((s.st_mtime_ns for s in status), default=0)
-    return {"source": str(source.resolve()), "size": sum(s.st_size for s in status), "modified": newest}
+    return {"source": source.key, "size": sum(s.st_size for s in status), "modified": newest}
 
 
 def _fingerprint(decoder: SiteDecoder | None) -> str:

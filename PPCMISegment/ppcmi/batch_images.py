@@ -14,79 +14,78 @@ from itertools import count
 from pathlib import Path
 
 from ppcmi.errors import ReadError
-from ppcmi.sources import find_images_below, image_stem
+from ppcmi.sources import FoundSources, ImageSource, LeftOut, find_sources
 
 LIST_ENDING = ".csv"
 NOT_IN_A_NAME = frozenset('<>:"/\\|?*')
 """Characters that a file name cannot have on one of the systems."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BatchImage:
     """An image and, where a list says so, what its results are called."""
 
-    source: Path
+    source: ImageSource
     name: str | None = None
 
 
-def find_batch_images(source: Path, without: Path) -> list[BatchImage]:
-    """The images at ``source``: itself, those below it, or those in the list that it is.
+def find_batch_images(place: Path, without: Path) -> tuple[list[BatchImage], tuple[LeftOut, ...]]:
+    """The images at ``place``: itself, those below it, or those in the list that it is; and what else is there.
 
     :param without: a folder that is left out, as results go there.
     :raises ReadError: if there is none, or the list is not such a table.
     """
-    if source.suffix.lower() == LIST_ENDING and source.is_file():
-        return _listed(source)
-    return [BatchImage(image) for image in find_images_below(source, without)]
+    if place.suffix.lower() == LIST_ENDING and place.is_file():
+        return _listed(place)
+    found = find_sources(place, without)
+    return [BatchImage(image) for image in found.images], found.left_out
 
 
 def without_repeats(images: Iterable[BatchImage]) -> list[BatchImage]:
     """The images, each place once: a file may have been given beside the folder that it is in."""
-    by_place: dict[Path, BatchImage] = {}
+    by_key: dict[str, BatchImage] = {}
     for image in images:
-        known = by_place.setdefault(image.source.resolve(), image)
+        known = by_key.setdefault(image.source.key, image)
         if known.name is None and image.name is not None:
-            by_place[image.source.resolve()] = image
-    return list(by_place.values())
+            by_key[image.source.key] = image
+    return list(by_key.values())
 
 
-def result_names(images: Sequence[BatchImage], known: Mapping[str, Path] | None = None) -> list[str]:
+def result_names(images: Sequence[BatchImage], known: Mapping[str, str] | None = None) -> list[str]:
     """A name for each image's results, no two the same, and no other image's that had results here before.
 
     It is the list's, else the one that the image had before, else its file's without the ending, with its folder's
     where two are the same.
 
-    :param known: names that are in use, and by which image.
+    :param known: names that are in use, and the key of the image that has each.
     :raises ReadError: if lists give a name twice.
     """
-    used = {name.casefold(): place for name, place in (known or {}).items()}
+    used = {name.casefold(): key for name, key in (known or {}).items()}
     listed = [image.name.casefold() for image in images if image.name is not None]
     if len(set(listed)) != len(listed):
         raise ReadError("The lists give two images the same name; results would take each other's place.")
-    before = {place: name for name, place in (known or {}).items() if name.casefold() not in listed}
-    places = [image.source.resolve() for image in images]
-    given = [image.name or before.get(place) for image, place in zip(images, places, strict=True)]
+    before = {key: name for name, key in (known or {}).items() if name.casefold() not in listed}
+    given = [image.name or before.get(image.source.key) for image in images]
     taken = {*used, *listed}  # not told apart by case: not every file system does
-    stems = [image_stem(place) for place in places]
-    times = Counter(stems)
+    times = Counter(image.source.name for image in images)
     names = []
-    for place, stem, name in zip(places, stems, given, strict=True):
-        candidates = _candidates(place, stem, alone=times[stem] == 1)
+    for image, name in zip(images, given, strict=True):
+        candidates = _candidates(image.source, alone=times[image.source.name] == 1)
         names.append(name or next(candidate for candidate in candidates if candidate.casefold() not in taken))
         taken.add(names[-1].casefold())
     return names
 
 
-def _candidates(place: Path, stem: str, *, alone: bool) -> Iterator[str]:
-    with_folder = f"{place.parent.name}-{stem}"
+def _candidates(source: ImageSource, *, alone: bool) -> Iterator[str]:
+    with_folder = f"{source.path.resolve().parent.name}-{source.name}"
     if alone:
-        yield stem
+        yield source.name
     yield with_folder
     for number in count(2):
         yield f"{with_folder}-{number}"
 
 
-def _listed(table: Path) -> list[BatchImage]:
+def _listed(table: Path) -> tuple[list[BatchImage], tuple[LeftOut, ...]]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             heading = stream.readline()
@@ -98,12 +97,27 @@ def _listed(table: Path) -> list[BatchImage]:
             rows = [((row["image"] or "").strip(), (row.get("name") or "").strip()) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ReadError("The list is not a table of comma-separated UTF-8 text.") from error
-    images = [BatchImage(table.parent / path, name or None) for path, name in rows if path]
-    if not images:
+    if not any(path for path, _ in rows):
         raise ReadError("The list names no image.")
-    if not all(_is_name(image.name) for image in images if image.name is not None):
+    if not all(_is_name(name) for _, name in rows if name):
         raise ReadError("The list's column 'name' has a name that no file can have; use letters, digits, '-' and '_'.")
-    return images
+    images: list[BatchImage] = []
+    left_out: list[LeftOut] = []
+    for path, name in rows:
+        if path:
+            found = _found(table.parent / path)
+            left_out += found.left_out
+            several = len(found.images) > 1
+            images += [BatchImage(s, f"{name}-{s.mark}" if name and several else name or None) for s in found.images]
+    return images, tuple(left_out)
+
+
+def _found(place: Path) -> FoundSources:
+    """The images at a place of a list; where there is none the others go on."""
+    try:
+        return find_sources(place)
+    except ReadError as error:
+        return FoundSources((ImageSource(place, refusal=error),))
 
 
 def _is_name(text: str) -> bool:

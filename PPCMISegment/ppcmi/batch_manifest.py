@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ class CaseRecord:
     :param slices: of it, and ``bytes_sent`` and ``bytes_received`` for them.
     :param seconds: by stage; ``total_seconds`` also holds reading and writing.
     :param volumes_ml: by structure.
+    :param warnings: sentences about the image that whoever uses the result should read.
     :param picture: where its overlay is, from the folder of the results, or empty.
     :param finished: when, in UTC (ISO 8601).
     """
@@ -40,6 +41,7 @@ class CaseRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     total_seconds: float = 0.0
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
+    warnings: Sequence[str] = field(default_factory=list)
     picture: str = ""
     finished: str = ""
 
@@ -69,9 +71,9 @@ class Manifest:
         return self._records
 
     @property
-    def sources(self) -> dict[str, Path]:
-        """Which image each result was made from, by the result's name."""
-        return {name: Path(str(record.made_from.get("source", ""))) for name, record in self._records.items()}
+    def sources(self) -> dict[str, str]:
+        """The key of the image that each result was made from, by the result's name."""
+        return {name: str(record.made_from.get("source", "")) for name, record in self._records.items()}
 
     def append(self, record: CaseRecord) -> None:
         """Note what became of a volume; it is on the disk when this returns.

@@ -2,7 +2,7 @@
 
 Whatever the format, what comes out is a :class:`~ppcmi.volume.Volume` with the geometry that the file states, in RAS; a
 file that does not state one is refused. NIfTI is :mod:`ppcmi.nifti`'s, other formats are :mod:`ppcmi.itk_files`', and
-DICOM folders :mod:`ppcmi.dicom_series`'s. Errors are one sentence and name no file: who shows them knows which.
+DICOM :mod:`ppcmi.dicom`'s. Errors are one sentence and name no file: who shows them knows which.
 """
 
 # mypy: allow-untyped-calls
@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK
 from numpy.typing import NDArray
 
 from ppcmi.dicom.acquisition import Acquisition
-from ppcmi.dicom_series import frame_positions, is_dicom_file, series_files
+from ppcmi.dicom.pixels import read_dicom
 from ppcmi.errors import ReadError
 from ppcmi.intensity import require_finite
-from ppcmi.itk_files import ItkFile, read_itk_layers, read_itk_volume, volume_from_image
+from ppcmi.itk_files import ItkFile, read_itk_layers, read_itk_volume
 from ppcmi.nifti import NIFTI_ENDINGS, read_nifti
-from ppcmi.sources import ImageSource
+from ppcmi.sources import ImageSource, only_source
 from ppcmi.volume import Volume
 
 
@@ -47,26 +46,28 @@ class ReadImage:
 
 
 def read_image(source: ImageSource) -> ReadImage:
-    """The image at a source, as :func:`read_volume` reads it, with what must be known of it.
-
-    :raises ReadError: as :func:`read_volume`.
-    :raises GeometryError: as :func:`read_volume`.
-    """
-    return ReadImage(read_volume(source.path))
-
-
-def read_volume(path: Path) -> Volume:
-    """An image of one value a voxel: NIfTI, NRRD, MetaImage, PNG or TIFF with spacing, a DICOM file or series folder.
+    """The image at a source: NIfTI, NRRD, MetaImage, PNG or TIFF with spacing, or DICOM.
 
     A two-dimensional image becomes a volume of one slice.
 
     :raises ReadError: if there is no such image, or it is empty, in color, has a time axis, or is not finite.
-    :raises GeometryError: if a file does not say how it lies in the patient or says two things, or a DICOM series is
-        tilted or its slices are not evenly spaced.
+    :raises GeometryError: if a file does not say how it lies in the patient or says two things, or slices of a DICOM
+        series are missing.
     """
-    volume = volume_from_image(_read_series(path)) if path.is_dir() else _read_file(path)
-    require_finite(volume.voxels)
-    return volume
+    if source.refusal is not None:
+        raise source.refusal.with_traceback(None)
+    image = ReadImage(_read_file(source.path)) if source.dicom is None else ReadImage(*read_dicom(source.dicom))
+    require_finite(image.volume.voxels)
+    return image
+
+
+def read_volume(path: Path) -> Volume:
+    """Exactly one image, at a file or in a folder, as :func:`read_image` reads it.
+
+    :raises ReadError: as :func:`read_image`, and if there are several.
+    :raises GeometryError: as :func:`read_image`.
+    """
+    return read_image(only_source(path)).volume
 
 
 def read_labels(path: Path) -> Volume:
@@ -78,7 +79,7 @@ def read_labels(path: Path) -> Volume:
     """
     if path.is_dir():
         raise ReadError("A segmentation is a single file; a folder was given.")
-    _require_file(path)
+    require_file(path)
     if not is_nrrd(path):
         volume = read_volume(path)
         return Volume(label_values(volume.voxels), volume.geometry)
@@ -111,79 +112,24 @@ def label_values(voxels: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
     return voxels.astype(np.uint8 if voxels.max() <= np.iinfo(np.uint8).max else np.uint16)
 
 
-def _read_series(folder: Path) -> SimpleITK.Image:
-    files = series_files(folder)
-    if len(files) == 1:
-        return _read_dicom_file(files[0])
-    reader = SimpleITK.ImageSeriesReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileNames([str(file) for file in files])
-    try:
-        if len({_pixel_type(file) for file in files}) > 1:  # slices with scales of their own, as of PET
-            reader.SetOutputPixelType(SimpleITK.sitkFloat32)
-        image: SimpleITK.Image = reader.Execute()
-    except RuntimeError as error:
-        raise ReadError(
-            "The DICOM series cannot be read: its images differ in size, are cut off, or their encoding is unknown."
-        ) from error
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ReadError("The DICOM series is in color; only images with one value a pixel can be segmented.")
-    return image
-
-
-def _pixel_type(file: Path) -> int:
-    """SimpleITK's type of a DICOM file's rescaled values; the first file's would truncate the others'."""
-    reader = SimpleITK.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(file))
-    reader.ReadImageInformation()
-    return int(reader.GetPixelID())
-
-
 def _read_file(path: Path) -> Volume:
-    _require_file(path)
-    if is_dicom_file(path):
-        return volume_from_image(_read_dicom_file(path))
+    require_file(path)
+    with path.open("rb"):  # a file that may not be opened says so here; readers call it damaged
+        pass
     if path.name.lower().endswith(NIFTI_ENDINGS):
         return read_nifti(path)
     return read_itk_volume(path)
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """Check that there is a file with something in it.
+
+    :raises ReadError: if not.
+    """
     if not path.is_file():
         raise ReadError("There is no image at the place given; check its spelling.")
     if path.stat().st_size == 0:
         raise ReadError("The image file is empty; copy or export it again.")
-
-
-def _read_dicom_file(path: Path) -> SimpleITK.Image:
-    positions = frame_positions(path)
-    reader = SimpleITK.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        if reader.GetNumberOfComponents() != 1:
-            raise ReadError("The image has several values a voxel, such as color; save it with one (grayscale).")
-        image: SimpleITK.Image = reader.Execute()
-    except RuntimeError as error:
-        raise ReadError("The image cannot be read: it is damaged, cut off, or of an unknown format.") from error
-    if image.GetDimension() == 2:
-        image = SimpleITK.JoinSeries(image)
-    if positions is not None:
-        _place_frames(image, positions)
-    return image
-
-
-def _place_frames(image: SimpleITK.Image, positions: NDArray[np.float64]) -> None:
-    """Let the third axis go from frame to frame, up or down, as ITK does not."""
-    step = (positions[-1] - positions[0]) / (len(positions) - 1)
-    spacing = float(np.linalg.norm(step))
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    direction[:, 2] = step / spacing
-    image.SetOrigin(positions[0].tolist())
-    image.SetSpacing([*image.GetSpacing()[:2], spacing])
-    image.SetDirection(direction.ravel().tolist())
 
 
 def _segment_values(file: ItkFile) -> set[int]:

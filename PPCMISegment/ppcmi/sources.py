@@ -1,20 +1,34 @@
-"""Where images lie: files of known formats and DICOM folders, found by name and by what is in them."""
+"""Where images lie: files of known formats, and DICOM images, which are found by what their files say, not by names."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ppcmi.dicom.frames import DicomVolume
-from ppcmi.dicom_series import is_dicom_file, is_dicom_folder, series_volume
-from ppcmi.errors import ReadError
+from ppcmi.dicom.headers import is_dicom_file
+from ppcmi.dicom.scan import FoundSeries, Scan, place_of, scan
+from ppcmi.errors import PpcmiError, ReadError
+from ppcmi.wording import counted
 
 PICTURE_ENDINGS = (".png", ".tif", ".tiff")
-VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-IMAGE_ENDINGS = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", *PICTURE_ENDINGS)
+VOLUME_ENDINGS = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
+IMAGE_ENDINGS = (".nii.gz", ".seg.nrrd", ".nii", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", *PICTURE_ENDINGS)
 """Longest first, so that the first that fits is the whole ending."""
+
+OTHER_ENDINGS = (*VOLUME_ENDINGS, *PICTURE_ENDINGS)
+"""Of images that are no DICOM."""
+
+SEGMENTATION_ENDING = ".seg.nrrd"
+
+NOTHING_THERE = "There is no image at the place given; check its spelling."
+NO_IMAGES = "The folder has no DICOM images and no files of another known format (NIfTI, NRRD, MetaImage, PNG, TIFF)."
+
+A_SEGMENTATION = "It is a segmentation, which belongs to an image."
+ONLY_OTHERS = "The folder has no DICOM images to segment but other objects alone, such as reports."
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +38,13 @@ class ImageSource:
     :param path: the file, or the folder below which the volume's DICOM files were found.
     :param dicom: which files or frames, if it is DICOM.
     :param mark: what tells it from the other volumes at ``path``, such as ``series5-2``; empty if there is no other.
+    :param refusal: why it cannot be read, where that was seen while it was found; reading it raises this.
     """
 
     path: Path
     dicom: DicomVolume | None = None
     mark: str = ""
+    refusal: PpcmiError | None = None
 
     @property
     def name(self) -> str:
@@ -39,10 +55,15 @@ class ImageSource:
     def key(self) -> str:
         """Identifies it in a manifest: its place, and which of the volumes there it is."""
         place = str(self.path.resolve())
-        if self.dicom is None or not self.mark:
+        if not self.mark:
             return place
-        identity = f"{self.dicom.series_uid} {self.dicom.stack}"
+        identity = self.mark if self.dicom is None else f"{self.dicom.series_uid} {self.dicom.stack}"
         return f"{place}#{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it is read from."""
+        return (self.path,) if self.dicom is None else self.dicom.files
 
 
 @dataclass(frozen=True)
@@ -53,7 +74,7 @@ class LeftOut:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FoundSources:
     """The images at a place, and what else is there."""
 
@@ -64,11 +85,43 @@ class FoundSources:
 def find_sources(path: Path, without: Path | None = None) -> FoundSources:
     """The images at ``path``: itself, or those in the folder and the folders within it.
 
+    DICOM files are put together by their UIDs wherever they lie. An image that cannot be read is among them, with why.
+
     :param without: a folder that is left out, as results go there.
     :raises ReadError: if there is none, or ``path`` is the folder that is left out.
     """
-    places = find_images(path) if without is None else find_images_below(path, without)
-    return FoundSources(tuple(ImageSource(place, series_volume(place) if place.is_dir() else None) for place in places))
+    if path.is_file():
+        found = scan([path]) if not _has_ending(path, OTHER_ENDINGS) else Scan((), (path,))
+        if path in (found.damaged or {}):
+            raise ReadError((found.damaged or {})[path])
+        return _sources(found, [ImageSource(other) for other in found.others], at=path)
+    if not path.is_dir():
+        raise ReadError(NOTHING_THERE)
+    if without is not None and path.resolve() == without.resolve():
+        raise ReadError("Images and results are in the same folder; choose another one for the results.")
+    files = list(_files_below(path, None if without is None else without.resolve()))
+    maybe_dicom = [file for file in files if not _has_ending(file, OTHER_ENDINGS)]
+    others = [file for file in files if _has_ending(file, OTHER_ENDINGS)]
+    images = [ImageSource(file) for file in others if not _has_ending(file, (SEGMENTATION_ENDING,))]
+    sources = _sources(scan(maybe_dicom), images)
+    segmentations = [LeftOut(file.name, A_SEGMENTATION) for file in others if _has_ending(file, (SEGMENTATION_ENDING,))]
+    return FoundSources(sources.images, (*sources.left_out, *segmentations))
+
+
+def only_source(path: Path) -> ImageSource:
+    """The one image at ``path``; of a folder with DICOM files the one of those, whatever else it has.
+
+    :raises ReadError: if there is none, or more than one.
+    """
+    images = _direct(path).images if _is_dicom_folder(path) else find_sources(path).images
+    if len(images) == 1:
+        return images[0]
+    series = {image.dicom.series_uid for image in images if image.dicom is not None}
+    if len(series) == 1:
+        raise ReadError(f"The DICOM series has {len(images)} images, such as echoes or phases; export the one to use.")
+    if len(series) > 1:
+        raise ReadError(f"The folder has {len(series)} DICOM series; put the one to use into a folder of its own.")
+    raise ReadError(f"The folder has {len(images)} images; give the file of the one to use.")
 
 
 def find_images(path: Path) -> list[Path]:
@@ -76,27 +129,11 @@ def find_images(path: Path) -> list[Path]:
 
     :raises ReadError: if there is none.
     """
-    if path.is_file() or is_dicom_folder(path):
+    if path.is_file() or _is_dicom_folder(path):
         return [path]
     if not path.is_dir():
-        raise ReadError("There is no image at the place given; check its spelling.")
+        raise ReadError(NOTHING_THERE)
     found = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".") and is_image(entry)]
-    if not found:
-        raise ReadError("The folder has no image of a known format (NIfTI, NRRD, MetaImage, DICOM, PNG, TIFF).")
-    return found
-
-
-def find_images_below(path: Path, without: Path) -> list[Path]:
-    """As :func:`find_images`, also in the folders within a folder, such as a DICOM export's patients and studies.
-
-    :param without: a folder that is left out, as results go there.
-    :raises ReadError: if there is none, or ``path`` is the folder that is left out.
-    """
-    if not path.is_dir() or is_dicom_folder(path):
-        return find_images(path)
-    if path.resolve() == without.resolve():
-        raise ReadError("Images and results are in the same folder; choose another one for the results.")
-    found = list(_images_below(path, without.resolve()))
     if not found:
         raise ReadError("The folder has no image of a known format (NIfTI, NRRD, MetaImage, DICOM, PNG, TIFF).")
     return found
@@ -112,15 +149,85 @@ def image_stem(path: Path) -> str:
 def is_image(path: Path) -> bool:
     """Whether there is an image of a known format, or a DICOM folder."""
     if path.is_dir():
-        return is_dicom_folder(path)
+        return _is_dicom_folder(path)
     return path.name.lower().endswith(IMAGE_ENDINGS) or is_dicom_file(path)
 
 
-def _images_below(folder: Path, without: Path) -> Iterator[Path]:
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(".") or entry.resolve() == without:
+def _direct(folder: Path) -> FoundSources:
+    """The DICOM images of the files directly in a folder."""
+    files = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    return _sources(scan(file for file in files if not _has_ending(file, OTHER_ENDINGS)), [])
+
+
+def _is_dicom_folder(path: Path) -> bool:
+    """Whether a DICOM file lies directly in the folder."""
+    return path.is_dir() and any(is_dicom_file(entry) for entry in path.iterdir() if entry.is_file())
+
+
+def _sources(found: Scan, others: Sequence[ImageSource], at: Path | None = None) -> FoundSources:
+    """Sources of DICOM volumes and of other files, sorted by place.
+
+    :param at: the place of all of them, else each has its own.
+    """
+    images = [*others, *_dicom_sources(found.series, at)]
+    left_out = list(_left_out(found.series))
+    refused = {image.path for image in images if image.refusal is not None}
+    for file, reason in (found.damaged or {}).items():
+        if not any(file.is_relative_to(place) for place in refused):  # else the volume beside it says so
+            images.append(ImageSource(file, refusal=ReadError(reason)))
+    if not images:
+        reasons = {left.reason for left in left_out}
+        if len(reasons) == 1:
+            raise ReadError(reasons.pop())
+        raise ReadError(ONLY_OTHERS if reasons else NO_IMAGES)
+    return FoundSources(tuple(sorted(images, key=lambda image: str(image.path))), tuple(left_out))
+
+
+def _dicom_sources(found: Sequence[FoundSeries], at: Path | None) -> Iterator[ImageSource]:
+    by_place = defaultdict(list)
+    for series in found:
+        for volume in series.volumes:
+            by_place[at or place_of(volume)].append((series, volume))
+    for place, volumes in by_place.items():
+        marks = _marks([series.number for series, _ in volumes])
+        for (_, volume), mark in zip(volumes, marks, strict=True):
+            yield ImageSource(place, volume.volume, mark, volume.refusal)
+
+
+def _marks(numbers: Sequence[int | None]) -> list[str]:
+    """What tells volumes with these series numbers apart; empty for one alone."""
+    if len(numbers) == 1:
+        return [""]
+    names = [f"series{'' if number is None else number}" for number in numbers]
+    again = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    return [f"{name}-{n}" if names.count(name) > 1 else name for name, n in zip(names, again, strict=True)]
+
+
+def _left_out(found: Sequence[FoundSeries]) -> Iterator[LeftOut]:
+    for series in found:
+        number = "" if series.number is None else str(series.number)
+        for folder, reason in dict.fromkeys((header.file.parent, header.no_image) for header in series.no_images):
+            yield LeftOut(f"{folder.resolve().name}-series{number}", reason)
+        if series.copies:
+            folder = series.volumes[0].files[0].file.parent
+            sentence = f"{counted(series.copies, 'DICOM file')} are copies of others; each image is used once."
+            yield LeftOut(f"{folder.resolve().name}-series{number}", sentence)
+
+
+def _files_below(folder: Path, without: Path | None) -> Iterator[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ReadError("A folder cannot be opened; check its permissions.") from error
+    for entry in entries:
+        if entry.name.startswith(".") or (without is not None and entry.resolve() == without):
             continue
-        if is_image(entry):
+        if entry.is_dir():
+            if not entry.is_symlink():
+                yield from _files_below(entry, without)
+        elif entry.is_file():
             yield entry
-        elif entry.is_dir() and not entry.is_symlink():
-            yield from _images_below(entry, without)
+
+
+def _has_ending(path: Path, endings: tuple[str, ...]) -> bool:
+    return path.name.lower().endswith(endings)

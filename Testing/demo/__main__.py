@@ -31,6 +31,7 @@ from ppcmi.reading import read_labels, read_volume
 from ppcmi.scales import Stream
 from ppcmi.session import open_link
 from ppcmi.slicing import slice_labels, slice_volume
+from ppcmi.sources import ImageSource
 from ppcmi.volume import Volume
 from support.real_server import real_server
 
@@ -101,7 +102,7 @@ def _show_site(plan: Plan, hospital: Hospital, out: Path, clock: Stopwatch) -> l
     with clock.stage("train each site alone"):
         network = train_alone(plan.cases(letter, "train"), task, plan.effort)
     cases = plan.cases(letter, "test")
-    names = result_names([BatchImage(case.image) for case in cases])
+    names = result_names([BatchImage(ImageSource(case.image)) for case in cases])
     shown = []
     for case, name in zip(cases, names, strict=True):
         volume, truth = read_volume(case.image), _truth(case)

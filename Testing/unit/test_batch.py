@@ -23,6 +23,7 @@ from ppcmi.confidence import ENDING as CONFIDENCE
 from ppcmi.errors import CancelledError, ConnectionFailedError, ReadError, ServerRefusedError, WriteError
 from ppcmi.pipeline import provenance_of
 from ppcmi.reading import read_labels, read_volume
+from ppcmi.sources import ImageSource
 from support.private_link import HalvingServer, link_to, untrained_codec
 
 
@@ -69,7 +70,7 @@ def write_scan(path, seed):
 
 def segmented(paths, link, output, **options):
     """Outcomes by name, in order."""
-    items = segment_files([BatchImage(path) for path in paths], link, output, **options)
+    items = segment_files([BatchImage(ImageSource(path)) for path in paths], link, output, **options)
     return {item.name: item.outcome for item in items if item.outcome is not None}
 
 
@@ -213,7 +214,7 @@ def test_confidence_is_written_beside_the_mask_and_a_rerun_that_asks_for_it_make
 
 
 def named(*paths, known=None):
-    return result_names([BatchImage(Path(path)) for path in paths], known)
+    return result_names([BatchImage(ImageSource(Path(path))) for path in paths], known)
 
 
 def test_results_of_scans_with_the_same_name_do_not_overwrite_each_other():
@@ -235,7 +236,7 @@ def test_another_patient_s_results_from_an_earlier_run_are_not_overwritten(scans
 
 def test_names_that_differ_in_case_alone_do_not_meet_on_a_disk_that_does_not_tell_them_apart():
     assert named("a/Scan.nii", "b/scan.nii") == ["Scan", "b-scan"]
-    assert named("b/scan.nii", known={"SCAN": Path("/elsewhere/SCAN.nii")}) == ["b-scan"]
+    assert named("b/scan.nii", known={"SCAN": "/elsewhere/SCAN.nii"}) == ["b-scan"]
 
 
 @given(
@@ -243,7 +244,7 @@ def test_names_that_differ_in_case_alone_do_not_meet_on_a_disk_that_does_not_tel
     st.dictionaries(st.sampled_from(["x", "a-x", "a-x-2", "X"]), st.sampled_from(["/q/x.nii", "/r/x.nii"]), max_size=3),
 )
 def test_no_two_images_ever_get_one_name(paths, known):
-    names = named(*paths, known={name: Path(place) for name, place in known.items()})
+    names = named(*paths, known=known)
     assert len({name.casefold() for name in names}) == len(paths)
     assert not {name.casefold() for name in names} & {name.casefold() for name in known}
 
@@ -259,10 +260,14 @@ def write_list(folder, text, encoding="utf-8"):
 
 def test_a_list_names_images_relative_to_itself_and_their_results(scans, a_link, tmp_path):
     rows = f"patient,image,name\nP1,scans/one.nii.gz,first\nP2,{scans[1]},\n,,\nP3,scans/gone.nii.gz,\n"
-    images = find_batch_images(write_list(tmp_path, rows), tmp_path / "out")
-    assert images == [
-        BatchImage(scans[0], "first"), BatchImage(scans[1]), BatchImage(tmp_path / "scans" / "gone.nii.gz"),
-    ]  # fmt: skip
+    images, left_out = find_batch_images(write_list(tmp_path, rows), tmp_path / "out")
+    gone = tmp_path / "scans" / "gone.nii.gz"
+    assert [(image.source.path, image.name) for image in images] == [
+        (scans[0], "first"),
+        (scans[1], None),
+        (gone, None),
+    ]
+    assert not left_out
     items = segment_files(images, a_link, tmp_path / "out")
     assert {i.name: i.outcome for i in items if i.outcome} == {"first": "done", "two": "done", "gone": "failed"}
 
@@ -271,9 +276,8 @@ def test_a_list_names_images_relative_to_itself_and_their_results(scans, a_link,
 @pytest.mark.parametrize("separator", [",", ";"])
 def test_a_list_may_come_from_a_spreadsheet(encoding, separator, tmp_path):
     rows = separator.join(("image", "name")) + "\r\n" + separator.join(("scan.nii", "Müller")) + "\r\n"
-    assert find_batch_images(write_list(tmp_path, rows, encoding), tmp_path) == [
-        BatchImage(tmp_path / "scan.nii", "Müller")
-    ]
+    ((image,), _) = find_batch_images(write_list(tmp_path, rows, encoding), tmp_path)
+    assert (image.source.path, image.name) == (tmp_path / "scan.nii", "Müller")
 
 
 @pytest.mark.parametrize(
@@ -301,12 +305,12 @@ def test_bytes_that_are_no_text_are_no_list(tmp_path):
 
 def test_two_images_of_one_name_in_lists_are_refused():
     with pytest.raises(ReadError, match="same name"):
-        result_names([BatchImage(Path("a.nii"), "x"), BatchImage(Path("b.nii"), "X")])
+        result_names([BatchImage(ImageSource(Path(path)), name) for path, name in (("a.nii", "x"), ("b.nii", "X"))])
 
 
 def test_an_image_that_is_given_twice_is_segmented_once(scans):
-    images = [BatchImage(scans[0]), BatchImage(scans[0].parent / ".." / "scans" / "one.nii.gz", "mine")]
-    (image,) = without_repeats([*images, BatchImage(scans[0])])
+    once, again = ImageSource(scans[0]), ImageSource(scans[0].parent / ".." / "scans" / "one.nii.gz")
+    (image,) = without_repeats([BatchImage(once), BatchImage(again, "mine"), BatchImage(once)])
     assert image.name == "mine"
 
 

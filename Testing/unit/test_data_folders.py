@@ -4,7 +4,7 @@ import SimpleITK
 
 from ppcmi.data_folders import find_cases
 from ppcmi.errors import ReadError
-from ppcmi.sources import find_images, find_images_below
+from ppcmi.sources import find_images, find_sources
 from support.dicom import write_series
 from support.volumes import a_geometry, smooth_labels
 
@@ -96,9 +96,9 @@ def test_images_are_found_in_folders_within_folders_but_not_among_the_results(a_
         folder.mkdir(parents=True)
     save_image(results / "x.nii.gz")
     save_image(study / "x.nii.gz")
-    found = [str(image.relative_to(images)) for image in find_images_below(images, without=results)]
+    found = [str(image.path.relative_to(images)) for image in find_sources(images, without=results).images]
     assert found == ["a.nii.gz", "b.c.nrrd", "d.mha", "patient/study/x.nii.gz"]
     with pytest.raises(ReadError, match="same folder"):
-        find_images_below(results, without=results)
-    with pytest.raises(ReadError, match="no image"):
-        find_images_below(a_folder / "empty", without=results)
+        find_sources(results, without=results)
+    with pytest.raises(ReadError, match="no DICOM images and no files of another known format"):
+        find_sources(a_folder / "empty", without=results)

@@ -21,13 +21,6 @@ def a_scan(dtype=np.int16, slices=6):
     return Volume((np.arange(slices * 35).reshape(geometry.shape) + low).astype(dtype), geometry)
 
 
-def with_step(volume, step_mm):
-    """The same slices with another step from one to the next, RAS."""
-    matrix = np.array(volume.geometry.ijk_to_ras)
-    matrix[:3, 2] = step_mm
-    return Volume(volume.voxels, type(volume.geometry)(volume.geometry.shape, matrix))
-
-
 def check_same(found, expected):
     np.testing.assert_array_equal(found.voxels, expected.voxels)
     np.testing.assert_allclose(found.geometry.ijk_to_ras, expected.geometry.ijk_to_ras, atol=1e-4)
@@ -98,7 +91,7 @@ def test_two_series_in_a_folder_are_not_guessed_between(tmp_path):
 
 def test_a_missing_slice_is_noticed(tmp_path):
     write_series(a_scan(), tmp_path)[2].unlink()
-    with pytest.raises(GeometryError, match="not evenly spaced; one may be missing"):
+    with pytest.raises(GeometryError, match="slices missing after slice 2; send or export it again"):
         read_volume(tmp_path)
 
 
@@ -108,23 +101,6 @@ def test_positions_that_a_scanner_rounded_are_even(tmp_path):
         header.ImagePositionPatient = [round(float(x), 2) for x in header.ImagePositionPatient]
         header.save_as(path)
     assert read_volume(tmp_path).voxels.shape == (6, 5, 7)
-
-
-def test_a_tilted_gantry_is_not_taken_for_a_straight_one(tmp_path):
-    scan = a_scan()
-    step = scan.geometry.ijk_to_ras[:3, 2] + 0.5 * scan.geometry.ijk_to_ras[:3, 1]
-    write_series(with_step(scan, step), tmp_path)
-    with pytest.raises(GeometryError, match="tilted gantry"):
-        read_volume(tmp_path)
-
-
-def test_slices_of_different_orientation_are_no_volume(tmp_path):
-    last = write_series(a_scan(), tmp_path)[-1]
-    header = pydicom.dcmread(last)
-    header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    header.save_as(last)
-    with pytest.raises(GeometryError, match="not parallel"):
-        read_volume(tmp_path)
 
 
 def test_phases_at_one_place_are_not_stacked(tmp_path):
@@ -153,7 +129,7 @@ def test_a_damaged_position_is_one_sentence(tmp_path):
     content = path.read_bytes()
     position = str(pydicom.dcmread(path).ImagePositionPatient[0]).encode()
     path.write_bytes(content.replace(position, b"x" * len(position)))
-    with pytest.raises(ReadError, match=r"^A DICOM file is damaged; copy or export it again\.$"):
+    with pytest.raises(ReadError, match=r"^A DICOM file is damaged .* copy or export it again\.$"):
         read_volume(tmp_path)
 
 
@@ -179,26 +155,30 @@ def test_a_segmentation_is_no_image_and_does_not_disturb_one(tmp_path):
 
 def test_a_folder_of_reports_has_no_images(tmp_path):
     write_series(a_scan(), tmp_path, SOPClassUID=BasicTextSRStorage, Rows=None, PixelData=None)
-    with pytest.raises(ReadError, match="no DICOM images"):
+    with pytest.raises(ReadError, match="no image that can be segmented but Basic Text SR Storage"):
         read_volume(tmp_path)
 
 
-@pytest.mark.parametrize("order", [range(6), range(5, -1, -1)])
-def test_frames_of_one_file_are_a_volume_up_or_down(tmp_path, order):
+@pytest.mark.parametrize("order", [range(6), range(5, -1, -1), (3, 0, 5, 1, 4, 2)])
+def test_frames_of_one_file_are_a_volume_in_whatever_order_they_are_stored(tmp_path, order):
     scan = a_scan(np.uint16)
-    expected = scan if order[0] == 0 else reoriented(scan, (0, 1, 2), (True, False, False))
     for place in (write_multi_frame(scan, tmp_path / "frames.dcm", order=order), tmp_path):
-        check_same(read_volume(place), expected)
+        check_same(read_volume(place), scan)
+
+
+def test_frames_have_scales_of_their_own(tmp_path):
+    scan = a_scan(np.uint16)
+    path = write_multi_frame(scan, tmp_path / "frames.dcm", order=(1, 0, 2, 3, 4, 5), slopes=(1.0, 3.0, 2.0))
+    slopes = np.reshape((3, 1, 2, 1, 3, 2), (6, 1, 1))
+    np.testing.assert_array_equal(read_volume(path).voxels, scan.voxels * slopes)
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "sentence"),
     [
-        ({"order": (0, 2, 1, 3, 4, 5)}, ReadError, "out of order"),
         ({"order": (0, 1, 2, 0, 1, 2)}, ReadError, "several images at one place"),
-        ({"order": (0, 1, 2, 4, 5)}, GeometryError, "not evenly spaced"),
-        ({"slopes": (1.0, 1.0, 2.0)}, ReadError, "differ in scale"),
-        ({"PerFrameFunctionalGroupsSequence": None}, ReadError, "do not say where they lie, as in a film"),
+        ({"order": (0, 1, 2, 4, 5)}, GeometryError, "slices missing after slice 3"),
+        ({"PerFrameFunctionalGroupsSequence": None}, ReadError, "film, whose frames do not say where they lie"),
     ],
 )
 def test_frames_that_are_no_volume_are_refused(tmp_path, changes, error, sentence):
@@ -207,8 +187,8 @@ def test_frames_that_are_no_volume_are_refused(tmp_path, changes, error, sentenc
         read_volume(path)
 
 
-def test_several_multi_frame_files_are_not_guessed_between(tmp_path):
+def test_each_multi_frame_file_is_an_image_of_its_own(tmp_path):
     for name in ("a", "b"):
         write_multi_frame(a_scan(np.uint16), tmp_path / name, SeriesInstanceUID="1.2.3")
-    with pytest.raises(ReadError, match="several multi-frame DICOM images; give the one file"):
+    with pytest.raises(ReadError, match="2 images, such as echoes or phases"):
         read_volume(tmp_path)

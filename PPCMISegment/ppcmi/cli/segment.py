@@ -86,7 +86,7 @@ def _segment(command: Command) -> int:
     site, options, console = command.site(), command.options, command.console
     if not 1 <= options.in_flight <= 64:
         raise UsageError("--in-flight is a number from 1 to 64.")
-    images = _images([*options.inputs, *options.more_inputs], options.output)
+    images = _images([*options.inputs, *options.more_inputs], options.output, console)
     choices = LinkOptions(
         options.model, Quantization(options.quantization), device=command.device(), in_flight=options.in_flight
     )
@@ -107,16 +107,19 @@ def _segment(command: Command) -> int:
     return 0
 
 
-def _images(sources: Sequence[Path], output: Path) -> list[BatchImage]:
-    """Every image of the sources; an error of one says which, as several may have been given."""
-    if not sources:
+def _images(places: Sequence[Path], output: Path, console: Console) -> list[BatchImage]:
+    """Every image at the places; an error at one says which, as several may have been given."""
+    if not places:
         raise UsageError("There is nothing to segment; name images or folders, or a list by --input.")
     images: list[BatchImage] = []
-    for source in sources:
+    for place in places:
         try:
-            images += find_batch_images(source, without=output)
+            found, left_out = find_batch_images(place, without=output)
         except ReadError as error:
-            raise ReadError(f"{source}: {error}") from error
+            raise ReadError(f"{place}: {error}") from error
+        images += found
+        for other in left_out:
+            console.remark(f"ppcmi: {other.name} is left out: {other.reason}")
     return without_repeats(images)
 
 
@@ -126,6 +129,8 @@ def _show(item: BatchItem, console: Console) -> None:
         console.remark(f"ppcmi: {item.name}: {item.record.error}")
     elif item.record is not None:
         console.progress(f"{place}: {NAMES[item.outcome]}", last=True)
+        for warning in item.record.warnings:
+            console.remark(f"ppcmi: {item.name}: {warning}")
     elif item.progress is not None:
         console.progress(f"{place}: {item.progress.done}/{item.progress.total} slices")
 

@@ -9,6 +9,7 @@ two slices nearest along the normal, so that a linear function of space stays wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,13 @@ FINEST = 8
 
 ON_A_PIXEL = 1e-3
 """Distance from a pixel or slice, as a part of it, below which nothing is interpolated; headers round positions."""
+
+STRAIGHT = 0.01
+"""Largest sideways shift from slice to slice of a regular grid, as a part of the gap (0.6 degrees)."""
+
+ROUNDED, ROUNDED_MM, DISPLACED = 0.02, 0.06, 0.1
+"""How far a slice may be from its place in a regular grid: this part of the gap or pixel, and this many millimetres
+even if that is more, as positions are rounded, but never more than the last part of the gap or pixel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +51,7 @@ class Acquisition:
 
         :raises GeometryError: if frames are shifted sideways by more than their own width.
         """
-        first, normal = frames[0], np.cross(*frames[0].directions)
+        first, normal = frames[0], frames[0].normal
         away = np.array([frame.position - first.position for frame in frames])
         heights = away @ normal
         extent, gap = float(heights[-1]), float(np.diff(heights).min())
@@ -94,7 +102,7 @@ class Acquisition:
         """Probabilities ``(K, n, rows, columns)`` at the slices' own pixels, from those on the regular grid."""
         return np.stack(list(self._on_slices(probabilities)), axis=1)
 
-    def _on_slices(self, probabilities: NDArray[np.float32]) -> Any:
+    def _on_slices(self, probabilities: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         if probabilities.shape[1:] != self.regular.shape:
             raise ValueError(f"probabilities of shape {probabilities.shape} for a grid of shape {self.regular.shape}")
         _, rows, columns = self.slices[0].shape
@@ -110,6 +118,26 @@ class Acquisition:
         """``(n, 3)``: grid coordinates ``(i, j, k)`` of each slice's first pixel."""
         ras_to_grid = np.linalg.inv(self.regular.ijk_to_ras)
         return np.array([(ras_to_grid @ plane.ijk_to_ras)[:3, 3] for plane in self.slices])
+
+
+def is_regular(frames: tuple[DicomFrame, ...]) -> bool:
+    """Whether parallel frames lie straight above each other and evenly, but for rounding."""
+    if len(frames) < 2:
+        return True
+    first, normal = frames[0], frames[0].normal
+    away = np.array([frame.position - first.position for frame in frames])
+    step = away[-1] / (len(frames) - 1)
+    gap = float(step @ normal)
+    if np.linalg.norm(step - gap * normal) > STRAIGHT * gap:
+        return False
+    displaced = away - np.outer(np.arange(len(frames)), step)
+    along = displaced @ normal
+    sideways = np.linalg.norm(displaced - np.outer(along, normal), axis=1)
+    return bool(np.abs(along).max() <= _rounding(gap) and sideways.max() <= _rounding(min(first.spacing_mm)))
+
+
+def _rounding(size_mm: float) -> float:
+    return min(DISPLACED * size_mm, max(ROUNDED * size_mm, ROUNDED_MM))
 
 
 def _neighbors(heights: NDArray[np.float64], k: int, above: int) -> list[tuple[int, float]]:

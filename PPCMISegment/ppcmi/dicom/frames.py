@@ -20,6 +20,7 @@ class DicomFrame:
     :param directions: ``(2, 3)`` unit vectors along which columns' and rows' numbers grow, LPS: Image Orientation
         (Patient). The first is the direction of a row, in which ``i`` grows.
     :param spacing_mm: of neighboring rows and of neighboring columns, in this order: Pixel Spacing.
+    :param thickness_mm: of the slice, where the header says so.
     """
 
     file: Path
@@ -27,6 +28,13 @@ class DicomFrame:
     position: NDArray[np.float64]
     directions: NDArray[np.float64]
     spacing_mm: tuple[float, float]
+    thickness_mm: float | None = None
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """``(3,)`` unit vector across the slice, LPS."""
+        normal: NDArray[np.float64] = np.cross(*self.directions)
+        return normal
 
 
 @dataclass(frozen=True, eq=False)
