@@ -65,7 +65,7 @@ def a_result(images, results):
     results.mkdir(exist_ok=True)
     path = results / "result.seg.dcm"
     if not path.exists():
-        dataset = pydicom.dcmread(min(images.iterdir()))
+        dataset = pydicom.dcmread(min(images.glob("*/*")))
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = SegmentationStorage
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         dataset.SeriesInstanceUID, dataset.Modality = generate_uid(), "SEG"
@@ -78,7 +78,7 @@ def to(archive):
 
 
 def kept(folder):
-    datasets = [pydicom.dcmread(path) for path in folder.rglob("images/*")]
+    datasets = [pydicom.dcmread(path) for path in folder.rglob("images/*/*")]
     return {str(d.SOPInstanceUID): (d.file_meta.TransferSyntaxUID, d.PixelData) for d in datasets}
 
 

@@ -15,7 +15,7 @@ from ppcmi.dicom.store_status import in_words, is_stored
 from ppcmi.dicom.stored_results import StoredResults
 from ppcmi.errors import ConnectionFailedError, ReadError, UsageError
 
-STUDY, OTHER = "1.2.3", "1.2.4"
+STUDY, OTHER, SERIES = "1.2.3", "1.2.4", "1.2.5"
 ROOMY = StorageLimits(quota_bytes=1 << 20, spare_bytes=0)
 
 
@@ -97,10 +97,10 @@ def test_a_study_from_before_a_restart_is_whole():
 def test_instances_are_kept_by_study_under_names_that_say_nothing(tmp_path):
     store = StudyStore(tmp_path, ROOMY)
     for study, instance in ((STUDY, "1.2.3.1"), (STUDY, "1.2.3.2"), (OTHER, "1.2.4.1")):
-        store.add(study, instance, f"content of {instance}".encode())
+        store.add(study, SERIES, instance, f"content of {instance}".encode())
     first, second = store.studies()
     assert (first.instances, second.instances) == (2, 1)
-    assert {path.read_bytes() for path in first.images.iterdir()} == {b"content of 1.2.3.1", b"content of 1.2.3.2"}
+    assert {path.read_bytes() for path in first.images.glob("*/*")} == {b"content of 1.2.3.1", b"content of 1.2.3.2"}
     for path in tmp_path.rglob("*"):
         assert not any(uid in str(path.relative_to(tmp_path)) for uid in (STUDY, OTHER))
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
@@ -112,10 +112,10 @@ def test_the_store_holds_the_last_of_each_instance_also_after_a_restart(tmp_path
     store = StudyStore(folder, ROOMY)
     expected = {}
     for study, number, content in instances:
-        store.add(study, f"{study}.{number}", content)
+        store.add(study, SERIES, f"{study}.{number}", content)
         expected[study, number] = content
     for opened in (store, StudyStore(folder, ROOMY)):
-        kept = [path.read_bytes() for study in opened.studies() for path in study.images.iterdir()]
+        kept = [path.read_bytes() for study in opened.studies() for path in study.images.glob("*/*")]
         assert sorted(kept) == sorted(expected.values())
         assert len(opened.studies()) == len({study for study, _ in expected})
         assert opened.used_bytes >= sum(map(len, expected.values()))
@@ -123,52 +123,52 @@ def test_the_store_holds_the_last_of_each_instance_also_after_a_restart(tmp_path
 
 def test_what_does_not_fit_into_the_quota_is_refused_and_room_comes_back(tmp_path):
     store = StudyStore(tmp_path, StorageLimits(quota_bytes=2000, spare_bytes=0))
-    store.add(STUDY, "1.2.3.1", bytes(1500))
+    store.add(STUDY, SERIES, "1.2.3.1", bytes(1500))
     with pytest.raises(NoRoomError):
-        store.add(OTHER, "1.2.4.1", bytes(1500))
-    store.add(STUDY, "1.2.3.1", bytes(1600))  # in place of the first
+        store.add(OTHER, SERIES, "1.2.4.1", bytes(1500))
+    store.add(STUDY, SERIES, "1.2.3.1", bytes(1600))  # in place of the first
     (study,) = store.studies()
     assert store.remove(study, study.digest())
-    assert not list((tmp_path / "studies").glob("*/images/*"))
-    store.add(OTHER, "1.2.4.1", bytes(1500))
+    assert not list((tmp_path / "studies").glob("*/images/*/*"))
+    store.add(OTHER, SERIES, "1.2.4.1", bytes(1500))
 
 
 def test_a_disk_that_is_nearly_full_takes_nothing(tmp_path):
     with pytest.raises(NoRoomError, match="nearly full"):
-        StudyStore(tmp_path, StorageLimits(spare_bytes=1 << 60)).add(STUDY, "1.2.3.1", b"x")
+        StudyStore(tmp_path, StorageLimits(spare_bytes=1 << 60)).add(STUDY, SERIES, "1.2.3.1", b"x")
 
 
 def test_a_study_that_has_grown_since_it_was_answered_stays(tmp_path):
     store = StudyStore(tmp_path, ROOMY)
-    study = store.add(STUDY, "1.2.3.1", b"x")
+    study = store.add(STUDY, SERIES, "1.2.3.1", b"x")
     answered = study.digest()
-    store.add(STUDY, "1.2.3.2", b"y")
+    store.add(STUDY, SERIES, "1.2.3.2", b"y")
     assert not store.remove(study, answered)
     assert store.studies() == [study]
 
 
 def test_an_instance_that_is_sent_again_changes_nothing(tmp_path):
     store = StudyStore(tmp_path, ROOMY)
-    study = store.add(STUDY, "1.2.3.1", b"x")
+    study = store.add(STUDY, SERIES, "1.2.3.1", b"x")
     before = study.digest()
-    store.add(STUDY, "1.2.3.1", b"x")
+    store.add(STUDY, SERIES, "1.2.3.1", b"x")
     assert study.digest() == before
 
 
 def test_a_kept_study_waits_again_only_if_more_comes(tmp_path):
     store = StudyStore(tmp_path, ROOMY)
-    study = store.add(STUDY, "1.2.3.1", b"x")
+    study = store.add(STUDY, SERIES, "1.2.3.1", b"x")
     assert store.keep(study, study.digest())
     assert store.studies() == []
-    store.add(STUDY, "1.2.3.2", b"y")
+    store.add(STUDY, SERIES, "1.2.3.2", b"y")
     assert StudyStore(tmp_path, ROOMY).studies() == [study]
 
 
 def test_numbers_of_studies_are_not_used_again(tmp_path):
     store = StudyStore(tmp_path, ROOMY)
-    first = store.add(STUDY, "1.2.3.1", b"x")
+    first = store.add(STUDY, SERIES, "1.2.3.1", b"x")
     store.remove(first, first.digest())
-    assert StudyStore(tmp_path, ROOMY).add(STUDY, "1.2.3.1", b"x").number == first.number + 1
+    assert StudyStore(tmp_path, ROOMY).add(STUDY, SERIES, "1.2.3.1", b"x").number == first.number + 1
 
 
 # ---- the record of what was given back
@@ -210,7 +210,7 @@ class Surroundings:
         if self.hindered:
             raise self.hindered
         results.mkdir(exist_ok=True)
-        (results / "result").write_bytes(b"".join(sorted(path.read_bytes() for path in images.iterdir())))
+        (results / "result").write_bytes(b"".join(sorted(path.read_bytes() for path in images.glob("*/*"))))
         return Segmented([results / "result"], [])
 
     def deliver(self, files, record):
@@ -224,7 +224,7 @@ def surroundings(tmp_path):
 
 
 def test_a_study_is_segmented_given_back_and_gone(surroundings):
-    surroundings.store.add(STUDY, "1.2.3.1", b"x")
+    surroundings.store.add(STUDY, SERIES, "1.2.3.1", b"x")
     assert surroundings.work.run_once()
     assert surroundings.sent == [b"x"]
     assert not list((surroundings.folder / "studies").iterdir())
@@ -235,7 +235,7 @@ def test_a_study_is_segmented_given_back_and_gone(surroundings):
 
 
 def test_what_hinders_all_is_waited_for_with_growing_pauses_and_said_once(surroundings):
-    surroundings.store.add(STUDY, "1.2.3.1", b"x")
+    surroundings.store.add(STUDY, SERIES, "1.2.3.1", b"x")
     surroundings.hindered = ConnectionFailedError("The server cannot be reached.")
     tried = []
     for second in range(300):
@@ -251,17 +251,17 @@ def test_what_hinders_all_is_waited_for_with_growing_pauses_and_said_once(surrou
 
 
 def test_a_study_that_waits_does_not_keep_others_waiting(surroundings):
-    surroundings.store.add(STUDY, "1.2.3.1", b"x")
+    surroundings.store.add(STUDY, SERIES, "1.2.3.1", b"x")
     surroundings.hindered = ConnectionFailedError("The server cannot be reached.")
     surroundings.work.run_once()
     surroundings.hindered = None
-    surroundings.store.add(OTHER, "1.2.4.1", b"y")
+    surroundings.store.add(OTHER, SERIES, "1.2.4.1", b"y")
     assert surroundings.work.run_once()
     assert surroundings.sent == [b"y"]
 
 
 def test_an_unforeseen_failure_does_not_end_the_node(surroundings):
-    surroundings.store.add(STUDY, "1.2.3.1", b"x")
+    surroundings.store.add(STUDY, SERIES, "1.2.3.1", b"x")
     surroundings.hindered = ZeroDivisionError("of patient X")
     assert surroundings.work.run_once()
     assert "ZeroDivisionError" in surroundings.said[-1]
@@ -269,7 +269,7 @@ def test_an_unforeseen_failure_does_not_end_the_node(surroundings):
 
 
 def test_a_study_without_images_is_let_go_with_a_sentence(surroundings):
-    surroundings.store.add(STUDY, "1.2.3.1", b"x")
+    surroundings.store.add(STUDY, SERIES, "1.2.3.1", b"x")
     surroundings.hindered = ReadError("There is no image.")
     assert surroundings.work.run_once()
     assert "study 1: There is no image." in surroundings.said
@@ -277,7 +277,7 @@ def test_a_study_without_images_is_let_go_with_a_sentence(surroundings):
 
 
 def test_after_a_restart_what_was_not_answered_is_found_again(surroundings):
-    surroundings.store.add(STUDY, "1.2.3.1", b"x")
+    surroundings.store.add(STUDY, SERIES, "1.2.3.1", b"x")
     surroundings.hindered = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         surroundings.work.run_once()
@@ -287,13 +287,13 @@ def test_after_a_restart_what_was_not_answered_is_found_again(surroundings):
 
 
 def test_a_study_that_grows_while_it_is_segmented_is_segmented_again(surroundings):
-    surroundings.store.add(STUDY, "1.2.3.1", b"x")
+    surroundings.store.add(STUDY, SERIES, "1.2.3.1", b"x")
     usual = surroundings.segment
 
     def segment(images, results):
         done = usual(images, results)
         if surroundings.segmented == 1:
-            surroundings.store.add(STUDY, "1.2.3.2", b"y")
+            surroundings.store.add(STUDY, SERIES, "1.2.3.2", b"y")
         return done
 
     surroundings.segment = segment

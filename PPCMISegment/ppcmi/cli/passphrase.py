@@ -40,13 +40,22 @@ def ask_new_passphrase(options: argparse.Namespace) -> str:
     return first
 
 
-def _from_file(options: argparse.Namespace) -> str:
+def secret_in(file: str, what: str) -> str:
+    """The first line of a file, or of standard input where it is ``-``.
+
+    :param what: it is, for the sentence: ``the passphrase``.
+    :raises UsageError: if the file cannot be read.
+    """
     try:
-        if options.passphrase_file == STANDARD_INPUT:
+        if file == STANDARD_INPUT:
             line = sys.stdin.readline(LONGEST_LINE)
         else:
-            with Path(options.passphrase_file).open(encoding="utf-8") as stream:
+            with Path(file).open(encoding="utf-8") as stream:
                 line = stream.readline(LONGEST_LINE)
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("The file with the passphrase cannot be read; check its name.") from error
+        raise UsageError(f"The file with {what} cannot be read; check its name.") from error
     return line.rstrip("\r\n")
+
+
+def _from_file(options: argparse.Namespace) -> str:
+    return secret_in(options.passphrase_file, "the passphrase")

@@ -143,7 +143,9 @@ class Receiver:
         if uids["SOPClassUID"] != request.AffectedSOPClassUID:
             return DOES_NOT_MATCH_CLASS
         try:
-            study = self._store.add(uids["StudyInstanceUID"], uids["SOPInstanceUID"], content)
+            study = self._store.add(
+                uids["StudyInstanceUID"], uids["SeriesInstanceUID"], uids["SOPInstanceUID"], content
+            )
         except WriteError:
             return OUT_OF_RESOURCES
         self._arrivals.came(study.folder, id(event.assoc), self._clock())

@@ -10,13 +10,15 @@ from ssl import SSLContext
 from typing import Any
 
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from ppcmi.dicom.addresses import Application
 from ppcmi.dicom.network_package import require_pynetdicom
 from ppcmi.dicom.store_status import in_words, is_stored
-from ppcmi.dicom.stored_results import StoredResults
-from ppcmi.errors import ConnectionFailedError, ReadError, ServerRefusedError
+from ppcmi.dicom.stored_results import StoredResults, read_result
+from ppcmi.errors import ConnectionFailedError, ServerRefusedError
+
+VERIFICATION = "1.2.840.10008.1.1"
+UNCOMPRESSED = (str(pydicom.uid.ImplicitVRLittleEndian), str(pydicom.uid.ExplicitVRLittleEndian))
 
 CONNECT_S, ANSWER_S = 10.0, 60.0
 REFUSED = 409
@@ -52,7 +54,7 @@ class Delivery:
         :raises ConnectionFailedError: if the archive cannot be reached, or lets go before the end.
         :raises ServerRefusedError: if it does not store one; what it stored before is noted.
         """
-        results = [_read(file) for file in files]
+        results = [read_result(file) for file in files]
         missing = [result for result in results if not record.has(str(result.SOPInstanceUID), str(self.archive))]
         if not missing:
             return 0
@@ -91,10 +93,6 @@ class Delivery:
             application.shutdown()
 
 
-VERIFICATION = "1.2.840.10008.1.1"
-UNCOMPRESSED = (str(pydicom.uid.ImplicitVRLittleEndian), str(pydicom.uid.ExplicitVRLittleEndian))
-
-
 def _send(association: Any, result: Any) -> None:
     try:
         answer = association.send_c_store(result)
@@ -107,13 +105,6 @@ def _send(association: Any, result: Any) -> None:
         raise ConnectionFailedError("The archive let go before it had stored the result; look into its log.")
     if not is_stored(int(status)):
         raise ServerRefusedError(REFUSED, f"The archive did not store the result: {in_words(int(status))}", "")
-
-
-def _read(file: Path) -> Any:
-    try:
-        return pydicom.dcmread(file)
-    except (OSError, InvalidDicomError) as error:
-        raise ReadError("A result cannot be read back for sending it.") from error
 
 
 def _unreachable() -> ConnectionFailedError:

@@ -6,7 +6,7 @@
       count                       how many studies there were so far
       studies/HASH/               HASH of the Study Instance UID: no name says what is in it
         number                    what the study is called in the log
-        images/HASH.dcm           HASH of the SOP Instance UID
+        images/HASH/HASH.dcm      a folder for each series; HASHes of Series and SOP Instance UID
         results/                  of the batch
         answered                  digest of the images that were answered; present only where these are kept
 
@@ -109,7 +109,7 @@ class StudyStore:
         """Size of all that is here."""
         return self._used
 
-    def add(self, study_uid: str, sop_instance_uid: str, content: bytes) -> StoredStudy:
+    def add(self, study_uid: str, series_uid: str, sop_instance_uid: str, content: bytes) -> StoredStudy:
         """Keep an instance, in place of an earlier one of the same identity; it is on the disk when this returns.
 
         :raises NoRoomError: if it does not fit.
@@ -117,11 +117,12 @@ class StudyStore:
         """
         with self._lock:
             study = self._study(self._folder / STUDIES / hashed(study_uid))
-            path = study.images / file_name(sop_instance_uid)
+            path = study.images / hashed(series_uid) / file_name(sop_instance_uid)
             before = path.stat().st_size if path.exists() else 0
             if path.exists() and before == len(content) and path.read_bytes() == content:
                 return study  # sent again: the study is the same as before
             self._require_room(len(content) - before)
+            _make_folder(path.parent)
             write_atomically(path, content, PRIVATE_FILE)
             self._used += len(content) - before
             return study
@@ -156,11 +157,8 @@ class StudyStore:
         if not (folder / "number").exists():
             count = self._folder / "count"
             number = int(count.read_text()) + 1 if count.exists() else 1
-            try:
-                (folder / "images").mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-                folder.chmod(PRIVATE_FOLDER)
-            except OSError as error:
-                raise WriteError(f"A study cannot be kept: {error.strerror}.") from error
+            _make_folder(folder)
+            _make_folder(folder / "images")
             write_atomically(count, str(number).encode(), PRIVATE_FILE)
             write_atomically(folder / "number", str(number).encode(), PRIVATE_FILE)
         return _opened(folder)
@@ -176,8 +174,15 @@ def _opened(folder: Path) -> StoredStudy:
     return StoredStudy(folder, int((folder / "number").read_text()))
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"A study cannot be kept: {error.strerror}.") from error
+
+
 def _instances(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if not path.name.startswith("."))
+    return (path for path in folder.glob("*/*") if not path.name.startswith("."))
 
 
 def _size(folder: Path) -> int:

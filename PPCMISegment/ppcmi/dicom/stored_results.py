@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from ppcmi.errors import WriteError
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from ppcmi.errors import ReadError, WriteError
 from ppcmi.files import append_line
 
 FILE_NAME = "ppcmi-stored.jsonl"
@@ -38,6 +42,20 @@ class StoredResults:
         when = datetime.now(UTC).isoformat(timespec="seconds")
         append_line(self._path, json.dumps({"instance": sop_instance_uid, "archive": archive, "stored": when}))
         self._known.add((sop_instance_uid, archive))
+
+
+def read_result(file: Path, **how: Any) -> Any:
+    """A result that was written before, for giving it to an archive.
+
+    :param how: options of pydicom's.
+    :raises ReadError: if it cannot be read.
+    """
+    try:
+        return pydicom.dcmread(file, **how)
+    except (OSError, InvalidDicomError) as error:
+        raise ReadError(
+            "A result cannot be read back for giving it to the archive; segment the image again."
+        ) from error
 
 
 def _parsed(line: str) -> tuple[str, str] | None:

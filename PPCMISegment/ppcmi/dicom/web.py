@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from ppcmi.client import Patience
 from ppcmi.connection_errors import CertificateError, FailedCallError, OffProtocolError, failed_call, retry_after
 from ppcmi.dicom.instance_files import file_name, is_uid
 from ppcmi.dicom.store_status import in_words
+from ppcmi.dicom.stored_results import StoredResults, read_result
 from ppcmi.dicom.web_transport import MEBIBYTE, ArchiveAccess, ArchiveSession, DownloadLimits, Meter
 from ppcmi.errors import (
     ConnectionFailedError,
@@ -113,7 +114,7 @@ class DicomWebArchive:
         except ImportError as error:
             raise SiteError("The Python package dicomweb-client is missing; install ppcmi[dicom].") from error
         self._limits, self._patience = limits or DownloadLimits(), patience or Patience()
-        self._meter = Meter(self._limits)
+        self._url, self._meter = access.url, Meter(self._limits)
         self._session = ArchiveSession(access, self._meter)
         timeouts = (self._patience.connect_s, self._patience.read_s)
         # UIDs of real archives break the rules for UIDs; what is asked for is checked here.
@@ -168,14 +169,33 @@ class DicomWebArchive:
         :raises ServerRefusedError: if the archive does not store it; the sentence says why.
         :raises ConnectionFailedError: if it cannot be reached, or is none.
         """
-        try:
-            dataset = pydicom.dcmread(file)
-        except (OSError, InvalidDicomError) as error:
-            raise ReadError("The result cannot be read back for storing it; segment the study again.") from error
+        dataset = read_result(file)
         # In one piece: the archive learns the length, and a repeated call sends the same bytes.
         self._client.set_chunk_size(1 << 40)
         answer = self._patiently(lambda: self._store(dataset, study_uid))
         _require_stored(answer)
+
+    def deliver(self, files: Sequence[Path], study_uid: str, record: StoredResults) -> int:
+        """Store those results that the archive does not have by ``record``; how many these were.
+
+        :raises ServerRefusedError: if it does not store one; the others are stored all the same.
+        :raises ReadError, ConnectionFailedError: as :meth:`store`; what was stored before is noted.
+        """
+        stored, refused = 0, None
+        for file in files:
+            uid = str(read_result(file, stop_before_pixels=True).SOPInstanceUID)
+            if record.has(uid, self._url):
+                continue
+            try:
+                self.store(file, study_uid)
+            except ServerRefusedError as error:
+                refused = error
+            else:
+                record.add(uid, self._url)
+                stored += 1
+        if refused is not None:
+            raise refused
+        return stored
 
     # ---- calls that may fail for a while
 
