@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ppcmi.cli import codec, cohort, consortium, model, preview, segment, site
+from ppcmi.cli import codec, cohort, consortium, model, node, preview, segment, site
 from ppcmi.cli.console import Console
 from ppcmi.cli.ending import end_with_stdin, interrupted_by_termination
 from ppcmi.cli.events import EventConsole
@@ -29,7 +29,8 @@ A site's way, in order:
   ppcmi cohort export        labelled cases as protected latents; then ppcmi cohort upload
   ppcmi codec refine         once the server has trained a model
   ppcmi model validate       on the site's held-out cases
-  ppcmi segment              files, DICOM folders, or a directory of them
+  ppcmi segment              files, DICOM folders, a directory of them, or a study in an archive
+  ppcmi node                 studies that are sent to it over DICOM
 
 Research use only; not a medical device.
 """
@@ -62,7 +63,7 @@ def build_parser() -> Parser:
     """The parser of every command."""
     parser = Parser(prog="ppcmi", description=DESCRIPTION)
     groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="group")
-    for module in (site, consortium, codec, cohort, model, preview, segment):
+    for module in (site, consortium, codec, cohort, model, preview, segment, node):
         module.add_parsers(groups)
     return parser
 

@@ -1,24 +1,29 @@
-"""``ppcmi segment``: files, DICOM folders, directories of them, or lists of them."""
+"""``ppcmi segment``: files, DICOM folders, directories of them, lists of them, or a study in an archive."""
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from ppcmi.batch import ENDINGS, BatchItem, Outcome, segment_files
+from ppcmi.batch import BatchItem, Outcome, segment_files
 from ppcmi.batch_images import BatchImage, find_batch_images, without_repeats
 from ppcmi.batch_manifest import CaseRecord, Manifest
 from ppcmi.batch_report import write_report
+from ppcmi.cli.archive import add_archive, archived_study, with_dicom
 from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command, add_command, add_task
 from ppcmi.cli.parsers import Groups
 from ppcmi.confidence import ENDING as CONFIDENCE
+from ppcmi.dicom.segmentation_out import ENDING as DICOM_SEGMENTATION
 from ppcmi.errors import CasesFailedError, ReadError, UsageError, WriteError
 from ppcmi.pipeline import PrivateLink, provenance_of
 from ppcmi.quantization import Quantization
+from ppcmi.result_files import FORMATS
 from ppcmi.session import LinkOptions, open_link
+from ppcmi.site import SiteProfile
 from ppcmi.wording import megabytes
 
 NAMES: dict[Outcome | None, str] = {"done": "done", "skipped": "done before", "failed": "failed"}
@@ -65,11 +70,17 @@ def add_parsers(groups: Groups) -> None:
     )
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="folder for the results")
     parser.add_argument(
+        "--format",
+        dest="formats",
+        nargs="+",
+        choices=list(FORMATS),
+        default=["seg.nrrd", "nii.gz"],
+        metavar="F",
+        help=f"files of each result, of {', '.join(FORMATS)} (default: seg.nrrd nii.gz)",
+    )
+    parser.add_argument(
         "--confidence",
-        dest="endings",
-        action="store_const",
-        const=(*ENDINGS, CONFIDENCE),
-        default=ENDINGS,
+        action="store_true",
         help="also write NAME.confidence.nii.gz, how probable the chosen structure is at every voxel",
     )
     parser.add_argument("--model", type=int, metavar="N", help="number of the model (default: the active one)")
@@ -80,31 +91,65 @@ def add_parsers(groups: Groups) -> None:
         help="bytes a value on the way (default: i8, one)",
     )
     parser.add_argument("--in-flight", type=int, default=4, metavar="N", help="requests under way at once (default: 4)")
+    add_archive(parser)
 
 
 def _segment(command: Command) -> int:
-    site, options, console = command.site(), command.options, command.console
+    options, console = command.options, command.console
+    endings = _endings(options)
     if not 1 <= options.in_flight <= 64:
         raise UsageError("--in-flight is a number from 1 to 64.")
-    images = _images([*options.inputs, *options.more_inputs], options.output, console)
+    study = archived_study(options)
+    site = command.site()
+    if study is None:
+        images = _images([*options.inputs, *options.more_inputs], options.output, console)
+        finished = _segment_images(images, _link(command, site), endings, command)
+    else:
+        link = _link(command, site)  # before much is fetched for nothing
+        with study.fetched(options.output, console) as folder:
+            images = _images([folder], options.output, console)
+            finished = _segment_images(images, link, with_dicom(endings), command)
+        study.give_back(_dicom_results(finished, options.output), options.output, console)
+    failed = sum(item.outcome == "failed" for item in finished)
+    if failed:
+        raise CasesFailedError(f"{failed} of {len(finished)} could not be segmented; the reasons are in the report.")
+    return 0
+
+
+def _endings(options: Namespace) -> list[str]:
+    """Endings of the files of each result."""
+    chosen = list(dict.fromkeys(FORMATS[name] for name in options.formats))
+    return [*chosen, CONFIDENCE] if options.confidence else chosen
+
+
+def _link(command: Command, site: SiteProfile) -> PrivateLink:
+    options = command.options
     choices = LinkOptions(
         options.model, Quantization(options.quantization), device=command.device(), in_flight=options.in_flight
     )
-    console.progress("asking the server for the model")
-    link = open_link(site, site.task(options.task), site.client(), choices)
+    command.console.progress("asking the server for the model")
+    return open_link(site, site.task(options.task), site.client(), choices)
+
+
+def _segment_images(
+    images: Sequence[BatchImage], link: PrivateLink, endings: Sequence[str], command: Command
+) -> list[BatchItem]:
+    """What became of each; the table and the report are written, also if the run ends early."""
+    output, console = command.options.output, command.console
     finished: list[BatchItem] = []
     try:
-        with closing(segment_files(images, link, options.output, endings=options.endings)) as items:
+        with closing(segment_files(images, link, output, endings=endings)) as items:
             for item in items:
                 _show(item, console)
                 if item.outcome is not None:
                     finished.append(item)
     finally:
-        _sum_up(finished, link, options.output, console)
-    failed = sum(item.outcome == "failed" for item in finished)
-    if failed:
-        raise CasesFailedError(f"{failed} of {len(finished)} could not be segmented; the reasons are in the report.")
-    return 0
+        _sum_up(finished, link, output, console)
+    return finished
+
+
+def _dicom_results(finished: Sequence[BatchItem], output: Path) -> list[Path]:
+    return [output / f"{item.name}{DICOM_SEGMENTATION}" for item in finished if item.outcome != "failed"]
 
 
 def _images(places: Sequence[Path], output: Path, console: Console) -> list[BatchImage]:
