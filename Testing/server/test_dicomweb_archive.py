@@ -9,6 +9,7 @@ from pydicom.uid import generate_uid
 
 from ppcmi.client import Patience
 from ppcmi.connection_errors import CertificateError
+from ppcmi.dicom.fetched import fetched_series
 from ppcmi.dicom.web import ArchivedSeries, DicomWebArchive
 from ppcmi.dicom.web_transport import ArchiveAccess, DownloadLimits
 from ppcmi.errors import ConnectionFailedError, ReadError, ServerRefusedError, UsageError, WriteError
@@ -131,6 +132,79 @@ def test_a_stored_instance_is_in_its_study(archive, server, tmp_path):
 def test_what_the_archive_does_not_store_is_an_error_with_its_reason(archive, tmp_path):
     with pytest.raises(ServerRefusedError, match=r"did not store the result: .*\([0-9A-F]{4}\)"):
         archive.store(write_study(tmp_path).files[0], "1.2.3.4.5")
+
+
+# ---- a study on disk while it is worked on
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_fetched_study_is_private_and_gone_afterwards(archive, study, tmp_path):
+    series = archive.image_series(study.uid)
+    with fetched_series(archive, series, tmp_path / "out", lambda _: None) as folder:
+        assert {path.name for path in folder.iterdir()} == set(study.series)
+        assert len(files_of(folder)) == len(study.files)
+        assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in (folder, *folder.iterdir()))
+    assert not folder.exists()
+    with (
+        pytest.raises(ZeroDivisionError),
+        fetched_series(archive, series, tmp_path / "out", lambda _: None) as folder,
+    ):
+        raise ZeroDivisionError
+    assert not folder.exists()
+
+
+def test_a_download_that_fails_leaves_nothing(study, tmp_path):
+    wanted, part = ArchivedSeries(study.uid, study.series[0]), study.files[0].read_bytes()
+    answers = [multipart(part, b"no DICOM"), multipart(b"no DICOM")]
+    with (
+        loopback_server(lambda _: answers.pop(0)) as server,
+        pytest.raises((ReadError, ConnectionFailedError)),
+        fetched_series(archive_at(server.url), [wanted], tmp_path / "out", lambda _: None),
+    ):
+        raise AssertionError("it was not fetched")
+    assert files_of(tmp_path / "out") == [tmp_path / "out" / ".ppcmi-fetched.lock"]
+
+
+def test_what_a_killed_run_left_is_not_taken_for_the_study(archive, study, tmp_path):
+    left = tmp_path / "out" / ".ppcmi-fetched" / study.series[0] / "left.dcm"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"another patient's")
+    with fetched_series(archive, archive.image_series(study.uid), tmp_path / "out", lambda _: None) as folder:
+        assert len(files_of(folder)) == len(study.files)
+
+
+def test_two_runs_do_not_fetch_into_the_same_folder(archive, study, tmp_path):
+    series = archive.image_series(study.uid)
+    with (
+        fetched_series(archive, series, tmp_path / "out", lambda _: None) as folder,
+        pytest.raises(UsageError, match="Another run"),
+        fetched_series(archive, series, tmp_path / "out", lambda _: None),
+    ):
+        raise AssertionError("it was let in")
+    assert not folder.exists()
+
+
+def test_files_that_are_fetched_again_look_the_same_unless_something_of_the_series_changed(tmp_path):
+    series = write_study(tmp_path / "a")
+    changed = pydicom.dcmread(series.files[0])
+    changed.PixelData = bytes(len(changed.PixelData))
+    changed.save_as(tmp_path / "changed.dcm")
+    seen = []
+    for first in (series.files[0], series.files[0], tmp_path / "changed.dcm"):
+        parts = [path.read_bytes() for path in (first, *series.files[1:])]
+        with (
+            loopback_server(lambda _, parts=parts: multipart(*parts)) as server,
+            fetched_series(
+                archive_at(server.url), [ArchivedSeries(series.uid, series.series[0])], tmp_path, lambda _: None
+            ) as folder,
+        ):
+            seen.append([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files_of(folder)])
+    assert seen[0] == seen[1]
+    assert [(name, size) for name, size, _ in seen[0]] == [(name, size) for name, size, _ in seen[2]]
+    assert not {modified for *_, modified in seen[0]} & {modified for *_, modified in seen[2]}
 
 
 # ---- impostors

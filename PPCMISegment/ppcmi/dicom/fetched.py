@@ -41,6 +41,8 @@ def fetched_series(
             held.enter_context(hold_lock(output / LOCK, UsageError(_ANOTHER_RUN)))
         _remove(folder)  # from a run that was killed
         held.callback(_remove, folder)
+        with _on_disk():
+            folder.mkdir(mode=0o700)
         for one in series:
             for received in archive.download(one, folder / one.uid):
                 tell(received)
