@@ -1,8 +1,8 @@
 """Segment many volumes into a folder: what is done already is skipped, a failure goes on to the next.
 
-Each gives ``NAME.seg.nrrd`` and ``NAME.nii.gz``, perhaps ``NAME.confidence.nii.gz``, a line in the manifest, and a
-picture for the report. What would make every other volume fail as well (no server, no space) ends the run; a rerun goes
-on where it was.
+Each gives ``NAME.seg.nrrd`` and ``NAME.nii.gz`` or what else is asked for, see :mod:`ppcmi.result_files`, a line in the
+manifest, and a picture for the report. What would make every other volume fail as well (no server, no space) ends the
+run; a rerun goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ from typing import Any, Literal
 from ppcmi.batch_images import BatchImage, result_names
 from ppcmi.batch_manifest import CaseRecord, Manifest
 from ppcmi.codec.refinement import SiteDecoder
-from ppcmi.confidence import ENDING as CONFIDENCE
-from ppcmi.confidence import confidence_of, volumes_ml, write_confidence
+from ppcmi.confidence import volumes_ml
 from ppcmi.errors import BundleError, GeometryError, PpcmiError, ReadError, ServerRefusedError, WriteError
 from ppcmi.files import write_atomically
 from ppcmi.overlay import overlay_of
 from ppcmi.pipeline import PrivateLink, Progress, Segmentation, provenance_of, segment
 from ppcmi.png import encode_png
 from ppcmi.reading import read_image
+from ppcmi.result_files import ENDINGS, check_source, needs_probabilities, require_formats, write_result
 from ppcmi.sources import ImageSource
-from ppcmi.writing import write_segmentation
 
-ENDINGS = (".seg.nrrd", ".nii.gz")
 PICTURES = "report"
 """Folder of the overlays, beside the results."""
 
@@ -68,12 +66,15 @@ def segment_files(
 ) -> Generator[BatchItem, None, None]:
     """Segment every image to ``output/NAME`` with ``endings``; an event whenever something has happened.
 
-    :param endings: of the files that are written: masks, and :data:`ppcmi.confidence.ENDING`.
+    :param endings: of the files that are written, of :data:`ppcmi.result_files.ALL_ENDINGS`.
+    :raises UsageError: if a DICOM result is asked for of an image that is no DICOM.
+    :raises SiteError: if a package for a format is missing.
     :raises WriteError: if the folder or a result cannot be written, or a result would take an image's place.
     :raises ConnectionFailedError: if the server cannot be reached.
     :raises ServerRefusedError: if it refuses the site, the task or the model.
     :raises CancelledError: if ``cancelled()``; what was finished before is kept.
     """
+    require_formats(endings, [image.source for image in images])
     _make_folder(output)
     manifest = Manifest(output)
     names = result_names(images, manifest.sources)
@@ -88,13 +89,8 @@ def segment_files(
             continue
         start = time.monotonic()
         try:
-            record = yield from _segment_one(
-                item,
-                CaseRecord(name, "done", made_from),
-                link,
-                [output / f"{name}{ending}" for ending in endings],
-                cancelled,
-            )
+            done = CaseRecord(name, "done", made_from)
+            record = yield from _segment_one(item, done, link, output, endings, cancelled)
         except Exception as error:
             failure = _of_this_case(error)
             if failure is None:
@@ -107,18 +103,20 @@ def segment_files(
 
 
 def _segment_one(
-    item: BatchItem, record: CaseRecord, link: PrivateLink, paths: Sequence[Path], cancelled: Callable[[], bool]
+    item: BatchItem,
+    record: CaseRecord,
+    link: PrivateLink,
+    output: Path,
+    endings: Sequence[str],
+    cancelled: Callable[[], bool],
 ) -> Generator[BatchItem, None, CaseRecord]:
+    check_source(endings, item.source)
     image = read_image(item.source)
     volume = image.volume
-    sure = any(path.name.endswith(CONFIDENCE) for path in paths)
-    result = yield from _as_items(item, segment(volume, link, with_probabilities=sure, cancelled=cancelled))
-    output = paths[0].parent
-    for path in paths:
-        if not path.name.endswith(CONFIDENCE):
-            write_segmentation(result.labels, link.task, path, result.provenance)
-        elif result.probabilities is not None:
-            write_confidence(confidence_of(result.probabilities), volume.geometry, path)
+    probable = needs_probabilities(endings, image)
+    result = yield from _as_items(item, segment(volume, link, with_probabilities=probable, cancelled=cancelled))
+    for ending in endings:
+        write_result(result, image, item.source, link.task, output, item.name, ending)
     picture = Path(PICTURES) / f"{item.name}.png"
     _make_folder(output / PICTURES)
     write_atomically(output / picture, encode_png(overlay_of(volume, result.labels, link.task)))
@@ -130,6 +128,7 @@ def _segment_one(
         bytes_received=last.bytes_received,
         seconds=dict(last.seconds),
         volumes_ml=volumes_ml(result.labels, link.task),
+        endings=list(endings),
         warnings=list(image.warnings),
         picture=picture.as_posix(),
     )

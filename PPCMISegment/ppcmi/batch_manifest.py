@@ -26,6 +26,7 @@ class CaseRecord:
     :param slices: of it, and ``bytes_sent`` and ``bytes_received`` for them.
     :param seconds: by stage; ``total_seconds`` also holds reading and writing.
     :param volumes_ml: by structure.
+    :param endings: of the files of the result.
     :param warnings: sentences about the image that whoever uses the result should read.
     :param picture: where its overlay is, from the folder of the results, or empty.
     :param finished: when, in UTC (ISO 8601).
@@ -41,6 +42,7 @@ class CaseRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     total_seconds: float = 0.0
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
+    endings: Sequence[str] = field(default_factory=list)
     warnings: Sequence[str] = field(default_factory=list)
     picture: str = ""
     finished: str = ""

@@ -23,10 +23,9 @@ import SimpleITK
 import torch
 
 from ppcmi import __version__
-from ppcmi.batch import ENDINGS
 from ppcmi.batch_manifest import CaseRecord
-from ppcmi.confidence import ENDING as CONFIDENCE
 from ppcmi.files import write_atomically
+from ppcmi.result_files import ALL_ENDINGS, ENDINGS
 from ppcmi.task import Label, Task
 from ppcmi.wording import counted, megabytes
 
@@ -53,6 +52,7 @@ p { margin: .5rem 0; max-width: 60em; } a { color: inherit; } .quiet { color: va
 .notice { background: var(--band); border-left: 4px solid var(--quiet); padding: .6rem 1rem; margin: 1.25rem 0;
           max-width: none; }
 .failed { background: var(--bad-band); border-left: 4px solid var(--bad); padding: .6rem 1rem; }
+.warning { border-left: 4px solid var(--bad); padding-left: .6rem; }
 .failed dt { font-weight: 600; overflow-wrap: anywhere; } .failed dd { margin: 0 0 .6rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-size: .85rem; font-weight: 600; color: var(--quiet); }
@@ -102,7 +102,8 @@ $rows
 
 _CASE = Template("""\
 <tr id="$anchor"><td class="picture">$picture</td>
-<td class="case"><b>$name</b><br><span class="small">$files</span><br><span class="quiet small">$made</span></td>
+<td class="case"><b>$name</b><br><span class="small">$files</span><br><span class="quiet small">$made</span>
+$warnings</td>
 <td><table class="volumes">$volumes</table><span class="quiet small">$absent</span></td>
 <td><span>$sent</span><br><span class="quiet small">$slices<br>$received came back</span></td>
 <td>$seconds</td></tr>
@@ -131,7 +132,12 @@ def write_report(folder: Path, task: Task, records: Iterable[CaseRecord], made_w
 
 
 def _has_results(record: CaseRecord, folder: Path) -> bool:
-    return all((folder / f"{record.name}{ending}").exists() for ending in ENDINGS)
+    return set(record.endings or ENDINGS) <= set(_files(record, folder))
+
+
+def _files(record: CaseRecord, folder: Path) -> list[str]:
+    """Endings of the results that are there."""
+    return [ending for ending in ALL_ENDINGS if (folder / f"{record.name}{ending}").exists()]
 
 
 def _made_with(task: Task, provenance: Mapping[str, str]) -> str:
@@ -151,8 +157,7 @@ def _failure(record: CaseRecord) -> str:
 
 
 def _case(record: CaseRecord, task: Task, folder: Path) -> str:
-    endings = [ending for ending in (*ENDINGS, CONFIDENCE) if (folder / f"{record.name}{ending}").exists()]
-    files = (f'<a href="{quote(record.name + ending)}">{escape(ending)}</a>' for ending in endings)
+    files = (f'<a href="{quote(record.name + ending)}">{escape(ending)}</a>' for ending in _files(record, folder))
     found = [label for label in task.labels if record.volumes_ml.get(label.name)]
     absent = [label.name for label in task.labels if label not in found]
     return _CASE.substitute(
@@ -161,6 +166,7 @@ def _case(record: CaseRecord, task: Task, folder: Path) -> str:
         name=escape(record.name),
         files=" ".join(files),
         made=escape(_when_and_by(record)),
+        warnings="".join(f'<p class="warning small">{escape(warning)}</p>' for warning in record.warnings),
         volumes="".join(_volume(label, record.volumes_ml[label.name]) for label in found),
         absent=f"not found: {escape(', '.join(absent))}" if absent else "",
         sent=megabytes(record.bytes_sent),

@@ -16,7 +16,12 @@ from ppcmi.confidence import ENDING as CONFIDENCE
 from ppcmi.confidence import confidence_of, write_confidence
 from ppcmi.dicom.segmentation_out import ENDING as DICOM_SEGMENTATION
 from ppcmi.dicom.segmentation_out import PROBABILITY_ENDING as DICOM_PROBABILITIES
-from ppcmi.dicom.segmentation_out import require_dicom, write_dicom_probabilities, write_dicom_segmentation
+from ppcmi.dicom.segmentation_out import (
+    check_headers,
+    require_dicom,
+    write_dicom_probabilities,
+    write_dicom_segmentation,
+)
 from ppcmi.label_table import ENDING as LABEL_TABLE
 from ppcmi.label_table import write_label_table
 from ppcmi.pipeline import Segmentation
@@ -47,9 +52,18 @@ def require_formats(endings: Sequence[str], sources: Sequence[ImageSource]) -> N
     :raises UsageError: if a DICOM format is wanted of an image that is no DICOM.
     :raises SiteError: if a package is missing for a format.
     """
-    if set(endings) & set(DICOM_ENDINGS):
-        for source in sources:
+    for source in sources:
+        if source.refusal is None and set(endings) & set(DICOM_ENDINGS):
             require_dicom(source)
+
+
+def check_source(endings: Sequence[str], source: ImageSource) -> None:
+    """Say before an image is segmented that its result could not be written.
+
+    :raises ReadError: if DICOM headers of the source do not say what a DICOM result needs.
+    """
+    if source.refusal is None and set(endings) & set(DICOM_ENDINGS):
+        check_headers(source)
 
 
 def needs_probabilities(endings: Sequence[str], image: ReadImage) -> bool:

@@ -19,7 +19,7 @@ from demo.page import Shown, write_page
 from demo.pictures import Row, overlay, save, what_left
 from demo.scores import ScoredCase, manifest_records, results_document, table
 from demo.story import Hospital, Plan, Stopwatch, say, segment_held_out, train_together
-from ppcmi.batch import ENDINGS
+from ppcmi.result_files import ENDINGS
 from ppcmi.batch_images import BatchImage, result_names
 from ppcmi.bundle import unpack
 from ppcmi.data_folders import CaseFiles

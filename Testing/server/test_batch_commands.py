@@ -231,7 +231,7 @@ def test_being_ended_keeps_what_is_finished_and_the_server_sees_it(program, endi
     assert err.splitlines()[-1] == "ppcmi: Cancelled; what was finished before is kept."
     assert "1 done; model 1" in out
     (name,) = done_names(output)
-    whole = {f"{name}.nii.gz", f"{name}.seg.nrrd", MANIFEST, "report", "report.html"}
+    whole = {f"{name}.nii.gz", f"{name}.labels.json", f"{name}.seg.nrrd", MANIFEST, "report", "report.html"}
     assert {path.name for path in output.iterdir()} == whole
     assert site.run(*words).returncode == 0
 

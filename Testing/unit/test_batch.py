@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppcmi.batch import ENDINGS, segment_files
+from ppcmi.batch import segment_files
 from ppcmi.batch_images import BatchImage, find_batch_images, result_names, without_repeats
 from ppcmi.batch_manifest import MANIFEST, CaseRecord, Manifest
 from ppcmi.batch_report import REPORT, write_report
@@ -23,6 +23,7 @@ from ppcmi.confidence import ENDING as CONFIDENCE
 from ppcmi.errors import CancelledError, ConnectionFailedError, ReadError, ServerRefusedError, WriteError
 from ppcmi.pipeline import provenance_of
 from ppcmi.reading import read_labels, read_volume
+from ppcmi.result_files import ENDINGS
 from ppcmi.sources import ImageSource
 from support.private_link import HalvingServer, link_to, untrained_codec
 
@@ -185,7 +186,7 @@ def test_cancelling_keeps_what_is_finished_and_leaves_nothing_half_written(scans
     with pytest.raises(CancelledError):
         segmented(scans, a_link, output, cancelled=(output / "one.nii.gz").exists)
     assert sorted(path.name for path in output.iterdir()) == [
-        "one.nii.gz", "one.seg.nrrd", MANIFEST, "report",
+        "one.labels.json", "one.nii.gz", "one.seg.nrrd", MANIFEST, "report",
     ]  # fmt: skip
     assert segmented(scans, a_link, output) == {"one": "skipped", "two": "done", "three": "done"}
 

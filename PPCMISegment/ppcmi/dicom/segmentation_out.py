@@ -25,6 +25,7 @@ from pydicom.uid import generate_uid
 from ppcmi.dicom.frames import DicomVolume
 from ppcmi.dicom.source_headers import (
     FrameReference,
+    SourceHeaders,
     copy_patient_and_study,
     read_source_headers,
     single_frame_headers,
@@ -59,6 +60,15 @@ def require_dicom(source: ImageSource) -> DicomVolume:
     if source.dicom is None:
         raise UsageError("A DICOM result refers to DICOM images; leave out the DICOM formats for other images.")
     return source.dicom
+
+
+def check_headers(source: ImageSource) -> None:
+    """Raise what writing a result of ``source`` would raise, before it is computed.
+
+    :raises UsageError: if it is no DICOM image.
+    :raises ReadError: as :func:`write_dicom_segmentation`.
+    """
+    _headers(require_dicom(source))
 
 
 def write_dicom_segmentation(
@@ -96,15 +106,13 @@ def write_dicom_probabilities(
 def _write(
     pixels: NDArray[Any], kind: str, source: ImageSource, task: Task, path: Path, provenance: Mapping[str, str]
 ) -> None:
-    frames = require_dicom(source).frames
+    volume = require_dicom(source)
+    frames, headers = volume.frames, _headers(volume)
+    image = headers.first
     if len(frames) != len(pixels):
         raise ValueError(f"{len(pixels)} planes of labels for {len(frames)} frames of the image")
-    headers = read_source_headers(frames)
-    image = headers.first
     if pixels.shape[1:3] != (image.Rows, image.Columns):
         raise ValueError(f"planes of {pixels.shape[1:3]} for frames of {(image.Rows, image.Columns)}")
-    if image.Rows * image.Columns < FEWEST_PIXELS:
-        raise ReadError("The image's slices have fewer than 8 pixels, which is too small for a DICOM segmentation.")
     planes = single_frame_headers(image, frames)
     hd = _highdicom()
     segmentation = hd.seg.Segmentation(
@@ -132,6 +140,13 @@ def _write(
     stream = BytesIO()
     segmentation.save_as(stream, enforce_file_format=True)
     write_atomically(path, stream.getvalue())
+
+
+def _headers(volume: DicomVolume) -> SourceHeaders:
+    headers = read_source_headers(volume.frames)
+    if headers.first.Rows * headers.first.Columns < FEWEST_PIXELS:
+        raise ReadError("The image's slices have fewer than 8 pixels, which is too small for a DICOM segmentation.")
+    return headers
 
 
 def _segment(hd: Any, label: Label, task: Task, provenance: Mapping[str, str]) -> pydicom.Dataset:
