@@ -4,7 +4,7 @@ import json
 import stat
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppcmi.dicom.addresses import Application, parse_application, parse_title
@@ -106,6 +106,7 @@ def test_instances_are_kept_by_study_under_names_that_say_nothing(tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
 
 
+@settings(max_examples=30, deadline=None)  # each writes durably
 @given(st.lists(st.tuples(st.sampled_from([STUDY, OTHER]), st.integers(0, 3), st.binary(max_size=9)), max_size=12))
 def test_the_store_holds_the_last_of_each_instance_also_after_a_restart(tmp_path_factory, instances):
     folder = tmp_path_factory.mktemp("store")

@@ -1,0 +1,190 @@
+"""Studies of a real archive, segmented with a real server: over DICOMweb and by a node, each a program of its own."""
+
+import re
+import signal
+from contextlib import contextmanager
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+
+from ppcmi.cli.main import main
+from support.dicom_caller import NODE
+from support.dicom_studies import PATIENT, phantoms, study_of, write_study
+from support.orthanc import PASSWORD, USER, free_port, orthanc
+from support.trained_site import PPCMI, trained_site
+
+FILED = ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "AccessionNumber", "StudyID")
+"""What an archive files by."""
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    with orthanc(tmp_path_factory.mktemp("orthanc")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def site(archive, tmp_path_factory):
+    """After the archive, so that nothing is trained where there is none."""
+    with trained_site(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@pytest.fixture
+def login(tmp_path):
+    (tmp_path / "password").write_text(PASSWORD + "\n")
+    return ("--archive-user", USER, "--archive-password-file", tmp_path / "password")
+
+
+@pytest.fixture
+def phantom_study(archive, tmp_path):
+    study = write_study(tmp_path / "study", phantoms(2))
+    archive.add(*study.files)
+    return study
+
+
+def segmentations(archive, study, count):
+    found = archive.wait_for(count, StudyInstanceUID=study.uid, Modality="SEG")
+    return [pydicom.dcmread(pydicom.filebase.DicomBytesIO(archive.file(instance))) for instance in found]
+
+
+def check_filed(segmentation, study):
+    """It belongs to the patient and study of the images, word for word, and to a series of its own."""
+    image = pydicom.dcmread(study.files[0], stop_before_pixels=True)
+    for name in FILED:
+        assert segmentation.get(name, "") == image.get(name, ""), name
+    assert segmentation.SeriesInstanceUID not in study.series
+    referenced = {str(item.SeriesInstanceUID) for item in segmentation.ReferencedSeriesSequence}
+    assert referenced <= set(study.series)
+    return referenced.pop()
+
+
+def check_same_voxels(segmentation, result):
+    """Every frame has its place; put together they are the labels of ``result``, computed from places alone."""
+    expected = SimpleITK.ReadImage(str(result))
+    labels = np.zeros(SimpleITK.GetArrayViewFromImage(expected).shape, int)
+    planes = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
+    for plane, groups in zip(planes, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
+        position = groups.PlanePositionSequence[0].ImagePositionPatient
+        first = expected.TransformPhysicalPointToContinuousIndex([float(value) for value in position])
+        i, j, k = (round(value) for value in first)
+        assert np.abs(np.subtract(first, (i, j, k))).max() < 1e-2
+        assert (i, j) == (0, 0)
+        labels[k][plane > 0] = groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+    np.testing.assert_array_equal(labels, SimpleITK.GetArrayViewFromImage(expected))
+    assert segmentation.SOPClassUID == pydicom.uid.SegmentationStorage
+
+
+def segment(site, archive, study, login, output, *options):
+    """What `ppcmi segment` prints of a study in the archive."""
+    place = ("--from-dicomweb", archive.dicomweb, "--study", study.uid, *login)
+    return site.command("segment", *site.options, *place, "-o", output, *options).splitlines()
+
+
+def test_a_study_in_an_archive_is_segmented_and_its_results_are_filed_with_it(
+    site, archive, phantom_study, login, tmp_path
+):
+    output = tmp_path / "out"
+    assert segment(site, archive, phantom_study, login, output, "--store")[-1] == "2 results stored in the archive"
+    for segmentation in segmentations(archive, phantom_study, 2):
+        series = check_filed(segmentation, phantom_study)
+        check_same_voxels(segmentation, output / f"{series}.nii.gz")
+        assert segmentation.pixel_array.any()
+    assert not (output / ".ppcmi-fetched").exists()
+
+    *_, summary, stored = segment(site, archive, phantom_study, login, output, "--store")
+    assert summary.startswith("2 done before;")
+    assert stored == "0 results stored in the archive"
+    archive.wait_for(2, StudyInstanceUID=phantom_study.uid, Modality="SEG")
+
+
+def test_a_real_study_gets_a_result_though_nothing_of_the_task_is_in_it(site, archive, data_folder, login, tmp_path):
+    folder = data_folder("dicom_samples") / "hippocrop_mr_dicom" / "study2"
+    study = study_of(sorted(folder.glob("*.dcm")))
+    archive.add(*study.files)
+    assert segment(site, archive, study, login, tmp_path, "--store")[-1] == "1 result stored in the archive"
+    (segmentation,) = segmentations(archive, study, 1)
+    check_same_voxels(segmentation, tmp_path / f"{check_filed(segmentation, study)}.nii.gz")
+
+
+def test_one_series_of_a_study_is_segmented_where_it_is_named(site, archive, phantom_study, login, tmp_path):
+    series = phantom_study.series[1]
+    segment(site, archive, phantom_study, login, tmp_path, "--series", series)
+    assert {path.name for path in tmp_path.glob("*.seg.dcm")} == {f"{series}.seg.dcm"}
+    assert archive.instances(StudyInstanceUID=phantom_study.uid, Modality="SEG") == []
+
+
+# ---- the node
+
+
+@contextmanager
+def a_node(site, archive, folder, *options):
+    """A node as a program; its process and port."""
+    words = (*PPCMI, "node", *site.options, "--return-to", archive.return_address, "--port", "0", "-o", folder)
+    process = site.start(*words, *options)
+    try:
+        line = process.stdout.readline()
+        found = re.fullmatch(rf"Listening as {NODE} on 127\.0\.0\.1 port (\d+)\n", line)
+        assert found, line + process.stderr.read()
+        archive.know("ppcmi", NODE, int(found[1]))
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ended(process):
+    """What a node said until it was told to end."""
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out + err
+
+
+def test_a_study_that_is_sent_to_a_node_comes_back_segmented(site, archive, phantom_study, tmp_path):
+    study, folder = phantom_study, tmp_path / "node"
+    with a_node(site, archive, folder, "--quiet-s", "1", "--keep") as process:
+        assert archive.send("ppcmi", archive.add(*study.files)).ok
+        found = segmentations(archive, study, len(study.series))
+        said = ended(process)
+    results = list(folder.glob("studies/*/results/*.nii.gz"))
+    assert len(results) == len(found) == len(study.series)
+    for segmentation in found:
+        check_filed(segmentation, study)
+        own = next(
+            path for path in folder.glob("studies/*/results/*.seg.dcm")
+            if pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID == segmentation.SOPInstanceUID
+        )  # fmt: skip
+        check_same_voxels(segmentation, own.with_name(own.name.replace(".seg.dcm", ".nii.gz")))
+    for identifying in (*PATIENT.values(), study.uid, *study.series, str(folder)):
+        assert not identifying or identifying not in said
+    assert "study 1: " in said
+
+
+def test_a_node_that_was_killed_goes_on_with_what_it_had_received(site, archive, tmp_path):
+    study = write_study(tmp_path / "study", phantoms(1))
+    folder = tmp_path / "node"
+    with a_node(site, archive, folder, "--quiet-s", "600") as process:
+        assert archive.send("ppcmi", archive.add(*study.files)).ok
+        process.kill()
+        process.wait()
+    with a_node(site, archive, folder) as process:
+        segmentations(archive, study, 1)
+        said = ended(process)
+    assert "study 1: 1 result given back" in said
+    assert list((folder / "studies").iterdir()) == []
+
+
+def test_a_node_waits_for_an_archive_and_two_do_not_share_a_folder(site, tmp_path, capsys):
+    nobody = f"NOBODY@127.0.0.1:{free_port()}"
+    words = (*PPCMI, "node", *site.options, "--return-to", nobody, "--port", "0", "-o", tmp_path / "node")
+    process = site.start(*words)
+    try:
+        assert process.stdout.readline().startswith("Listening")
+        assert main([str(word) for word in words[len(PPCMI) :]]) == 2
+        assert capsys.readouterr().err == "ppcmi: Another node works in this folder; choose another one.\n"
+        assert "Results wait until then." in ended(process)
+    finally:
+        process.kill()
