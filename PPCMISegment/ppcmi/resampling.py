@@ -8,16 +8,18 @@ the axis is padded or cropped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 PASS_THROUGH = 1e-3
 """Relative difference of spacings below which nothing is resampled."""
+
+TARGETS_IN_A_BAND = 16
 
 EDGE = 1e-6
 """Slack, in pixels, at the borders of pixels."""
@@ -60,25 +62,45 @@ class AxisResampling:
         """Values with ``axis`` of ``source`` pixels onto the frame; 0 beyond the volume's field of view."""
         if self.exact:
             return _place(values, axis, self.frame, -int(self.offset))
-        return _multiply(self._frame_weights, values, axis)
+        return _multiply(self._to_frame, self.frame, values, axis)
 
     def to_source(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
         """Values with ``axis`` of ``frame`` pixels onto the volume's pixels; 0 outside the frame."""
         if self.exact:
             return _place(values, axis, self.source, int(self.offset))
-        return _multiply(self._source_weights, values, axis)
+        return _multiply(self._to_source, self.source, values, axis)
 
     @cached_property
-    def _frame_weights(self) -> csr_array:
-        return _weights(self.frame, self.source, self.step, self.offset)
+    def _to_frame(self) -> list[_Band]:
+        return _bands(_weights(self.frame, self.source, self.step, self.offset))
 
     @cached_property
-    def _source_weights(self) -> csr_array:
-        return _weights(self.source, self.frame, 1 / self.step, -self.offset / self.step)
+    def _to_source(self) -> list[_Band]:
+        return _bands(_weights(self.source, self.frame, 1 / self.step, -self.offset / self.step))
 
 
-def _weights(targets: int, sources: int, step: float, offset: float) -> csr_array:
-    """``(targets, sources)`` float32: rows sum to 1, or are 0 where a target's center lies beyond the sources."""
+@dataclass(frozen=True)
+class _Band:
+    """A few targets and all sources that have weight in them; everywhere else a weight matrix is zero."""
+
+    targets: slice
+    sources: slice
+    weights: NDArray[np.float32]
+
+
+def _bands(weights: NDArray[np.float32]) -> list[_Band]:
+    bands = []
+    for start in range(0, len(weights), TARGETS_IN_A_BAND):
+        targets = slice(start, min(start + TARGETS_IN_A_BAND, len(weights)))
+        used = np.flatnonzero(weights[targets].any(axis=0))
+        if len(used):
+            sources = slice(int(used[0]), int(used[-1]) + 1)
+            bands.append(_Band(targets, sources, np.ascontiguousarray(weights[targets, sources])))
+    return bands
+
+
+def _weights(targets: int, sources: int, step: float, offset: float) -> NDArray[np.float32]:
+    """``(targets, sources)``: rows sum to 1, or are 0 where a target's center lies beyond the sources."""
     centers = offset + step * np.arange(targets)
     distances = centers[:, None] - np.arange(sources)
     if step > 1:
@@ -88,7 +110,7 @@ def _weights(targets: int, sources: int, step: float, offset: float) -> csr_arra
         weights = np.maximum(0.0, 1.0 - np.abs(distances))
     weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), EDGE)
     weights[~_within(centers, sources)] = 0.0
-    return csr_array(weights.astype(np.float32))
+    return np.asarray(weights, dtype=np.float32)
 
 
 def _hat_integral(upper: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -102,18 +124,18 @@ def _within(coordinates: NDArray[np.floating[Any]], count: int) -> NDArray[np.bo
     return inside
 
 
-def _multiply(matrix: csr_array, values: NDArray[Any], axis: int) -> NDArray[Any]:
-    """The matrix along one of the last two axes, a picture at a time, which the processor's cache holds."""
+def _multiply(bands: Sequence[_Band], targets: int, values: NDArray[Any], axis: int) -> NDArray[Any]:
+    """The weights along one of the last two axes."""
     if axis not in (values.ndim - 2, values.ndim - 1):
         raise ValueError("only rows and columns, the last two axes, are resampled")
-    rows, columns = values.shape[-2:]
-    across = axis == values.ndim - 1
-    size = (rows, matrix.shape[0]) if across else (matrix.shape[0], columns)
-    pictures = values.reshape(-1, rows, columns)
-    product = np.empty((len(pictures), *size), dtype=np.result_type(values.dtype, np.float32))
-    for picture, result in zip(pictures, product, strict=True):
-        result[...] = (matrix @ picture.T).T if across else matrix @ picture
-    return product.reshape(*values.shape[:-2], *size)
+    shape = (*values.shape[:axis], targets, *values.shape[axis + 1 :])
+    product = np.zeros(shape, dtype=np.result_type(values.dtype, np.float32))
+    for band in bands:
+        if axis == values.ndim - 1:
+            np.matmul(values[..., band.sources], band.weights.T, out=product[..., band.targets])
+        else:
+            np.matmul(band.weights, values[..., band.sources, :], out=product[..., band.targets, :])
+    return product
 
 
 def _place(values: NDArray[Any], axis: int, size: int, shift: int) -> NDArray[Any]:
