@@ -209,7 +209,7 @@ class FolderPair(CasePair):
 
     def case(self, name: str) -> FolderCase:
         """See the base class; files keep the name that the folder gives them."""
-        return FolderCase(self.files, self.segments, self.matching)
+        return FolderCase(self.files, self.matching)
 
 
 def _changedAt(node: slicer.vtkMRMLScalarVolumeNode | None) -> tuple[int, int]:

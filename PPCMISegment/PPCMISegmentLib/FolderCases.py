@@ -12,7 +12,7 @@ from PPCMISegmentLib.Steps import inBackground
 
 if TYPE_CHECKING:
     from ppcmi.data_folders import CaseFiles
-    from ppcmi.label_matching import LabelMatching, SegmentFacts
+    from ppcmi.label_matching import LabelMatching
     from ppcmi.task import Task
 
 
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 class FolderCase:
     """A case of a data folder.
 
-    :param segments: of its label file, if that names them; without names its values are the task's.
-    :param matching: which of them is which label, if they have names.
+    :param matching: which segment of its label file is which label, if they have names; without names its values are
+        the task's.
     """
 
     files: CaseFiles
-    segments: tuple[SegmentFacts, ...] = ()
     matching: LabelMatching | None = None
 
     @property
@@ -42,17 +41,12 @@ class FolderCase:
         """See :class:`~PPCMISegmentLib.LabelledCases.LabelledCase`."""
 
         def read() -> CaseReading:
-            from ppcmi.case_checks import check_matching
-            from ppcmi.errors import ReadError
-            from ppcmi.reading import read_labels, read_volume
-            from ppcmi.task_labels import chosen_labels
+            from ppcmi.case_checks import check_matching, check_placing
+            from ppcmi.task_labels import open_labelled_case
 
-            if self.files.label is None:
-                raise ReadError("The case has no labels.")
-            image, labels = read_volume(self.files.image), read_labels(self.files.label)
-            if self.matching is None:
-                return CaseReading(image, labels)
-            labels = chosen_labels(labels, self.segments, self.matching)
-            return CaseReading(image, labels, tuple(check_matching(self.matching)))
+            read = open_labelled_case(self.files, task, self.matching)
+            findings = [] if self.matching is None else check_matching(self.matching)
+            findings += check_placing(read.labels, task)
+            return CaseReading(read.image, read.labels.volume, tuple(findings))
 
         return (yield from inBackground(worker, read))

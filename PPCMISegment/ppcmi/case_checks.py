@@ -17,7 +17,7 @@ from ppcmi.label_matching import LabelMatching, Match, Reason
 from ppcmi.label_overlap import CombinedLabels
 from ppcmi.slicing import cropped_labels, slice_grid
 from ppcmi.task import Task
-from ppcmi.task_labels import read_labelled_case
+from ppcmi.task_labels import TaskLabels, open_labelled_case
 from ppcmi.volume import Geometry, Volume
 from ppcmi.wording import counted
 
@@ -57,8 +57,8 @@ def check_case(case: CaseFiles, task: Task) -> list[Finding]:
     if case.label is None:
         return [Finding(Kind.EMPTY, "Nothing is labelled in this case.", prevents=True)]
     try:
-        image, labels = read_labelled_case(case, task)
-        return check_labels(image.geometry, labels, task)
+        read = open_labelled_case(case, task)
+        return check_labels(read.image.geometry, read.labels.volume, task) + check_placing(read.labels, task)
     except (ReadError, GeometryError) as error:
         return [Finding(Kind.UNREADABLE, str(error), prevents=True)]
 
@@ -92,6 +92,15 @@ def check_labels(image: Geometry, labels: Volume, task: Task) -> list[Finding]:
     ]
     through = grid.from_voxels(labels.voxels).any(axis=(1, 2))
     return findings + _check_slices(len(grid), int(np.count_nonzero(through)), task)
+
+
+def check_placing(labels: TaskLabels, task: Task) -> list[Finding]:
+    """What is to be said of how labels came onto the image's grid."""
+    findings = [] if labels.combined is None else check_overlap(labels.combined, task)
+    if labels.nearest:
+        sentence = "It was drawn on another grid, and is taken at the nearest voxel."
+        findings.append(Finding(Kind.GEOMETRY, sentence))
+    return findings
 
 
 def check_matching(matching: LabelMatching) -> list[Finding]:

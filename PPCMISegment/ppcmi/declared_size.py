@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ppcmi.errors import ReadError
 
 MOST_INFLATION = 1032
@@ -13,13 +11,14 @@ HEADERS = 1 << 16
 """Bytes granted to headers, and to files so small that nothing can be said of them."""
 
 
-def require_plausible_size(path: Path, declared: int) -> None:
-    """Refuse more voxels than the file can hold, however well it is compressed.
+def require_plausible_size(there: int, declared: int) -> None:
+    """Refuse more voxels than a file can hold, however well it is compressed.
 
+    :param there: bytes of the file, or of the part with the voxels.
     :param declared: bytes of all voxels, unpacked.
-    :raises ReadError: if the file is far too small for them.
+    :raises ReadError: if there is far too little for them.
     """
-    if declared > path.stat().st_size * MOST_INFLATION + HEADERS:
+    if declared > there * MOST_INFLATION + HEADERS:
         raise ReadError(
             "The image is damaged: it says it has far more voxels than the file can hold; copy or export it again."
         )

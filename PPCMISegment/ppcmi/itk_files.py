@@ -96,7 +96,7 @@ def _read(path: Path, check_values: Callable[[SimpleITK.ImageFileReader], None])
         check_values(reader)
         bytes_a_value = _bytes_of(reader.GetPixelID())
         count = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-        require_plausible_size(voxels_file, count * bytes_a_value)
+        require_plausible_size(voxels_file.stat().st_size, count * bytes_a_value)
         image: SimpleITK.Image = reader.Execute()
     except RuntimeError as error:
         raise ReadError(DAMAGED) from error

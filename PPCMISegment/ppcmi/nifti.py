@@ -217,7 +217,7 @@ def _require_whole(path: Path, offset: int, size: int) -> None:
 
     The last four bytes of a gzip file are its content's size (RFC 1952); only where they do not agree it is unpacked.
     """
-    require_plausible_size(path, offset + size)
+    require_plausible_size(path.stat().st_size, offset + size)
     expected = offset + size
     with path.open("rb") as stream:
         zipped = stream.read(2) == b"\x1f\x8b"
@@ -254,6 +254,7 @@ def _voxels(path: Path, header: Any, shape: tuple[int, int, int], dtype: np.dtyp
     if unscaled:
         return voxels
     precision = np.result_type(dtype, np.float32)  # float32 holds int16 exactly, int32 needs float64
-    scaled: NDArray[Any] = np.multiply(voxels, precision.type(slope), dtype=precision)
-    scaled += precision.type(inter)
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused by whoever reads
+        scaled: NDArray[Any] = np.multiply(voxels, precision.type(slope), dtype=precision)
+        scaled += precision.type(inter)
     return scaled

@@ -14,7 +14,7 @@ from ppcmi.errors import ReadError, TrainingError
 from ppcmi.reading import read_volume
 from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.task import Task
-from ppcmi.task_labels import read_task_labels
+from ppcmi.task_labels import read_labelled_case
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +74,15 @@ def read_slice_set(
         raise ReadError("Some cases have labels and some have none; keep them in separate folders.")
     slices, labels, counts = [], [], []
     for done, case in enumerate(cases, start=1):
-        stack, grid = slice_volume(read_volume(case.image), task)
+        if case.label is None:
+            image = read_volume(case.image)
+        else:
+            image, known = read_labelled_case(case, task)
+        stack, grid = slice_volume(image, task)
         slices.append(torch.from_numpy(stack))
         counts.append(len(stack))
         if case.label is not None:
-            labels.append(torch.from_numpy(slice_labels(read_task_labels(case.label, task), grid, task)))
+            labels.append(torch.from_numpy(slice_labels(known, grid, task)))
         progress(done)
     number = torch.from_numpy(np.repeat(np.arange(len(cases)), counts))
     return SliceSet(torch.cat(slices), torch.cat(labels) if labels else None, number)
