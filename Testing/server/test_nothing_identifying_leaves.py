@@ -21,11 +21,17 @@ from ppcmi.cli.main import main
 from ppcmi.cohort_file import CohortKey, CohortReader
 from ppcmi.phantoms import SCANNERS, make_phantom
 from ppcmi_server.keys import ServerKeys
-from support.markers import Markers, write_marked_case, write_marked_dicom
+from support.markers import Markers, write_marked_case, write_marked_dicom, write_marked_nifti
 from support.real_server import real_server
 from support.recorder import appearances, found_in, recorder_of
 
 TASK_FILE = Path(__file__).parents[2] / "Resources" / "Tasks" / "phantom.json"
+
+OF_THE_SCAN = (
+    "InstitutionName", "InstitutionAddress", "OperatorsName", "PerformingPhysicianName", "StationName",
+    "DeviceSerialNumber", "ProtocolName", "SeriesDescription", "ImageComments",
+)  # fmt: skip
+"""What a scanner says of itself and its series; a result says who it was made by instead."""
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +69,7 @@ def a_day(tmp_path_factory, markers, connected_to):
         table.writerows([name, fold, markers.word()] for name, fold in zip(names, folds, strict=True))
     scan, _ = make_phantom(SCANNERS["B"], 9)
     series = write_marked_dicom(scan, home / markers.word(), markers)
+    nifti = write_marked_nifti(make_phantom(SCANNERS["C"], 5)[0], home / markers.word(), markers)
 
     server_folder = tmp_path_factory.mktemp("server") / "folder"
     with real_server(server_folder, TASK_FILE) as server, recorder_of(server.url) as recorder:
@@ -80,9 +87,19 @@ def a_day(tmp_path_factory, markers, connected_to):
         _site(home, "codec", "refine", "--task", "phantom", "--cases", cases, "--effort", "0.01")
         _site(home, "model", "validate", "--task", "phantom", "--cases", cases)
         scan_file = cases / "images" / f"{names[0]}.nrrd"
-        _site(home, "segment", "--task", "phantom", series, scan_file, "-o", results)
+        segment = ("segment", "--task", "phantom")
+        _site(home, *segment, series, scan_file, nifti, "-o", results)
+        filed = home / markers.word()
+        _site(home, *segment, series, "--format", "dcm", "--quantization", "f16", "-o", filed)
+        _site(home, *segment, nifti, "--quantization", "f32", "-o", home / markers.word())
         yield SimpleNamespace(
-            recorder=recorder, server=server, cohort=cohort, results=results, profile=home / "profile"
+            recorder=recorder,
+            server=server,
+            cohort=cohort,
+            results=results,
+            profile=home / "profile",
+            series=series,
+            filed=filed,
         )
 
 
@@ -91,7 +108,7 @@ def _site(home, *arguments):
 
 
 def test_there_is_much_to_find(a_day, markers):
-    assert len(markers.words) > 300
+    assert len(markers.words) > 2500
     sent = a_day.recorder.sent
     assert len(sent) > 100_000
     for call in (b"POST /v1/enrol", b"PUT /v1/tasks/phantom/codec", b"PUT /v1/cohorts/", b"/validations", b"/map?"):
@@ -131,10 +148,25 @@ def test_no_marker_is_in_the_server_s_files_or_its_log(a_day, markers):
 
 def test_no_marker_is_inside_the_results_which_are_named_after_the_scans(a_day, markers):
     files = [*a_day.results.glob("*.seg.nrrd"), *a_day.results.glob("*.nii.gz")]
-    assert len(files) == 4
+    assert len(files) == 6
     for file in files:
         assert found_in(file.read_bytes(), markers.words) == set()
         assert found_in(file.name.encode(), markers.words) != set()
+
+
+def test_a_dicom_result_stays_and_has_its_study_s_identity_and_nothing_else_of_the_scan(a_day, markers):
+    (result,) = a_day.filed.glob("*.seg.dcm")
+    image, segmentation = pydicom.dcmread(next(a_day.series.iterdir())), pydicom.dcmread(result)
+    for keyword in ("PatientID", "PatientName", "PatientSex", "StudyInstanceUID", "StudyID", "AccessionNumber"):
+        assert segmentation[keyword].value == image[keyword].value
+    assert segmentation.FrameOfReferenceUID == image.FrameOfReferenceUID
+    assert len(found_in(result.read_bytes(), markers.words)) > 30
+    others = [word for keyword in OF_THE_SCAN for word in str(image[keyword].value).split("^")]
+    others += [image[group, 0x1001].value for group in (0x0009, 0x0029, 0x7053)]
+    others += [item.TextValue for item in image.RequestAttributesSequence]
+    others += [path.stem for path in a_day.series.iterdir()]
+    assert set(others) < markers.words
+    assert found_in(result.read_bytes(), others) == set()
 
 
 def test_the_search_finds_a_marker_that_does_leave(a_day):

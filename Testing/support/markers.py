@@ -1,19 +1,29 @@
 """Random words for every place where a hospital might have a name, a date or a path, and scans full of them."""
 
+import gzip
 import secrets
 
+import nibabel
 import numpy as np
 import SimpleITK
 from pydicom.datadict import DicomDictionary
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-from ppcmi.phantoms import SCANNERS, make_phantom
 from ppcmi.itk_files import image_from_volume
+from ppcmi.phantoms import SCANNERS, make_phantom
 from ppcmi.volume import lps_from_ras
 
 TEXT_VRS = {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
-MUST_BE_SENSIBLE = {"SOPClassUID", "TransferSyntaxUID", "SpecificCharacterSet", "PhotometricInterpretation", "Modality"}
+MUST_BE_SENSIBLE = {
+    "SOPClassUID", "TransferSyntaxUID", "SpecificCharacterSet", "PhotometricInterpretation", "Modality",
+    "ConcatenationUID", "SOPInstanceUIDOfConcatenationSource",  # parts of an image, which are refused
+    "SourceImageSequence", "SequenceOfUltrasoundRegions", "ReferencedSeriesSequence", "ContentSequence",
+}  # fmt: skip
+NOT_OF_AN_IMAGE = {0x0000, 0x0002, 0x0004, 0x0066, 0x7FE0, 0xFFFA, 0xFFFC, 0xFFFE, 0x5200}
+"""Groups of commands, of the file's own header, of directories, of surfaces and of pixels."""
+
+GROUPS_OF_SEQUENCES = {0x0008, 0x0010, 0x0018, 0x0032, 0x0038, 0x0040, 0x0400}
 
 
 class Markers:
@@ -55,28 +65,26 @@ class Markers:
 
 
 def write_marked_dicom(volume, folder, markers):
-    """A DICOM series with a marker in every text attribute of the standard's dictionary."""
+    """A DICOM series with a marker in every text of the standard's dictionary, in sequences, private data, padding."""
     folder.mkdir(parents=True)
     affine = lps_from_ras @ volume.geometry.ijk_to_ras
     spacing = volume.geometry.spacing_mm
-    attributes = {
-        keyword: vr
-        for tag, (vr, *_, keyword) in DicomDictionary.items()
-        if vr in TEXT_VRS and tag >> 16 in (0x0008, 0x0010, 0x0018, 0x0020, 0x0032, 0x0038, 0x0040, 0x4008)
-    }
-    common = {k: markers.value(vr) for k, vr in attributes.items() if k and k not in MUST_BE_SENSIBLE}
+    common = _marked_dataset(markers)
     pixels = np.clip(volume.voxels, 0, None)
     pixels = (pixels / pixels.max() * 4000).astype(np.uint16)
     for index in range(len(pixels)):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = MRImageStorage, ExplicitVRLittleEndian
         meta.MediaStorageSOPInstanceUID = markers.value("UI")
-        dataset = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
-        for keyword, value in common.items():
-            setattr(dataset, keyword, value)
-        dataset.add_new((0x0009, 0x0010), "LO", markers.word())
-        dataset.add_new((0x0009, 0x1001), "LO", markers.word())
-        dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.Modality = MRImageStorage, markers.value("UI"), "MR"
+        meta.SourceApplicationEntityTitle = meta.SendingApplicationEntityTitle = markers.word()
+        meta.PrivateInformationCreatorUID, meta.PrivateInformation = markers.value("UI"), markers.word().encode()
+        preamble = markers.word().encode().ljust(128, b"\0")
+        dataset = FileDataset(None, common, file_meta=meta, preamble=preamble)
+        dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.Modality = (
+            MRImageStorage,
+            meta.MediaStorageSOPInstanceUID,
+            "MR",
+        )
         dataset.Rows, dataset.Columns = pixels.shape[1:]
         dataset.ImagePositionPatient = [float(x) for x in (affine @ (0, 0, index, 1))[:3]]
         dataset.ImageOrientationPatient = [float(x) for axis in (0, 1) for x in affine[:3, axis] / spacing[axis]]
@@ -88,6 +96,52 @@ def write_marked_dicom(volume, folder, markers):
         dataset.PixelData = pixels[index].tobytes()
         dataset.save_as(folder / f"{markers.word()}.dcm", enforce_file_format=True)
     return folder
+
+
+def _marked_dataset(markers):
+    dataset = Dataset()
+    for tag, (vr, *_, keyword) in sorted(DicomDictionary.items()):
+        group = tag >> 16
+        if not keyword or keyword in MUST_BE_SENSIBLE or group in NOT_OF_AN_IMAGE:
+            continue
+        if vr in TEXT_VRS:
+            setattr(dataset, keyword, markers.value(vr))
+        elif vr == "SQ" and group in GROUPS_OF_SEQUENCES:
+            setattr(dataset, keyword, [_marked_item(markers)])
+    dataset.RequestAttributesSequence[0].ReferencedStudySequence = [_marked_item(markers)]
+    dataset.RequestAttributesSequence[0].ReferencedStudySequence[0].AcquisitionContextSequence = [_marked_item(markers)]
+    for keyword in ("PatientWeight", "PatientSize"):
+        setattr(dataset, keyword, markers.digits(15))
+    for group in (0x0009, 0x0029, 0x7053):
+        dataset.add_new((group, 0x0010), "LO", markers.word())
+        dataset.add_new((group, 0x1001), "LO", markers.word())
+        dataset.add_new((group, 0x1002), "OB", markers.word().encode())
+        dataset.add_new((group, 0x1003), "UN", markers.word().encode())
+        dataset.add_new((group, 0x1004), "SQ", [_marked_item(markers)])
+    dataset.add_new((0x6000, 0x0022), "LO", markers.word())  # Overlay Description
+    dataset.add_new((0x6000, 0x1500), "LO", markers.word())  # Overlay Label
+    dataset.DataSetTrailingPadding = markers.word().encode()
+    return dataset
+
+
+def _marked_item(markers):
+    item = Dataset()
+    item.TextValue, item.CodeMeaning = markers.word(), markers.word()
+    return item
+
+
+def write_marked_nifti(volume, folder, markers):
+    """A NIfTI file with a marker in each text of its header, in an extension, and in the name that gzip keeps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = nibabel.Nifti1Image(volume.voxels.astype(np.float32).T, volume.geometry.ijk_to_ras)
+    for field in ("descrip", "aux_file", "intent_name", "db_name"):
+        image.header[field] = markers.word()
+    image.header.set_xyzt_units("mm")
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", markers.word().encode()))
+    path = folder / f"{markers.word()}.nii.gz"
+    with path.open("wb") as stream, gzip.GzipFile(f"{markers.word()}.nii", "wb", fileobj=stream) as packed:
+        packed.write(image.to_bytes())
+    return path
 
 
 def write_marked_case(seed, folder, name, markers):
