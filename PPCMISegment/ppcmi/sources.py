@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ppcmi.dicom.frames import DicomVolume
 from ppcmi.dicom.headers import is_dicom_file
+from ppcmi.dicom.kinds import QUIET
 from ppcmi.dicom.scan import FoundSeries, Scan, place_of, scan
 from ppcmi.errors import PpcmiError, ReadError
 from ppcmi.wording import counted
@@ -206,7 +207,8 @@ def _marks(numbers: Sequence[int | None]) -> list[str]:
 def _left_out(found: Sequence[FoundSeries]) -> Iterator[LeftOut]:
     for series in found:
         number = "" if series.number is None else str(series.number)
-        for folder, reason in dict.fromkeys((header.file.parent, header.no_image) for header in series.no_images):
+        told = [header for header in series.no_images if header.sop_class not in QUIET]
+        for folder, reason in dict.fromkeys((header.file.parent, header.no_image) for header in told):
             yield LeftOut(f"{folder.resolve().name}-series{number}", reason)
         if series.copies:
             folder = series.volumes[0].files[0].file.parent

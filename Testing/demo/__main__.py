@@ -19,7 +19,6 @@ from demo.page import Shown, write_page
 from demo.pictures import Row, overlay, save, what_left
 from demo.scores import ScoredCase, manifest_records, results_document, table
 from demo.story import Hospital, Plan, Stopwatch, say, segment_held_out, train_together
-from ppcmi.result_files import ENDINGS
 from ppcmi.batch_images import BatchImage, result_names
 from ppcmi.bundle import unpack
 from ppcmi.data_folders import CaseFiles
@@ -28,6 +27,7 @@ from ppcmi.metrics import score_case
 from ppcmi.phantoms import write_phantom_folder
 from ppcmi.pipeline import PrivateLink
 from ppcmi.reading import read_labels, read_volume
+from ppcmi.result_files import ENDINGS
 from ppcmi.scales import Stream
 from ppcmi.session import open_link
 from ppcmi.slicing import slice_labels, slice_volume

@@ -10,6 +10,7 @@ What GDCM does not know (such as high-throughput JPEG 2000) pydicom's decoders d
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -120,7 +121,7 @@ def _decoded(dataset: Any, syntax: UID, indices: Sequence[int], count: int) -> I
             while indices and indices[0] in found:
                 yield found.pop(indices[0])
                 indices = indices[1:]
-    except (ValueError, EOFError, AttributeError) as error:
+    except (ValueError, EOFError, AttributeError, struct.error) as error:
         raise ReadError(_UNKNOWN) from error
     if indices:
         raise ReadError(_CUT_OFF)

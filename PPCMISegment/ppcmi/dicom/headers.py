@@ -7,6 +7,7 @@ C.7.6.16); here both are :class:`FrameHeader`. Names are the attributes' keyword
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -133,7 +134,7 @@ def damage_is_a_read_error() -> Iterator[None]:
         raise ReadError("A DICOM file cannot be opened; check its permissions.") from error
     except (
         InvalidDicomError, BytesLengthException, OSError, ValueError, TypeError, AttributeError, EOFError, KeyError,
-        IndexError, NotImplementedError, OverflowError,
+        IndexError, NotImplementedError, OverflowError, struct.error,
     ) as error:  # fmt: skip
         raise ReadError("A DICOM file is damaged; copy or export it again.") from error
 
