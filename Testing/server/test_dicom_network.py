@@ -140,6 +140,7 @@ def ended(process):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
+    assert "Traceback" not in err
     return out + err
 
 

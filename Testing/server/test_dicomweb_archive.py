@@ -10,6 +10,7 @@ from pydicom.uid import generate_uid
 from ppcmi.client import Patience
 from ppcmi.connection_errors import CertificateError
 from ppcmi.dicom.fetched import fetched_series
+from ppcmi.dicom.stored_results import StoredResults
 from ppcmi.dicom.web import ArchivedSeries, DicomWebArchive
 from ppcmi.dicom.web_transport import ArchiveAccess, DownloadLimits
 from ppcmi.errors import ConnectionFailedError, ReadError, ServerRefusedError, UsageError, WriteError
@@ -295,14 +296,38 @@ def test_storing_in_a_busy_archive_sends_the_whole_result_again(tmp_path):
     assert len(first) > study.files[0].stat().st_size * 0.9
 
 
+def failed_with(reason):
+    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [reason]}}]}}
+    return Answer(202, json.dumps(failed).encode(), {"Content-Type": "application/dicom+json"})
+
+
 def test_a_result_that_was_refused_in_a_success_is_refused(tmp_path):
-    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
-    answer = Answer(202, json.dumps(failed).encode(), {"Content-Type": "application/dicom+json"})
     with (
-        loopback_server(lambda _: answer) as server,
+        loopback_server(lambda _: failed_with(0xA700)) as server,
         pytest.raises(ServerRefusedError, match=r"it has no room \(A700\)"),
     ):
         archive_at(server.url).store(write_study(tmp_path).files[0], "1.2.3")
+
+
+def test_a_result_that_the_archive_has_already_is_stored(tmp_path):
+    study = write_study(tmp_path)
+    record = StoredResults(tmp_path)
+    with loopback_server(lambda _: failed_with(0x0111)) as server:
+        assert archive_at(server.url).deliver(study.files[:1], study.uid, record) == 1
+        assert archive_at(server.url).deliver(study.files[:1], study.uid, record) == 0
+    assert len(server.requests) == 1
+
+
+def test_a_refused_result_does_not_keep_the_others_out(tmp_path):
+    study = write_study(tmp_path)
+    answers = [failed_with(0xA900), Answer(200, b"{}", {"Content-Type": "application/dicom+json"})]
+    record = StoredResults(tmp_path)
+    with (
+        loopback_server(lambda _: answers.pop(0)) as server,
+        pytest.raises(ServerRefusedError, match="does not fit its class"),
+    ):
+        archive_at(server.url).deliver(study.files[:2], study.uid, record)
+    assert len((tmp_path / "ppcmi-stored.jsonl").read_text().splitlines()) == 1
 
 
 def test_an_archive_whose_certificate_is_not_trusted_gets_no_token(tmp_path):

@@ -98,8 +98,9 @@ def _node(command: Command) -> int:
     segmenter.require_task()
     _silence_libraries()
     limits = StorageLimits(quota_bytes=int(options.quota_gb * GIBIBYTE))
-    store = StudyStore(options.output, limits)
+    options.output.mkdir(mode=0o700, parents=True, exist_ok=True)
     with hold_lock(options.output / "node.lock", UsageError("Another node works in this folder; choose another one.")):
+        store = StudyStore(options.output, limits)
         arrivals = Arrivals(options.quiet_s)
         finish = store.keep if options.keep else store.remove
         work = NodeWork(
@@ -111,10 +112,10 @@ def _node(command: Command) -> int:
             options.output / HISTORY,
             lambda text: console.remark(_timed(text)),
         )
-        _check(delivery, command)
         with Receiver(settings, store, arrivals).listening() as port:
             console.result(f"Listening as {settings.ae_title} on {settings.host} port {port}")
             try:
+                _check(delivery, command)
                 while True:
                     if not work.run_once():
                         time.sleep(POLL_S)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
+from socket import SHUT_RDWR
 from ssl import SSLContext
 from typing import Any
 
@@ -31,10 +32,12 @@ PDU_BYTES = MEBIBYTE // 4
 LONGEST_PDU = MEBIBYTE
 """What we read of one; a request for an association counts as well, and has no other limit."""
 
+PATIENCE_S = 10.0
+"""How long a connection may be open without an association."""
+
 TRANSFER_SYNTAXES = (
     pydicom.uid.ExplicitVRLittleEndian,
     pydicom.uid.ImplicitVRLittleEndian,
-    pydicom.uid.DeflatedExplicitVRLittleEndian,
     pydicom.uid.ExplicitVRBigEndian,
     pydicom.uid.RLELossless,
     pydicom.uid.JPEGBaseline8Bit,
@@ -46,6 +49,8 @@ TRANSFER_SYNTAXES = (
     pydicom.uid.JPEG2000Lossless,
     pydicom.uid.JPEG2000,
 )
+"""What is taken: nothing deflated, which can be small on the way and of any size in memory."""
+
 IDENTITY = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
 
 
@@ -100,6 +105,7 @@ class Receiver:
         application.maximum_associations = settings.associations
         application.maximum_pdu_size = PDU_BYTES
         application.network_timeout = settings.idle_s
+        application.acse_timeout = PATIENCE_S
         application.add_supported_context(pynetdicom.sop_class.Verification)
         for context in pynetdicom.AllStoragePresentationContexts:
             application.add_supported_context(context.abstract_syntax, list(TRANSFER_SYNTAXES))
@@ -116,7 +122,9 @@ class Receiver:
         try:
             yield int(server.server_address[1])
         finally:
-            application.shutdown()
+            for association in application.active_associations:
+                _end(association)
+            server.shutdown()
 
     # ---- called from the threads of associations
 
@@ -150,6 +158,15 @@ class Receiver:
             return OUT_OF_RESOURCES
         self._arrivals.came(study.folder, id(event.assoc), self._clock())
         return SUCCESS
+
+
+def _end(association: Any) -> None:
+    """Tell a peer that we end; pynetdicom cannot abort what is no association yet, only hang up."""
+    if association.is_established:
+        association.abort()
+        return
+    with suppress(OSError, AttributeError):  # it may have gone in the meantime
+        association.dul.socket.socket.shutdown(SHUT_RDWR)
 
 
 class _Bound:

@@ -7,13 +7,13 @@ I.2-2) are the same numbers.
 from __future__ import annotations
 
 SUCCESS = 0x0000
+DUPLICATE = 0x0111
 OUT_OF_RESOURCES = 0xA700
 DOES_NOT_MATCH_CLASS = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 
 _WORDS = {
     0x0110: "it failed while working on it",
-    0x0111: "it has an instance of this identity already",
     0x0112: "it does not know the instance",
     0x0117: "the instance's identity is not valid",
     0x0122: "it does not take segmentations",
@@ -28,8 +28,11 @@ _WORDS_BY_THOUSAND = {0xC: "it does not understand the instance"}
 
 
 def is_stored(status: int) -> bool:
-    """Whether the instance was stored, perhaps with a warning (Bxxx)."""
-    return status == SUCCESS or status >> 12 == 0xB
+    """Whether the archive has the instance: stored, perhaps with a warning (Bxxx), or known by its identity before.
+
+    Our identities are made for one result each, so that what is known is that result.
+    """
+    return status in (SUCCESS, DUPLICATE) or status >> 12 == 0xB
 
 
 def in_words(status: int) -> str:

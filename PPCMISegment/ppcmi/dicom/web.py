@@ -30,7 +30,7 @@ from pydicom.errors import InvalidDicomError
 from ppcmi.client import Patience
 from ppcmi.connection_errors import CertificateError, FailedCallError, OffProtocolError, failed_call, retry_after
 from ppcmi.dicom.instance_files import file_name, is_uid
-from ppcmi.dicom.store_status import in_words
+from ppcmi.dicom.store_status import in_words, is_stored
 from ppcmi.dicom.stored_results import StoredResults, read_result
 from ppcmi.dicom.web_transport import MEBIBYTE, ArchiveAccess, ArchiveSession, DownloadLimits, Meter
 from ppcmi.errors import (
@@ -301,9 +301,10 @@ def _write(dataset: Any, folder: Path, spare_bytes: int) -> None:
 
 
 def _require_stored(answer: Any) -> None:
-    failed = answer.get("FailedSOPSequence") or ()
-    if failed:
-        reason = int(failed[0].get("FailureReason") or 0x0110)
+    for failed in answer.get("FailedSOPSequence") or ():
+        reason = int(failed.get("FailureReason") or 0x0110)
+        if is_stored(reason):
+            continue
         raise ServerRefusedError(409, f"The archive did not store the result: {in_words(reason)}", "")
 
 
