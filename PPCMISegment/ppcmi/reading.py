@@ -122,7 +122,7 @@ def _read_file(path: Path) -> Volume:
 
 
 def require_file(path: Path) -> None:
-    """Check that there is a file with something in it.
+    """Check that there is a file with something in it, and that it can be opened.
 
     :raises ReadError: if not.
     """
@@ -130,6 +130,10 @@ def require_file(path: Path) -> None:
         raise ReadError("There is no image at the place given; check its spelling.")
     if path.stat().st_size == 0:
         raise ReadError("The image file is empty; copy or export it again.")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ReadError("The image file cannot be opened; check its permissions.") from error
 
 
 def _segment_values(file: ItkFile) -> set[int]:

@@ -9,11 +9,13 @@ NRRD: https://teem.sourceforge.net/nrrd/format.html. MetaImage: https://itk.org/
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ppcmi.errors import GeometryError, ReadError
 
+AT_ONCE = 1 << 20
 LARGEST_HEADER = 1 << 24
 """Bytes; a segmentation's header holds a few hundred for each segment."""
 
@@ -58,7 +60,7 @@ def nrrd_voxels_file(path: Path) -> Path:
 
 def metaimage_voxels_file(path: Path) -> Path:
     """As :func:`nrrd_voxels_file`, for a MetaImage file."""
-    fields = _metaimage_fields(path)
+    fields, end = _metaimage_fields(path)
     try:
         axes = int(fields["NDims"])
         where = fields["ElementDataFile"]
@@ -70,7 +72,11 @@ def metaimage_voxels_file(path: Path) -> Path:
         raise GeometryError(NO_SIZE)
     if axes > 2 and not {"TransformMatrix", "Rotation", "Orientation"} & fields.keys():
         raise GeometryError(NO_ORIENTATION)
-    return path if where.upper() == "LOCAL" else _beside(path, where)
+    attached = where.upper() == "LOCAL"
+    voxels = path if attached else _beside(path, where)
+    if fields.get("CompressedData", "False").lower() == "true":
+        _require_intact(voxels, end if attached else 0)
+    return voxels
 
 
 def _nrrd_fields(path: Path) -> dict[str, str]:
@@ -89,8 +95,8 @@ def _nrrd_fields(path: Path) -> dict[str, str]:
     return fields
 
 
-def _metaimage_fields(path: Path) -> Mapping[str, str]:
-    """Fields up to and with ``ElementDataFile``, which is the last."""
+def _metaimage_fields(path: Path) -> tuple[Mapping[str, str], int]:
+    """Fields up to and with ``ElementDataFile``, which is the last, and where they end."""
     fields: dict[str, str] = {}
     with path.open("rb") as stream:
         while "ElementDataFile" not in fields and stream.tell() < LARGEST_HEADER:
@@ -99,7 +105,23 @@ def _metaimage_fields(path: Path) -> Mapping[str, str]:
             if not line or not sign:
                 break
             fields[name.strip()] = value.strip()
-    return fields
+        return fields, stream.tell()
+
+
+def _require_intact(path: Path, start: int) -> None:
+    """Refuse packed voxels whose checksum is wrong, which ITK does not look at in MetaImage files."""
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib's own header, or gzip's
+    with path.open("rb") as stream:
+        stream.seek(start)
+        try:
+            while not unpacker.eof and (block := stream.read(AT_ONCE)):
+                while block and not unpacker.eof:
+                    unpacker.decompress(block, AT_ONCE)
+                    block = unpacker.unconsumed_tail
+        except zlib.error as error:
+            raise ReadError(DAMAGED) from error
+    if not unpacker.eof:
+        raise ReadError(DAMAGED)
 
 
 def _beside(header: Path, where: str) -> Path:
