@@ -67,7 +67,7 @@ def segment_files(
     """Segment every image to ``output/NAME`` with ``endings``; an event whenever something has happened.
 
     :param endings: of the files that are written, of :data:`ppcmi.result_files.ALL_ENDINGS`.
-    :raises UsageError: if a DICOM result is asked for of an image that is no DICOM.
+    :raises UsageError: if DICOM results are asked for, and no image is DICOM.
     :raises SiteError: if a package for a format is missing.
     :raises WriteError: if the folder or a result cannot be written, or a result would take an image's place.
     :raises ConnectionFailedError: if the server cannot be reached.

@@ -17,7 +17,7 @@ from pydicom.uid import (
 )
 
 from ppcmi.dicom import inflating
-from ppcmi.dicom.decoding import LARGEST_FRAME
+from ppcmi.dicom.values import LARGEST_FRAME
 from ppcmi.errors import ReadError
 from ppcmi.reading import read_image, read_volume
 from ppcmi.sources import find_sources
@@ -131,6 +131,37 @@ def test_a_range_of_padding_is_padding_and_an_inverted_picture_has_it_dark(tmp_p
     found = values_of(dataset, tmp_path)
     np.testing.assert_array_equal(found[2:], 4095 - pixels[2:])
     assert (found[:2] == found[2:].min()).all()
+
+
+def test_padding_is_known_by_its_stored_value_not_by_what_a_table_makes_of_it(tmp_path):
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [256, 0, 16], "US"
+    table.LUTData = (1000 + np.arange(256, dtype=np.uint16)).astype("<u2").tobytes()
+    table["LUTData"].VR = "OW"
+    pixels = np.arange(100, 163, dtype=np.uint8).reshape(9, 7)
+    pixels[0] = 255
+    dataset = a_picture(pixels, ComputedRadiographyImageStorage, ModalityLUTSequence=Items([table]))
+    dataset.add_new("PixelPaddingValue", "US", 255)
+    found = values_of(dataset, tmp_path)
+    assert (found[0] == 1107).all()
+    np.testing.assert_array_equal(found[1:], 1000 + pixels[1:].astype(int))
+
+
+def test_a_slice_of_padding_alone_is_dark_in_a_volume_and_refused_by_itself(tmp_path):
+    for k, value in enumerate((-2000, 7, 9)):
+        dataset = a_picture(np.full((4, 4), value, np.int16), SeriesInstanceUID="1.2", ImagePositionPatient=[0, 0, k])
+        dataset.add_new("PixelPaddingValue", "SS", -2000)
+        save(dataset, tmp_path / str(k))
+    assert read_volume(tmp_path).voxels[:, 0, 0].tolist() == [7, 7, 9]
+    with pytest.raises(ReadError, match="no measured values, only padding"):
+        read_volume(tmp_path / "0")
+
+
+def test_a_file_that_changed_after_it_was_found_is_read_as_it_is_now(tmp_path):
+    path = save(a_picture(SOME), tmp_path / "x.dcm")
+    (source,) = find_sources(path).images
+    save(a_picture(SOME[::-1].copy(), RescaleIntercept="-5", PatientName="Longer"), path)
+    np.testing.assert_array_equal(read_image(source).volume.voxels[0], SOME[::-1].astype(int) - 5)
 
 
 def test_the_smallest_value_is_the_whole_volume_s_not_the_slice_s(tmp_path):

@@ -30,13 +30,8 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from ppcmi.dicom.values import PixelForm
 from ppcmi.errors import PpcmiError, ReadError
-
-LARGEST_FRAME = 1 << 26
-"""Most pixels of a frame (8192 x 8192); what is larger is no image of a patient but a damaged header."""
-
-_TYPES = {(8, 0): "u1", (8, 1): "i1", (16, 0): "u2", (16, 1): "i2", (32, 0): "u4", (32, 1): "i4"}
-"""NumPy's types by Bits Allocated and Pixel Representation."""
 
 _CUT_OFF = "The DICOM file is cut off: it has fewer pixels than it says; copy or export it again."
 _UNKNOWN = "The DICOM image's encoding is damaged or not known here; export it without compression."
@@ -50,7 +45,7 @@ def stored_frames(dataset: Any, indices: Sequence[int]) -> Iterator[NDArray[Any]
     :param dataset: with its pixels.
     :raises ReadError: if pixels are missing, damaged, or encoded in a way that is not known.
     """
-    rows, columns, dtype = _layout(dataset)
+    form = PixelForm.of(dataset)
     if "PixelData" not in dataset:
         raise ReadError("The DICOM file has no pixels, or not as whole numbers; export the image again.")
     syntax = UID(dataset.file_meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian)
@@ -60,36 +55,18 @@ def stored_frames(dataset: Any, indices: Sequence[int]) -> Iterator[NDArray[Any]
     if syntax.is_encapsulated:
         frames = _decoded(dataset, syntax, indices, count)
     else:
-        frames = _native(dataset, syntax, indices, count)
+        frames = _native(dataset, form, syntax, indices, count)
     samples = int(dataset.get("SamplesPerPixel") or 1)
-    shape = (rows, columns) if samples == 1 else (rows, columns, samples)
+    shape = (form.rows, form.columns, samples)[: 2 if samples == 1 else 3]
     for frame in frames:
         if frame.shape != shape:
             raise ReadError(_UNKNOWN)
         compressed = syntax.is_encapsulated and syntax != RLELossless
-        yield _within_range(frame, dataset) if compressed else _without_other_bits(frame, dtype, dataset)
+        yield _within_range(frame, form) if compressed else form.without_other_bits(frame)
 
 
-def value_range(dataset: Any) -> tuple[int, int]:
-    """The smallest and the largest value that can be stored."""
-    bits = int(dataset.BitsStored)
-    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if int(dataset.PixelRepresentation) else (0, (1 << bits) - 1)
-
-
-def _layout(dataset: Any) -> tuple[int, int, np.dtype[Any]]:
-    rows, columns, allocated = int(dataset.Rows), int(dataset.Columns), int(dataset.BitsAllocated)
-    stored, high, signed = int(dataset.BitsStored), int(dataset.HighBit), int(dataset.PixelRepresentation)
-    if rows * columns > LARGEST_FRAME or min(rows, columns) < 1:
-        raise ReadError(f"The DICOM image says that it has {rows} x {columns} pixels; export it again.")
-    if (allocated, signed) not in _TYPES:
-        raise ReadError(f"The DICOM image stores {allocated} bits a pixel; only 8, 16 and 32 can be read.")
-    if not 1 <= stored <= high + 1 <= allocated:
-        raise ReadError("The DICOM image contradicts itself in how many bits a pixel has; export it again.")
-    return rows, columns, np.dtype(_TYPES[allocated, signed])
-
-
-def _native(dataset: Any, syntax: UID, indices: Sequence[int], count: int) -> Iterator[NDArray[Any]]:
-    rows, columns, dtype = _layout(dataset)
+def _native(dataset: Any, form: PixelForm, syntax: UID, indices: Sequence[int], count: int) -> Iterator[NDArray[Any]]:
+    rows, columns, dtype = form.rows, form.columns, form.dtype
     samples = int(dataset.get("SamplesPerPixel") or 1)
     values = rows * columns * samples
     pixels = dataset.PixelData
@@ -117,6 +94,8 @@ def _decoded(dataset: Any, syntax: UID, indices: Sequence[int], count: int) -> I
         encoded = generate_frames(dataset.PixelData, number_of_frames=count)
         for index, frame in enumerate(islice(encoded, last + 1)):
             if index in wanted:
+                if syntax == RLELossless:
+                    _require_segments(dataset, frame)
                 found[index] = _by_gdcm(dataset, syntax, frame)
             while indices and indices[0] in found:
                 yield found.pop(indices[0])
@@ -125,6 +104,18 @@ def _decoded(dataset: Any, syntax: UID, indices: Sequence[int], count: int) -> I
         raise ReadError(_UNKNOWN) from error
     if indices:
         raise ReadError(_CUT_OFF)
+
+
+def _require_segments(dataset: Any, encoded: bytes) -> None:
+    """Refuse run lengths without their segments (PS3.5 annex G.5), on which GDCM divides by zero and ends the program.
+
+    :raises ReadError: if there are not as many as a pixel has bytes, or they begin beyond the frame.
+    """
+    count, *offsets = struct.unpack("<16I", encoded[:64])
+    expected = int(dataset.BitsAllocated) // 8 * int(dataset.get("SamplesPerPixel") or 1)
+    offsets = offsets[:count]
+    if count != expected or offsets != sorted(set(offsets)) or not 64 <= offsets[0] <= offsets[-1] < len(encoded):
+        raise ReadError(_UNKNOWN)
 
 
 def _by_gdcm(dataset: Any, syntax: UID, encoded: bytes) -> NDArray[Any]:
@@ -169,20 +160,9 @@ def _by_pydicom(dataset: Any, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
         yield frame
 
 
-def _without_other_bits(frame: NDArray[Any], dtype: np.dtype[Any], dataset: Any) -> NDArray[Any]:
-    """Values of Bits Stored below High Bit alone: overlays may be in the other bits (PS3.5 section 8.1.1)."""
-    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
-    high = int(dataset.HighBit)
-    if stored == allocated:
-        return frame
-    moved: NDArray[Any] = np.left_shift(frame.astype(dtype, copy=False), dtype.type(allocated - 1 - high))
-    values: NDArray[Any] = np.right_shift(moved, dtype.type(allocated - stored))  # signs are carried along
-    return values
-
-
-def _within_range(frame: NDArray[Any], dataset: Any) -> NDArray[Any]:
+def _within_range(frame: NDArray[Any], form: PixelForm) -> NDArray[Any]:
     """:raises ReadError: if a decoder found values that the header excludes, and so one of the two is wrong."""
-    low, high = value_range(dataset)
+    low, high = form.values
     if frame.min() < low or frame.max() > high:
         raise ReadError("The DICOM image's compressed pixels and its header disagree; export it without compression.")
     return frame

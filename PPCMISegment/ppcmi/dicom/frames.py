@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ppcmi.dicom.values import NativePixels
 from ppcmi.volume import Geometry, Matrix, lps_from_ras
 
 
@@ -21,6 +22,7 @@ class DicomFrame:
         (Patient). The first is the direction of a row, in which ``i`` grows.
     :param spacing_mm: of neighboring rows and of neighboring columns, in this order: Pixel Spacing.
     :param thickness_mm: of the slice, where the header says so.
+    :param native: where its pixels are, if they need no decoding.
     """
 
     file: Path
@@ -29,6 +31,7 @@ class DicomFrame:
     directions: NDArray[np.float64]
     spacing_mm: tuple[float, float]
     thickness_mm: float | None = None
+    native: NativePixels | None = None
 
     @property
     def normal(self) -> NDArray[np.float64]:

@@ -24,6 +24,8 @@ from ppcmi.dicom.frames import DicomFrame
 from ppcmi.dicom.inflating import require_bounded_inflation
 from ppcmi.dicom.kinds import Kind, kind_of, what_it_is
 from ppcmi.dicom.ultrasound import calibrated_spacing
+from ppcmi.dicom.values import TAGS as VALUE_TAGS
+from ppcmi.dicom.values import NativePixels, native_pixels
 from ppcmi.errors import GeometryError, PpcmiError, ReadError
 
 ORTHONORMAL = 1e-3
@@ -53,6 +55,7 @@ TAGS = [
         "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence",
         "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber", "ConcatenationFrameOffsetNumber",
         *TELL_APART,
+        *VALUE_TAGS,
     )
 ]  # fmt: skip
 
@@ -74,6 +77,10 @@ class FrameHeader:
 
     place: DicomFrame | None
     values: Mapping[str, str]
+
+    def with_pixels(self, native: NativePixels | None) -> FrameHeader:
+        """The same, knowing where its pixels are."""
+        return self if self.place is None else FrameHeader(replace(self.place, native=native), self.values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +114,15 @@ def read_header(file: Path) -> FileHeader | None:
 
     :raises ReadError: if it is one and is damaged, or cannot be opened.
     """
-    with damage_is_a_read_error():
-        with file.open("rb") as stream:
-            if not _begins_as_dicom(stream):
-                return None
-            require_bounded_inflation(stream)
-            dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=True, specific_tags=TAGS)
-        return _header(file, dataset)
+    with damage_is_a_read_error(), file.open("rb") as stream:
+        if not _begins_as_dicom(stream):
+            return None
+        require_bounded_inflation(stream)
+        dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=True, specific_tags=TAGS)
+        header = _header(file, dataset)
+        if header is None or len(header.frames) != 1 or header.unit:
+            return header
+        return replace(header, frames=(header.frames[0].with_pixels(native_pixels(dataset, stream)),))
 
 
 def is_dicom_file(path: Path) -> bool:

@@ -8,7 +8,6 @@ that it moves neither percentiles nor windows. Whole numbers stay whole, in the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,31 +20,26 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.tag import Tag
 
 from ppcmi.dicom.acquisition import Acquisition, is_regular
-from ppcmi.dicom.decoding import stored_frames, value_range
+from ppcmi.dicom.decoding import stored_frames
 from ppcmi.dicom.frames import DicomFrame, DicomVolume, plane_geometry
 from ppcmi.dicom.headers import damage_is_a_read_error, functional_groups, group_of
 from ppcmi.dicom.inflating import require_bounded_inflation
-from ppcmi.dicom.kinds import VALUES_WITH_UNITS, Kind, kind_of
 from ppcmi.dicom.ultrasound import gray_of
+from ppcmi.dicom.values import TAGS as VALUE_TAGS
+from ppcmi.dicom.values import NativePixels, PixelForm, scale_of, warnings_of
 from ppcmi.errors import ReadError
 from ppcmi.volume import Geometry, Volume
 
 TAGS = [
     Tag(name)
     for name in (
-        "SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows",
-        "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
-        "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelSpacing",
-        "ImagerPixelSpacing", "SequenceOfUltrasoundRegions", "BurnedInAnnotation", "PixelData",
+        *VALUE_TAGS, "SOPClassUID", "PlanarConfiguration", "SequenceOfUltrasoundRegions", "PixelData",
         "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     )
 ]  # fmt: skip
 
 INTEGER_TYPES = tuple(np.dtype(name) for name in ("u1", "i1", "i2", "u2", "i4", "u4"))
 
-WRITING = "The image's header says that text is burnt into it, which may name the patient; look at it before it leaves."
-PERHAPS_WRITING = "The ultrasound image does not say whether text is burnt into it; look at it before it leaves."
-AT_THE_DETECTOR = "The size of the image's pixels is known at the detector, not in the patient; lengths are too large."
 TILTED = (
     "The slices are no regular grid (a tilted gantry or uneven gaps): they were resampled to one, and results as "
     ".seg.nrrd and .nii.gz lie on it; a DICOM result lies on the slices themselves."
@@ -54,7 +48,10 @@ TILTED = (
 
 @dataclass
 class _Frames:
-    """Frames while they are read: stored values with what makes them real ones, and where padding is."""
+    """Frames while they are read: stored values with what makes them real ones, and where padding is.
+
+    :param ranges: of real values, by frame; only of frames that measured something.
+    """
 
     stored: NDArray[Any]
     slopes: list[float] = field(default_factory=list)
@@ -62,23 +59,36 @@ class _Frames:
     ranges: list[tuple[float, float]] = field(default_factory=list)
     padding: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
-    def add(self, frame: NDArray[Any], slope: float, intercept: float, padded: NDArray[np.bool_] | None) -> None:
-        """The next frame ``(rows, columns)``."""
+    @classmethod
+    def for_all(cls, count: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> _Frames:
+        """Room for ``count`` frames; memory is taken as they come."""
+        return cls(np.empty((count, *shape), dtype))
+
+    def add(self, frame: NDArray[Any], scale: tuple[float, float], padded: NDArray[np.bool_] | None) -> None:
+        """The next frame ``(rows, columns)``, perhaps already in its place.
+
+        :raises ReadError: if it is larger or smaller than the others.
+        """
+        if frame.shape != self.stored.shape[1:]:
+            raise ReadError("The DICOM series' images differ in size; export them as series of their own.")
+        number = len(self.slopes)
         if frame.dtype != self.stored.dtype:
             self.stored = self.stored.astype(np.result_type(frame.dtype, self.stored.dtype), copy=False)
-        number = len(self.slopes)
-        self.stored[number] = frame
-        measured = frame
-        if padded is not None and padded.any() and not padded.all():
+        if not np.may_share_memory(frame, self.stored[number]):
+            self.stored[number] = frame
+        self.slopes.append(scale[0])
+        self.intercepts.append(scale[1])
+        if padded is not None and padded.any():
             self.padding[number] = np.packbits(padded)
-            measured = frame[~padded]
-        self.slopes.append(slope)
-        self.intercepts.append(intercept)
-        ends = (float(measured.min()) * slope + intercept, float(measured.max()) * slope + intercept)
-        self.ranges.append((min(ends), max(ends)))
+            frame = frame[~padded]
+        if frame.size:
+            ends = [float(end) * scale[0] + scale[1] for end in (frame.min(), frame.max())]
+            self.ranges.append((min(ends), max(ends)))
 
     def real(self) -> NDArray[Any]:
         """Real values, in place where they fit."""
+        if not self.ranges:
+            raise ReadError("The DICOM image has no measured values, only padding.")
         low, high = min(bottom for bottom, _ in self.ranges), max(top for _, top in self.ranges)
         whole = all(float(value).is_integer() for value in (*self.slopes, *self.intercepts))
         dtype = _smallest(low, high, self.stored.dtype) if whole else None
@@ -117,22 +127,26 @@ def read_dicom(source: DicomVolume) -> tuple[Volume, Acquisition | None, tuple[s
     """
     frames: _Frames | None = None
     warnings: dict[str, None] = {}
-    shape = (0, 0)
     with damage_is_a_read_error():
         for file, places in _by_file(source):
+            native = places[0].native if len(places) == 1 else None
+            if native is not None:
+                form = native.form
+                frames = frames or _Frames.for_all(len(source.frames), (form.rows, form.columns), form.dtype)
+                if _add_native(frames, file, native):
+                    warnings |= dict.fromkeys(native.warnings)
+                    continue
             dataset = _read(file)
-            warnings |= dict.fromkeys(_warnings(dataset))
+            warnings |= dict.fromkeys(warnings_of(dataset))
             for place, stored in zip(places, stored_frames(dataset, [p.index for p in places]), strict=True):
                 pixels = gray_of(stored, dataset) if stored.ndim == 3 else stored
-                if frames is None:
-                    shape = pixels.shape
-                    frames = _Frames(np.empty((len(source.frames), *shape), pixels.dtype))
-                elif pixels.shape != shape:
-                    raise ReadError("The DICOM series' images differ in size; export them as series of their own.")
-                padded = _padded(pixels, dataset)
-                frames.add(*_scaled(pixels, dataset, place.index), padded)
+                padded = PixelForm.of(dataset).is_padding(pixels)
+                pixels, scale = _scaled(pixels, dataset, place.index)
+                frames = frames or _Frames.for_all(len(source.frames), pixels.shape[:2], pixels.dtype)
+                frames.add(pixels, scale, padded)
     if frames is None:
         raise ReadError("The DICOM series has no images.")
+    shape = frames.stored.shape[1:]
     voxels = frames.real()
     if is_regular(source.frames):
         return Volume(voxels, regular_geometry(source, shape)), None, tuple(warnings)
@@ -167,53 +181,29 @@ def _read(file: Path) -> Any:
         return pydicom.dcmread(stream, force=True, specific_tags=TAGS)
 
 
-def _scaled(pixels: NDArray[Any], dataset: Any, index: int) -> tuple[NDArray[Any], float, float]:
+def _add_native(frames: _Frames, file: Path, native: NativePixels) -> bool:
+    """Read a frame to its place, unless the file is another one now than when it was found."""
+    form = native.form
+    number = len(frames.slopes)
+    there = frames.stored.dtype == form.dtype and frames.stored.shape[1:] == (form.rows, form.columns)
+    target = frames.stored[number] if there else np.empty((form.rows, form.columns), form.dtype)
+    with file.open("rb") as stream:
+        if not native.read_into(stream, target):
+            return False
+    stored = form.without_other_bits(target)
+    frames.add(stored, native.scale, form.is_padding(stored))
+    return True
+
+
+def _scaled(pixels: NDArray[Any], dataset: Any, index: int) -> tuple[NDArray[Any], tuple[float, float]]:
     """Stored values, or those of a lookup table, with the slope and intercept that make them real."""
+    form = PixelForm.of(dataset)
+    if dataset.get("ModalityLUTSequence"):
+        values = (0, (1 << int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])) - 1)
+        return np.asarray(apply_modality_lut(pixels, dataset)), scale_of(dataset, pydicom.Dataset(), values)
     shared, groups = functional_groups(dataset)
     transformation = group_of("PixelValueTransformationSequence", groups[index], shared) if groups else dataset
-    slope, intercept = (
-        float(1 if transformation.get("RescaleSlope") in (None, "") else transformation.RescaleSlope),
-        float(transformation.get("RescaleIntercept") or 0),
-    )
-    low, high = value_range(dataset)
-    if dataset.get("ModalityLUTSequence"):
-        pixels = np.asarray(apply_modality_lut(pixels, dataset))
-        slope, intercept, low, high = 1.0, 0.0, 0, (1 << int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])) - 1
-    if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
-        raise ReadError("The DICOM image's values have no scale: its rescale slope is 0 or no number; export it again.")
-    inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
-    if inverted and str(dataset.get("SOPClassUID")) not in VALUES_WITH_UNITS:
-        return pixels, -slope, slope * (low + high) + intercept
-    return pixels, slope, intercept
-
-
-def _padded(pixels: NDArray[Any], dataset: Any) -> NDArray[np.bool_] | None:
-    """Which stored values are padding (PS3.3 C.7.5.1.1.2), None if the header knows of none."""
-    value = dataset.get("PixelPaddingValue")
-    if value in (None, ""):
-        return None
-    limit = dataset.get("PixelPaddingRangeLimit")
-    ends = sorted(_as_stored(int(end), dataset) for end in (value, value if limit in (None, "") else limit))
-    padded: NDArray[np.bool_] = (pixels >= ends[0]) & (pixels <= ends[1]) if ends[0] < ends[1] else pixels == ends[0]
-    return padded
-
-
-def _as_stored(value: int, dataset: Any) -> int:
-    """A value whose bits were written with the other sign, which many files do, as the pixels have it."""
-    modulus = 1 << int(dataset.BitsAllocated)
-    value %= modulus
-    return value - modulus if int(dataset.PixelRepresentation) and value >= modulus // 2 else value
-
-
-def _warnings(dataset: Any) -> Iterator[str]:
-    kind = kind_of(str(dataset.get("SOPClassUID") or ""))
-    burnt_in = str(dataset.get("BurnedInAnnotation") or "").upper()
-    if burnt_in == "YES":
-        yield WRITING
-    elif not burnt_in and kind is Kind.ULTRASOUND:
-        yield PERHAPS_WRITING
-    if kind is Kind.PROJECTION and not dataset.get("PixelSpacing"):
-        yield AT_THE_DETECTOR
+    return pixels, scale_of(dataset, transformation, form.values)
 
 
 def _smallest(low: float, high: float, stored: np.dtype[Any]) -> np.dtype[Any] | None:
