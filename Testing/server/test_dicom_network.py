@@ -10,7 +10,7 @@ import pytest
 import SimpleITK
 
 from ppcmi.cli.main import main
-from support.dicom_caller import NODE
+from support.dicom_caller import NODE, call, store_as
 from support.dicom_studies import PATIENT, phantoms, study_of, write_study
 from support.orthanc import PASSWORD, USER, free_port, orthanc
 from support.trained_site import PPCMI, trained_site
@@ -128,11 +128,20 @@ def a_node(site, archive, folder, *options):
         line = process.stdout.readline()
         found = re.fullmatch(rf"Listening as {NODE} on 127\.0\.0\.1 port (\d+)\n", line)
         assert found, line + process.stderr.read()
-        archive.know("ppcmi", NODE, int(found[1]))
-        yield process
+        port = int(found[1])
+        archive.know("ppcmi", NODE, port)
+        yield process, port
     finally:
         process.kill()
         process.communicate()
+
+
+def send_nonsense(port, file):
+    """Status of an instance with a value that pydicom would warn of by quoting it."""
+    dataset = pydicom.dcmread(file)
+    dataset.add_new("StudyInstanceUID", "UI", f"../{PATIENT['PatientName']}")
+    with call(port) as association:
+        return store_as(association, dataset, dataset.SOPClassUID, dataset.SOPInstanceUID)
 
 
 def ended(process):
@@ -146,7 +155,8 @@ def ended(process):
 
 def test_a_study_that_is_sent_to_a_node_comes_back_segmented(site, archive, phantom_study, tmp_path):
     study, folder = phantom_study, tmp_path / "node"
-    with a_node(site, archive, folder, "--quiet-s", "1", "--keep") as process:
+    with a_node(site, archive, folder, "--quiet-s", "1", "--keep") as (process, port):
+        assert send_nonsense(port, study.files[0]) == 0xC000
         assert archive.send("ppcmi", archive.add(*study.files)).ok
         found = segmentations(archive, study, len(study.series))
         said = ended(process)
@@ -167,14 +177,15 @@ def test_a_study_that_is_sent_to_a_node_comes_back_segmented(site, archive, phan
 def test_a_node_that_was_killed_goes_on_with_what_it_had_received(site, archive, tmp_path):
     study = write_study(tmp_path / "study", phantoms(1))
     folder = tmp_path / "node"
-    with a_node(site, archive, folder, "--quiet-s", "600") as process:
+    with a_node(site, archive, folder, "--quiet-s", "600") as (process, _):
         assert archive.send("ppcmi", archive.add(*study.files)).ok
         process.kill()
         process.wait()
-    with a_node(site, archive, folder) as process:
-        segmentations(archive, study, 1)
-        said = ended(process)
-    assert "study 1: 1 result given back" in said
+    with a_node(site, archive, folder) as (process, _):
+        lines = [process.stderr.readline() for _ in range(2)]
+        assert lines[1].endswith("study 1: 1 result given back\n"), lines
+        ended(process)
+    segmentations(archive, study, 1)
     assert list((folder / "studies").iterdir()) == []
 
 
@@ -184,8 +195,9 @@ def test_a_node_waits_for_an_archive_and_two_do_not_share_a_folder(site, tmp_pat
     process = site.start(*words)
     try:
         assert process.stdout.readline().startswith("Listening")
+        assert process.stderr.readline().endswith("Results wait until then.\n")
         assert main([str(word) for word in words[len(PPCMI) :]]) == 2
         assert capsys.readouterr().err == "ppcmi: Another node works in this folder; choose another one.\n"
-        assert "Results wait until then." in ended(process)
+        ended(process)
     finally:
         process.kill()

@@ -134,10 +134,10 @@ class NodeWork:
         append_line(self.history, json.dumps(asdict(answer)))
         for sentence in dict.fromkeys(done.failures):
             self.say(f"{study.name}: {sentence}")
-        self.say(f"{study.name}: {counted(sent, 'result')} given back")
         self._attempts.pop(study.folder, None)
         if self.finish(study, digest):
             self.arrivals.forget(study.folder)
+        self.say(f"{study.name}: {counted(sent, 'result')} given back")
 
     def _segment(self, study: StoredStudy) -> Segmented:
         try:
