@@ -18,10 +18,11 @@ from ppcmi.dicom.segmentation_out import ENDING as DICOM_SEGMENTATION
 from ppcmi.dicom.segmentation_out import PROBABILITY_ENDING as DICOM_PROBABILITIES
 from ppcmi.dicom.segmentation_out import (
     check_headers,
-    require_dicom,
+    require_highdicom,
     write_dicom_probabilities,
     write_dicom_segmentation,
 )
+from ppcmi.errors import UsageError
 from ppcmi.label_table import ENDING as LABEL_TABLE
 from ppcmi.label_table import write_label_table
 from ppcmi.pipeline import Segmentation
@@ -47,20 +48,22 @@ DICOM_ENDINGS = (DICOM_SEGMENTATION, DICOM_PROBABILITIES)
 
 
 def require_formats(endings: Sequence[str], sources: Sequence[ImageSource]) -> None:
-    """Say before the first image is segmented that one of them cannot have a format.
+    """Say before the first image is segmented that none could have a format; one that cannot fails alone.
 
-    :raises UsageError: if a DICOM format is wanted of an image that is no DICOM.
+    :raises UsageError: if a DICOM format is wanted, and no image is DICOM.
     :raises SiteError: if a package is missing for a format.
     """
-    for source in sources:
-        if source.refusal is None and set(endings) & set(DICOM_ENDINGS):
-            require_dicom(source)
+    if not set(endings) & set(DICOM_ENDINGS):
+        return
+    require_highdicom()
+    if sources and all(source.dicom is None and source.refusal is None for source in sources):
+        raise UsageError("A DICOM result refers to DICOM images, and none of these is one; choose other formats.")
 
 
 def check_source(endings: Sequence[str], source: ImageSource) -> None:
     """Say before an image is segmented that its result could not be written.
 
-    :raises ReadError: if DICOM headers of the source do not say what a DICOM result needs.
+    :raises ReadError: if a DICOM result is wanted, and it is no DICOM or its headers do not say what that needs.
     """
     if source.refusal is None and set(endings) & set(DICOM_ENDINGS):
         check_headers(source)

@@ -16,7 +16,7 @@ from ppcmi.dicom.segmentation_out import (
     write_dicom_probabilities,
     write_dicom_segmentation,
 )
-from ppcmi.errors import ReadError, UsageError, WriteError
+from ppcmi.errors import ReadError, WriteError
 from ppcmi.sources import ImageSource
 from ppcmi.task import Code, load_task
 from ppcmi.volume import Volume
@@ -304,7 +304,7 @@ def test_names_and_codes_longer_than_dicom_has_room_for_are_cut_and_never_parted
 
 
 def test_an_image_that_is_not_dicom_is_refused_before_anything_is_computed(tmp_path):
-    with pytest.raises(UsageError, match="refers to DICOM images"):
+    with pytest.raises(ReadError, match="refers to DICOM images"):
         require_dicom(ImageSource(tmp_path / "x.nii.gz"))
 
 

@@ -30,7 +30,7 @@ from ppcmi.dicom.source_headers import (
     read_source_headers,
     single_frame_headers,
 )
-from ppcmi.errors import ReadError, SiteError, UsageError
+from ppcmi.errors import ReadError, SiteError
 from ppcmi.files import write_atomically
 from ppcmi.sources import ImageSource
 from ppcmi.task import Code, Label, Task
@@ -51,21 +51,26 @@ LARGEST_FRACTION = 255
 
 
 def require_dicom(source: ImageSource) -> DicomVolume:
-    """The source's frames; a caller asks before it computes what could not be written.
+    """The source's frames.
 
-    :raises UsageError: if it is no DICOM image.
+    :raises ReadError: if it is no DICOM image.
+    """
+    if source.dicom is None:
+        raise ReadError("A DICOM result refers to DICOM images, which this is not; leave out the DICOM formats for it.")
+    return source.dicom
+
+
+def require_highdicom() -> None:
+    """Say before anything is computed that a DICOM result could not be written.
+
     :raises SiteError: if highdicom is missing.
     """
     _highdicom()
-    if source.dicom is None:
-        raise UsageError("A DICOM result refers to DICOM images; leave out the DICOM formats for other images.")
-    return source.dicom
 
 
 def check_headers(source: ImageSource) -> None:
     """Raise what writing a result of ``source`` would raise, before it is computed.
 
-    :raises UsageError: if it is no DICOM image.
     :raises ReadError: as :func:`write_dicom_segmentation`.
     """
     _headers(require_dicom(source))
@@ -78,8 +83,8 @@ def write_dicom_segmentation(
 
     :param labels: ``(n, rows, columns)``, values of ``task``, in the order of ``source.dicom.frames``.
     :param provenance: as :func:`ppcmi.pipeline.provenance_of` gives it.
-    :raises UsageError: if ``source`` is no DICOM image.
-    :raises ReadError: if its headers cannot be read, or do not say in which study or space it lies, or it is tiny.
+    :raises ReadError: if ``source`` is no DICOM image, its headers cannot be read or do not say in which study or
+        space it lies, or it is tiny.
     :raises SiteError: if highdicom is missing.
     :raises WriteError: if the file cannot be written.
     """
