@@ -3,6 +3,7 @@
 import json
 import re
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -20,12 +21,15 @@ from ppcmi.batch_manifest import MANIFEST, CaseRecord, Manifest
 from ppcmi.batch_report import REPORT, write_report
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.confidence import ENDING as CONFIDENCE
-from ppcmi.errors import CancelledError, ConnectionFailedError, ReadError, ServerRefusedError, WriteError
+from ppcmi.errors import CancelledError, ConnectionFailedError, ReadError, ServerRefusedError, UsageError, WriteError
 from ppcmi.pipeline import provenance_of
 from ppcmi.reading import read_labels, read_volume
 from ppcmi.result_files import ENDINGS
-from ppcmi.sources import ImageSource
+from ppcmi.sources import ImageSource, find_sources
+from ppcmi.volume import Volume
+from support.dicom import write_series
 from support.private_link import HalvingServer, link_to, untrained_codec
+from support.volumes import a_geometry
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +213,26 @@ def test_confidence_is_written_beside_the_mask_and_a_rerun_that_asks_for_it_make
     assert confidence.voxels.max() == 1
     assert segmented(scans[:1], a_link, output, endings=endings) == {"one": "skipped"}
     assert segmented(scans[:1], a_link, output) == {"one": "skipped"}
+
+
+def test_a_batch_without_any_dicom_image_is_refused_dicom_results_before_it_starts(scans, a_link, tmp_path):
+    with pytest.raises(UsageError, match="none of these is one"):
+        segmented(scans, a_link, tmp_path / "out", endings=(".nii.gz", ".seg.dcm"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_whose_result_could_not_be_filed_fails_before_anything_of_it_is_sent(scans, a_link, tmp_path):
+    volume = Volume(np.zeros((3, 16, 16), np.int16), a_geometry((3, 16, 16)))
+    write_series(volume, tmp_path / "no-study")
+    output = tmp_path / "out"
+    images = [BatchImage(*find_sources(tmp_path / "no-study").images), BatchImage(ImageSource(scans[0]))]
+    items = list(segment_files(images, a_link, output, endings=(".seg.dcm",)))
+    assert {item.name: item.outcome for item in items} == {"no-study": "failed", "one": "failed"}
+    records = Manifest(output).records
+    assert "not of one study" in records["no-study"].error
+    assert "which this is not" in records["one"].error
+    assert {record.bytes_sent for record in records.values()} == {0}
+    assert list(output.glob("*.dcm")) == []
 
 
 # ---- names
@@ -418,6 +442,14 @@ def test_every_link_of_the_report_is_a_file_beside_it_and_nothing_is_loaded_from
         assert (a_report.parent / unquote(link)).is_file()
     content = a_report.read_text()
     assert not re.search(r"https?://|//\w|<script|@import|url\(", content)
+
+
+def test_the_report_has_the_warnings_about_a_scan(a_report, a_link):
+    records = list(Manifest(a_report.parent).records.values())
+    sentence = "Names may be burnt into the pixels <here>."
+    warned = [replace(record, warnings=[sentence]) if record.name == "three" else record for record in records]
+    assert sentence not in Page(a_report).text
+    assert Page(write_report(a_report.parent, a_link.task, warned, provenance_of(a_link))).text.count(sentence) == 1
 
 
 def test_the_report_leaves_out_results_that_are_gone(a_report, a_link):
