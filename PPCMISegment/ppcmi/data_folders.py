@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ppcmi.errors import ReadError
+from ppcmi.slicer_scene import SCENE_ENDING
 from ppcmi.sources import find_images, image_stem, is_image
 
 FOLDS = ("train", "val", "test")
@@ -32,8 +33,8 @@ class CaseFiles:
 def find_cases(folder: Path) -> list[CaseFiles]:
     """Cases of a folder with ``images/`` and, as far as they exist, ``labels/`` and ``split.csv``, sorted by name.
 
-    A label belongs to the image of the same name without ending. ``split.csv`` has a column ``id``, the same names,
-    and any of ``fold``, ``site`` and others.
+    A label belongs to the image of the same name without ending; a scene of 3D Slicer (``.mrb``) has its own.
+    ``split.csv`` has a column ``id``, the same names, and any of ``fold``, ``site`` and others.
 
     :raises ReadError: if there are no images, two have the same name, or the table has no column ``id``, a case twice
         or an unknown fold.
@@ -48,7 +49,8 @@ def find_cases(folder: Path) -> list[CaseFiles]:
     for name, image in sorted(images.items()):
         row = rows.get(name, {})
         others = {key: value for key, value in row.items() if key not in ("id", "fold", "site")}
-        cases.append(CaseFiles(name, image, labels.get(name), row.get("fold") or None, row.get("site") or None, others))
+        label = labels.get(name, image if image.name.lower().endswith(SCENE_ENDING) else None)
+        cases.append(CaseFiles(name, image, label, row.get("fold") or None, row.get("site") or None, others))
     return cases
 
 

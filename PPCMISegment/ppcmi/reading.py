@@ -24,6 +24,7 @@ from ppcmi.errors import ReadError
 from ppcmi.intensity import require_finite
 from ppcmi.itk_files import ItkFile, read_itk_layers, read_itk_volume
 from ppcmi.nifti import NIFTI_ENDINGS, read_nifti
+from ppcmi.slicer_scene import SCENE_ENDING, read_member, scene_volume
 from ppcmi.sources import ImageSource, only_source
 from ppcmi.volume import Volume
 
@@ -56,7 +57,7 @@ def read_image(source: ImageSource) -> ReadImage:
     """
     if source.refusal is not None:
         raise source.refusal.with_traceback(None)
-    image = ReadImage(_read_file(source.path)) if source.dicom is None else ReadImage(*read_dicom(source.dicom))
+    image = ReadImage(_read_source(source)) if source.dicom is None else ReadImage(*read_dicom(source.dicom))
     require_finite(image.volume.voxels)
     return image
 
@@ -110,6 +111,15 @@ def label_values(voxels: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
     if voxels.max() > np.iinfo(np.uint16).max:
         raise ReadError("The segmentation has values above 65535; number its labels from 1.")
     return voxels.astype(np.uint8 if voxels.max() <= np.iinfo(np.uint8).max else np.uint16)
+
+
+def _read_source(source: ImageSource) -> Volume:
+    if not source.path.name.lower().endswith(SCENE_ENDING):
+        return _read_file(source.path)
+    require_file(source.path)
+    item = scene_volume(source.path, source.mark)
+    volume = read_member(source.path, item, _read_file)
+    return Volume(volume.voxels, item.placed(volume.geometry))
 
 
 def _read_file(path: Path) -> Volume:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,24 @@ from ppcmi.dicom.headers import is_dicom_file
 from ppcmi.dicom.kinds import QUIET
 from ppcmi.dicom.scan import FoundSeries, Scan, place_of, scan
 from ppcmi.errors import PpcmiError, ReadError
+from ppcmi.slicer_scene import SCENE_ENDING, scene_marks
 from ppcmi.wording import counted
 
 PICTURE_ENDINGS = (".png", ".tif", ".tiff")
-VOLUME_ENDINGS = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
-IMAGE_ENDINGS = (".nii.gz", ".seg.nrrd", ".nii", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", *PICTURE_ENDINGS)
+VOLUME_ENDINGS = (".nii", ".nii.gz", ".hdr", SCENE_ENDING, ".nrrd", ".nhdr", ".mha", ".mhd")
+IMAGE_ENDINGS = (
+    ".nii.gz",
+    ".seg.nrrd",
+    ".nii",
+    ".hdr",
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+    ".dcm",
+    SCENE_ENDING,
+    *PICTURE_ENDINGS,
+)
 """Longest first, so that the first that fits is the whole ending."""
 
 OTHER_ENDINGS = (*VOLUME_ENDINGS, *PICTURE_ENDINGS)
@@ -95,7 +108,7 @@ def find_sources(path: Path, without: Path | None = None) -> FoundSources:
         found = scan([path]) if not _has_ending(path, OTHER_ENDINGS) else Scan((), (path,))
         if path in (found.damaged or {}):
             raise ReadError((found.damaged or {})[path])
-        return _sources(found, [ImageSource(other) for other in found.others], at=path)
+        return _sources(found, _file_sources(found.others), at=path)
     if not path.is_dir():
         raise ReadError(NOTHING_THERE)
     if without is not None and path.resolve() == without.resolve():
@@ -103,7 +116,7 @@ def find_sources(path: Path, without: Path | None = None) -> FoundSources:
     files = list(_files_below(path, None if without is None else without.resolve()))
     maybe_dicom = [file for file in files if not _has_ending(file, OTHER_ENDINGS)]
     others = [file for file in files if _has_ending(file, OTHER_ENDINGS)]
-    images = [ImageSource(file) for file in others if not _has_ending(file, (SEGMENTATION_ENDING,))]
+    images = _file_sources(file for file in others if not _has_ending(file, (SEGMENTATION_ENDING,)))
     sources = _sources(scan(maybe_dicom), images)
     segmentations = [LeftOut(file.name, A_SEGMENTATION) for file in others if _has_ending(file, (SEGMENTATION_ENDING,))]
     return FoundSources(sources.images, (*sources.left_out, *segmentations))
@@ -182,6 +195,19 @@ def _sources(found: Scan, others: Sequence[ImageSource], at: Path | None = None)
             raise ReadError(reasons.pop())
         raise ReadError(ONLY_OTHERS if reasons else NO_IMAGES)
     return FoundSources(tuple(sorted(images, key=lambda image: str(image.path))), tuple(left_out))
+
+
+def _file_sources(files: Iterable[Path]) -> list[ImageSource]:
+    """A source for each file, and for each volume of a scene."""
+    sources = []
+    for file in files:
+        try:
+            marks = scene_marks(file) if _has_ending(file, (SCENE_ENDING,)) else ("",)
+        except ReadError as error:
+            sources.append(ImageSource(file, refusal=error))
+        else:
+            sources += [ImageSource(file, mark=mark) for mark in marks]
+    return sources
 
 
 def _dicom_sources(found: Sequence[FoundSeries], at: Path | None) -> Iterator[ImageSource]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from ppcmi.label_matching import LabelMatching, SegmentFacts, match_segments
 from ppcmi.label_overlap import CombinedLabels, combine_segments
 from ppcmi.reading import is_nrrd, read_image, read_labels, require_file
 from ppcmi.segment_files import SegmentFile, read_nrrd_segment_facts, read_nrrd_segments
+from ppcmi.slicer_scene import SCENE_ENDING, read_member, scene_segmentation
 from ppcmi.sources import ImageSource, only_source
 from ppcmi.task import Task
 from ppcmi.volume import Geometry, Volume
@@ -138,6 +139,10 @@ def open_segments(path: Path, source: ImageSource | None = None) -> SegmentFile 
         if _sop_class(path) == STRUCTURE_SET_CLASS:
             return read_dicom_structures(path, source)
         return read_dicom_segments(path, source)
+    if path.name.lower().endswith(SCENE_ENDING):
+        item = scene_segmentation(path)
+        found = read_member(path, item, read_nrrd_segments)
+        return None if found is None else replace(found, geometry=item.placed(found.geometry))
     return read_nrrd_segments(path) if is_nrrd(path) else None
 
 
@@ -151,6 +156,8 @@ def read_segments(path: Path) -> tuple[SegmentFacts, ...]:
         return (read_dicom_structure_facts if _sop_class(path) == STRUCTURE_SET_CLASS else read_dicom_segment_facts)(
             path
         )
+    if path.name.lower().endswith(SCENE_ENDING):
+        return read_member(path, scene_segmentation(path), read_nrrd_segment_facts)
     return read_nrrd_segment_facts(path) if is_nrrd(path) else ()
 
 
@@ -162,6 +169,8 @@ def are_named(segments: Sequence[SegmentFacts]) -> bool:
 def _by_value(path: Path, file: SegmentFile | None, grid: Geometry | None) -> TaskLabels:
     """Labels of a file without names, whose values are the task's."""
     if file is None:
+        if path.name.lower().endswith(SCENE_ENDING):
+            raise ReadError("The scene's segmentation names no segments; save it again from 3D Slicer.")
         labels = read_labels(path)
         if grid is None:
             return TaskLabels(labels)

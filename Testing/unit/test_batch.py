@@ -127,7 +127,7 @@ def test_a_scan_that_is_gone_or_may_not_be_read_fails_alone(scans, a_link, tmp_p
     monkeypatch.setattr(Path, "open", refuse)  # root may read everything
     output = tmp_path / "out"
     assert segmented(scans, a_link, output) == {"one": "failed", "two": "failed", "three": "done"}
-    assert "Permission denied" in Manifest(output).records["two"].error
+    assert "check its permissions" in Manifest(output).records["two"].error
 
 
 class Refusing(HalvingServer):
