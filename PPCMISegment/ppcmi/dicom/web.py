@@ -18,55 +18,28 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydicom
 import requests
-from pydicom.errors import InvalidDicomError
 
 from ppcmi.client import Patience
-from ppcmi.connection_errors import CertificateError, FailedCallError, OffProtocolError, failed_call, retry_after
+from ppcmi.connection_errors import FailedCallError
 from ppcmi.dicom.instance_files import file_name, is_uid
 from ppcmi.dicom.store_status import in_words, is_stored
 from ppcmi.dicom.stored_results import StoredResults, read_result
+from ppcmi.dicom.web_errors import BusyError, translated
 from ppcmi.dicom.web_transport import MEBIBYTE, ArchiveAccess, ArchiveSession, DownloadLimits, Meter
-from ppcmi.errors import (
-    ConnectionFailedError,
-    PpcmiError,
-    ReadError,
-    ServerRefusedError,
-    SiteError,
-    UsageError,
-    WriteError,
-)
+from ppcmi.errors import ReadError, ServerRefusedError, SiteError, UsageError, WriteError
 
 NO_IMAGES = frozenset(
-    [
-        "SEG",
-        "RTSTRUCT",
-        "RTPLAN",
-        "RTRECORD",
-        "RTDOSE",
-        "SR",
-        "PR",
-        "KO",
-        "DOC",
-        "REG",
-        "FID",
-        "RWV",
-        "PLAN",
-        "AU",
-        "ECG",
-    ]
+    "SEG RTSTRUCT RTPLAN RTRECORD RTDOSE SR PR KO DOC REG FID RWV PLAN AU ECG".split()  # noqa: SIM905 one a word
 )
 """Modalities (PS3.3 C.7.3.1.1.1) of series that hold no image to segment; they are not fetched."""
 
-NOT_DICOMWEB = "What answers at this address does not speak DICOMweb; check the archive's address."
 MOST_SERIES = 1000
-BUSY = (429, 502, 503, 504)
 NO_SUCH_THING = (404, 410)
 MEDIA_TYPES = (("application/dicom", "*"),)
 """As the archive keeps them: nothing is decoded and encoded again on the way."""
@@ -200,7 +173,7 @@ class DicomWebArchive:
     # ---- calls that may fail for a while
 
     def _series(self, study_uid: str) -> list[ArchivedSeries]:
-        with self._translated():
+        with translated():
             try:
                 answers = self._client.search_for_series(study_uid, limit=MOST_SERIES, fields=["Modality"])
             except requests.HTTPError as error:
@@ -212,7 +185,7 @@ class DicomWebArchive:
     def _fetch(self, series: ArchivedSeries, folder: Path) -> Iterator[Received]:
         self._client.set_chunk_size(MEBIBYTE)
         self._meter.instance_is_whole()
-        with self._translated():
+        with translated():
             instances = self._client.iter_series(series.study_uid, series.uid, MEDIA_TYPES)
             for number, dataset in enumerate(instances, start=1):
                 self._meter.instance_is_whole()
@@ -222,7 +195,7 @@ class DicomWebArchive:
 
     def _store(self, dataset: Any, study_uid: str) -> Any:
         self._meter.instance_is_whole()
-        with self._translated():
+        with translated():
             try:
                 return self._client.store_instances([dataset], study_uid)
             except requests.HTTPError as error:
@@ -241,37 +214,9 @@ class DicomWebArchive:
     def _pause_or_raise(self, failure: FailedCallError, attempt: int) -> None:
         if not failure.passing or attempt >= self._patience.attempts:
             raise failure.error from failure
-        asked = failure.retry_after if isinstance(failure, _BusyError) else 0.0
+        asked = failure.retry_after if isinstance(failure, BusyError) else 0.0
         pause = max(asked, self._patience.pause_s * 2 ** (attempt - 1))
         time.sleep(min(pause, self._patience.longest_pause_s))
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Around a call: what requests, dicomweb-client and pydicom raise becomes typed."""
-        try:
-            yield
-        except (PpcmiError, FailedCallError):
-            raise
-        except requests.HTTPError as error:
-            raise _refusal(error.response) from error
-        except requests.TooManyRedirects as error:
-            raise OffProtocolError(
-                "The archive sends callers elsewhere; use the address that it really has."
-            ) from error
-        except requests.exceptions.JSONDecodeError as error:
-            raise OffProtocolError(NOT_DICOMWEB) from error
-        except requests.RequestException as error:
-            raise _unreachable(error) from error
-        except (InvalidDicomError, KeyError, ValueError, TypeError, AttributeError, EOFError) as error:
-            raise OffProtocolError(NOT_DICOMWEB) from error
-
-
-class _BusyError(FailedCallError):
-    """The archive asks for patience."""
-
-    def __init__(self, error: ConnectionFailedError, seconds: float) -> None:
-        super().__init__(error, passing=True)
-        self.retry_after = seconds
 
 
 def _archived(study_uid: str, answer: dict[str, Any]) -> ArchivedSeries:
@@ -306,33 +251,3 @@ def _require_stored(answer: Any) -> None:
         if is_stored(reason):
             continue
         raise ServerRefusedError(409, f"The archive did not store the result: {in_words(reason)}", "")
-
-
-def _refusal(response: requests.Response) -> FailedCallError | ServerRefusedError:
-    status = response.status_code
-    if status in BUSY:
-        busy = ConnectionFailedError("The archive is busy or down; try again later.")
-        return _BusyError(busy, retry_after(response.headers))
-    sentences = {
-        401: "The archive does not know the user or the token; check the credentials",
-        403: "The archive does not let this user do that; ask its operator",
-        404: "The archive has no such service or study at its address; check both",
-    }
-    return ServerRefusedError(status, sentences.get(status, f"The archive refused with status {status}"), "")
-
-
-def _unreachable(error: requests.RequestException) -> FailedCallError:
-    """As :func:`ppcmi.connection_errors.failed_call`, naming the archive."""
-    found = failed_call(error)
-    match found.error:
-        case CertificateError():
-            named: ConnectionFailedError = CertificateError(
-                "The archive's certificate is not trusted; ask its operator for the certificate authority, for --ca."
-            )
-        case OffProtocolError():
-            named = OffProtocolError(
-                "What answers at the archive's address does not speak TLS as https does; check address and port."
-            )
-        case _:
-            named = ConnectionFailedError("The archive cannot be reached; check its address and that it runs.")
-    return FailedCallError(named, passing=found.passing)
