@@ -21,7 +21,7 @@ from ppcmi.cli.main import main
 from ppcmi.cohort_file import CohortKey, CohortReader
 from ppcmi.phantoms import SCANNERS, make_phantom
 from ppcmi_server.keys import ServerKeys
-from support.markers import Markers, write_marked_case, write_marked_dicom, write_marked_nifti
+from support.markers import Markers, write_marked_case, write_marked_dicom, write_marked_nifti, write_marked_scene
 from support.real_server import real_server
 from support.recorder import appearances, found_in, recorder_of
 
@@ -70,6 +70,7 @@ def a_day(tmp_path_factory, markers, connected_to):
     scan, _ = make_phantom(SCANNERS["B"], 9)
     series = write_marked_dicom(scan, home / markers.word(), markers)
     nifti = write_marked_nifti(make_phantom(SCANNERS["C"], 5)[0], home / markers.word(), markers)
+    scene = write_marked_scene(make_phantom(SCANNERS["B"], 6)[0], home / markers.word(), markers)
 
     server_folder = tmp_path_factory.mktemp("server") / "folder"
     with real_server(server_folder, TASK_FILE) as server, recorder_of(server.url) as recorder:
@@ -91,7 +92,7 @@ def a_day(tmp_path_factory, markers, connected_to):
         _site(home, *segment, series, scan_file, nifti, "-o", results)
         filed = home / markers.word()
         _site(home, *segment, series, "--format", "dcm", "--quantization", "f16", "-o", filed)
-        _site(home, *segment, nifti, "--quantization", "f32", "-o", home / markers.word())
+        _site(home, *segment, nifti, scene, "--quantization", "f32", "-o", home / markers.word())
         yield SimpleNamespace(
             recorder=recorder,
             server=server,

@@ -2,6 +2,7 @@
 
 import gzip
 import secrets
+import zipfile
 
 import nibabel
 import numpy as np
@@ -141,6 +142,29 @@ def write_marked_nifti(volume, folder, markers):
     path = folder / f"{markers.word()}.nii.gz"
     with path.open("wb") as stream, gzip.GzipFile(f"{markers.word()}.nii", "wb", fileobj=stream) as packed:
         packed.write(image.to_bytes())
+    return path
+
+
+def write_marked_scene(volume, folder, markers):
+    """A scene of 3D Slicer (.mrb) with a marker in names, attributes and descriptions of nodes, in paths and in ZIP."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image, name, inner = image_from_volume(volume), markers.word(), markers.word()
+    image.SetMetaData("Comment", markers.word())
+    SimpleITK.WriteImage(image, str(folder / "volume.nrrd"))
+    common = f'description="{markers.word()}" attributes="DICOM.PatientName:{markers.word()};"'
+    description = (
+        f'<?xml version="1.0"?><MRML version="{markers.word()}" userTags="{markers.word()}">'
+        f'<Volume id="volume" name="{markers.word()}" references="storage:storage;" {common}></Volume>'
+        f'<VolumeArchetypeStorage id="storage" name="{markers.word()}" fileName="Data/{inner}.nrrd" {common}>'
+        f'</VolumeArchetypeStorage><SubjectHierarchy id="tree" name="{markers.word()}" {common}></SubjectHierarchy>'
+        "</MRML>"
+    )
+    path = folder / f"{markers.word()}.mrb"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as scene:
+        scene.comment = markers.word().encode()
+        scene.writestr(f"{name}/{markers.word()}.mrml", description)
+        scene.write(folder / "volume.nrrd", f"{name}/Data/{inner}.nrrd")
+    (folder / "volume.nrrd").unlink()
     return path
 
 
