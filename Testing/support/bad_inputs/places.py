@@ -6,6 +6,7 @@ import gzip
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,23 @@ def _read_as_nobody(path: Path) -> Volume:
             place.chmod(0o700)
 
 
+def _scene(volume_file: str, more: str = "") -> Callable[[Path], Path]:
+    """A scene of 3D Slicer's whose volume is in ``volume_file``."""
+
+    def make(folder: Path) -> Path:
+        with zipfile.ZipFile(folder / "x.mrb", "w") as scene:
+            scene.writestr(
+                "Scene/Scene.mrml",
+                f'{more}<MRML><Volume id="v" references="storage:s;"></Volume>'
+                f'<VolumeArchetypeStorage id="s" fileName="{volume_file}"></VolumeArchetypeStorage></MRML>',
+            )
+            scene.writestr("Scene/Data/x.nii", nifti(folder / "member").read_bytes())
+        (folder / "member").unlink()
+        return folder / "x.mrb"
+
+    return make
+
+
 def _unreadable_folder(folder: Path) -> Path:
     (folder / "closed").mkdir()
     nifti(folder / "closed" / "x.nii")
@@ -135,6 +153,11 @@ PLACES = (
     BadInput("a link to itself", _link_to_itself, "no image at the place"),
     BadInput("folders that contain themselves by a link", _loop_of_folders, VOLUME),
     BadInput("an image sixty folders deep", _deep_folders, VOLUME),
+    BadInput("a scene of 3D Slicer", _scene("Data/x.nii"), VOLUME),
+    BadInput("a scene whose volume is /etc/passwd", _scene("/etc/passwd"), "does not hold"),
+    BadInput("a scene whose volume is two folders above", _scene("../../x.nii"), "does not hold"),
+    BadInput("a scene with a document type", _scene("Data/x.nii", '<!DOCTYPE a [<!ENTITY b "c">]>'), "damaged"),
+    BadInput("text called .mrb", _content("x.mrb", b"hello" * 100), "damaged"),
     BadInput("a name in Unicode", _named("Größe 検査 🧠.nii.gz"), VOLUME),
     BadInput("a name with a line break", _named("a\nb.nii.gz"), VOLUME),
     BadInput("a name that begins with a dash", _named("-o.nii"), VOLUME),
