@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -39,6 +41,7 @@ Research use only; not a medical device.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
     console = _console(sys.argv[1:] if arguments is None else arguments)
+    _silence_libraries()
     try:
         options = build_parser().parse_args(arguments)
         with interrupted_by_termination():
@@ -66,6 +69,13 @@ def build_parser() -> Parser:
     for module in (site, consortium, codec, cohort, model, preview, segment, node):
         module.add_parsers(groups)
     return parser
+
+
+def _silence_libraries() -> None:
+    """Keep values of headers, which name patients, out of logs: pydicom warns of them by quoting them."""
+    warnings.filterwarnings("ignore", module="pydicom")
+    for name in ("pydicom", "highdicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _console(words: Sequence[str]) -> Console:

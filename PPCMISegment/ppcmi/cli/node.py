@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import time
-import warnings
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +94,6 @@ def _node(command: Command) -> int:
     settings, delivery = _settings(options)
     segmenter = _BatchSegmenter(command.site(), command, keep=options.keep)
     segmenter.require_task()
-    _silence_libraries()
     limits = StorageLimits(quota_bytes=int(options.quota_gb * GIBIBYTE))
     options.output.mkdir(mode=0o700, parents=True, exist_ok=True)
     with hold_lock(options.output / "node.lock", UsageError("Another node works in this folder; choose another one.")):
@@ -185,13 +182,6 @@ def _check(delivery: Delivery, command: Command) -> None:
         delivery.check()
     except ConnectionFailedError as error:
         command.console.remark(f"ppcmi: {error} Results wait until then.")
-
-
-def _silence_libraries() -> None:
-    """Keep values of headers, which name patients, out of the log: pydicom warns of them by quoting them."""
-    warnings.filterwarnings("ignore", module="pydicom")
-    for name in ("pydicom", "highdicom"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _timed(text: str) -> str:
