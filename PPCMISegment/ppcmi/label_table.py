@@ -56,6 +56,8 @@ def _attributes(label: Label) -> dict[str, Any]:
     }
     if label.modifier is not None:
         attributes["SegmentedPropertyTypeModifierCodeSequence"] = _code(label.modifier)
+    if label.region is not None:
+        attributes["AnatomicRegionSequence"] = _code(label.region)
     return attributes
 
 

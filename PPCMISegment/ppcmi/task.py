@@ -36,6 +36,7 @@ class Label:
     :param category: segmented property category (CID 7150), e.g. SCT 123037004 Anatomical Structure.
     :param type: segmented property type (CID 7151 and its kin), e.g. SCT 12738006 Brain.
     :param modifier: type modifier such as laterality, or None.
+    :param region: anatomic region (CID 4 and its kin) that the structure is in, such as a tumor's organ, or None.
     """
 
     value: int
@@ -44,6 +45,7 @@ class Label:
     category: Code
     type: Code
     modifier: Code | None = None
+    region: Code | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,9 @@ def parse_task(text: str) -> Task:
 def task_to_json(task: Task) -> str:
     """The task as canonical JSON text; :func:`parse_task` reads it back to an equal task."""
     document = asdict(task)
+    for label in document["labels"]:
+        if label["region"] is None:
+            del label["region"]  # as before there was this field: the same task is the same text
     rule = "window" if isinstance(task.intensity, Window) else "percentiles"
     document["intensity"] = {"rule": rule, **document["intensity"]}
     return json.dumps({"format": FORMAT, **document}, indent=2, sort_keys=True)
@@ -174,13 +179,13 @@ def _labels(value: Any) -> tuple[Label, ...]:
 
 
 def _label(value: Any, where: str) -> Label:
-    fields = _object(value, where, {"value", "name", "color", "category", "type"}, {"modifier"})
+    fields = _object(value, where, {"value", "name", "color", "category", "type"}, {"modifier", "region"})
     color = fields["color"]
     if not isinstance(color, list) or len(color) != 3 or not all(_is_whole(c) and 0 <= c <= 255 for c in color):
         raise TaskError(f"{where}.color is three whole numbers from 0 to 255.")
     if not _is_whole(fields["value"]):
         raise TaskError(f"{where}.value is a whole number.")
-    modifier = fields.get("modifier")
+    modifier, region = fields.get("modifier"), fields.get("region")
     return Label(
         value=fields["value"],
         name=_text(fields, "name", where),
@@ -188,6 +193,7 @@ def _label(value: Any, where: str) -> Label:
         category=_code(fields["category"], f"{where}.category"),
         type=_code(fields["type"], f"{where}.type"),
         modifier=None if modifier is None else _code(modifier, f"{where}.modifier"),
+        region=None if region is None else _code(region, f"{where}.region"),
     )
 
 

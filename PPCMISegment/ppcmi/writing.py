@@ -135,7 +135,7 @@ def terminology_entry(label: Label) -> str:
     The format has no escapes: its own separators become spaces in what the task says.
     """
     kind = [_triplet(code) for code in (label.category, label.type, label.modifier)]
-    region = ["Anatomic codes - DICOM master list", _triplet(None), _triplet(None)]
+    region = ["Anatomic codes - DICOM master list", _triplet(label.region), _triplet(None)]
     return "~".join(["Segmentation category and type - DICOM master list", *kind, *region])
 
 

@@ -1,5 +1,6 @@
 """DICOM segmentations, read by readers that are not ours: pydicom with NumPy, highdicom, dcmqi, and dciodvfy."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from ppcmi.dicom.segmentation_out import (
     write_dicom_segmentation,
 )
 from ppcmi.errors import ReadError, WriteError
+from ppcmi.label_table import write_label_table
 from ppcmi.sources import ImageSource
-from ppcmi.task import Code, load_task
+from ppcmi.task import Code, load_task, parse_task, task_to_json
 from ppcmi.volume import Volume
+from ppcmi.writing import terminology_entry
 from support.dicom import write_multi_frame, write_series
 from support.dicom_results import (
     PROVENANCE,
@@ -177,6 +180,25 @@ def test_a_segmentation_says_what_made_it_by_algorithm_version_and_codes(tmp_pat
     assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Anterior"
     color = highdicom.color.CIELabColor.from_dicom_value(tuple(front.RecommendedDisplayCIELabValue))
     np.testing.assert_allclose(color.to_rgb(), (220, 110, 60), atol=1)
+
+
+def test_a_structure_s_anatomic_region_is_in_every_format_that_has_one_and_dcmqi_reads_it(tmp_path):
+    liver = Code("SCT", "10200004", "Liver")
+    task = replace(TASK, labels=(replace(TASK.labels[0], region=liver), TASK.labels[1]))
+    assert parse_task(task_to_json(task)) == task
+    assert "region" not in task_to_json(TASK)
+    assert terminology_entry(task.labels[0]).endswith("~SCT^10200004^Liver~^^")
+    source, shape = a_series(tmp_path / "series")
+    write_dicom_segmentation(some_labels(shape), source, task, tmp_path / "x.dcm", PROVENANCE)
+    first, second = pydicom.dcmread(tmp_path / "x.dcm").SegmentSequence
+    assert first.AnatomicRegionSequence[0].CodeMeaning == "Liver"
+    assert "AnatomicRegionSequence" not in second
+    assert dciodvfy_errors(tmp_path / "x.dcm") == []
+    dcmqi_points(tmp_path / "x.dcm", tmp_path / "dcmqi")
+    write_label_table(task, tmp_path / "x.labels.json")
+    ours, its = (json.loads(path.read_text()) for path in (tmp_path / "x.labels.json", tmp_path / "dcmqi/x-meta.json"))
+    region = ours["segmentAttributes"][0][0]["AnatomicRegionSequence"]
+    assert region == its["segmentAttributes"][0][0]["AnatomicRegionSequence"]
 
 
 def test_patient_and_study_are_the_source_s_word_for_word_whatever_its_encoding(tmp_path):

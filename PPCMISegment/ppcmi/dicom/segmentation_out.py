@@ -169,6 +169,7 @@ def _segment(hd: Any, label: Label, task: Task, provenance: Mapping[str, str]) -
         segmented_property_type=_concept(hd, label.type),
         algorithm_type="AUTOMATIC",
         algorithm_identification=algorithm,
+        anatomic_regions=None if label.region is None else [_concept(hd, label.region)],
         display_color=hd.color.CIELabColor.from_rgb(*label.color),
     )
     if label.modifier is not None:
