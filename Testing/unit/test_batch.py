@@ -235,6 +235,35 @@ def test_an_image_whose_result_could_not_be_filed_fails_before_anything_of_it_is
     assert list(output.glob("*.dcm")) == []
 
 
+# ---- DICOM
+
+
+def test_series_of_a_study_are_images_each_and_one_that_is_refused_fails_alone(a_link, tmp_path):
+    study, output = tmp_path / "study", tmp_path / "study" / "out"
+    geometry = a_geometry((5, 20, 22), (1.0, 2.0, 3.0))
+    voxels = np.random.default_rng(0).integers(0, 300, geometry.shape).astype(np.int16)
+    for number in (1, 2):
+        names = [f"{number}-{k}" for k in range(5)]
+        paths = write_series(
+            Volume(voxels, geometry), study, names=names, SeriesNumber=number, BurnedInAnnotation="YES"
+        )
+    paths[2].unlink()
+
+    def run():
+        images, left_out = find_batch_images(study, output)
+        assert not left_out
+        items = segment_files(images, a_link, output)
+        return {item.name: item.outcome for item in items if item.outcome is not None}
+
+    assert run() == {"study-series1": "done", "study-series2": "failed"}
+    records = Manifest(output).records
+    assert "slices missing after slice 2" in records["study-series2"].error
+    (warning,) = records["study-series1"].warnings
+    assert "burnt into it" in warning
+    assert read_volume(output / "study-series1.nii.gz").geometry.matches(geometry, 1e-3)
+    assert run() == {"study-series1": "skipped", "study-series2": "failed"}
+
+
 # ---- names
 
 

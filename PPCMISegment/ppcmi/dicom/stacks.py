@@ -217,10 +217,9 @@ def _split_at(stack: _Placed, splits: int) -> list[tuple[str, _Placed]] | None:
         for value, part in parts.items():
             further = _split_at(part, splits - 1)
             if further is None:
-                break
+                return None  # nor would another order of the attributes: the parts would be the same
             found += [(f"{name}={value} {what}".strip(), stack) for what, stack in further]
-        else:
-            return found
+        return found
     return None
 
 
