@@ -8,6 +8,7 @@ NRRD: https://teem.sourceforge.net/nrrd/format.html. MetaImage: https://itk.org/
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ def nrrd_voxels_file(path: Path) -> Path:
     if any(unit.strip().lower() not in ("", "mm", "millimeter", "millimetre") for unit in units[:3]):
         raise GeometryError(OTHER_UNITS)
     if axes <= 2:
-        if not directions and "spacings" not in fields:
+        if not directions and not _are_sizes(fields.get("spacings", "")):
             raise GeometryError(NO_SIZE)
     elif fields.get("space", "").lower() not in PATIENT_SPACES or len(directions) != 3 or "space origin" not in fields:
         raise GeometryError(NO_ORIENTATION)
@@ -73,10 +74,21 @@ def metaimage_voxels_file(path: Path) -> Path:
     if axes > 2 and not {"TransformMatrix", "Rotation", "Orientation"} & fields.keys():
         raise GeometryError(NO_ORIENTATION)
     attached = where.upper() == "LOCAL"
+    if attached and fields.get("HeaderSize", "0") not in ("0", "-1"):
+        raise ReadError(DAMAGED)  # ITK would read the header as voxels
     voxels = path if attached else _beside(path, where)
     if fields.get("CompressedData", "False").lower() == "true":
         _require_intact(voxels, end if attached else 0)
     return voxels
+
+
+def _are_sizes(text: str) -> bool:
+    """Whether a list of spacings gives a number for each of two axes; ITK takes 1 for those without."""
+    try:
+        sizes = [float(word) for word in text.split()]
+    except ValueError:
+        return False
+    return len(sizes) == 2 and all(math.isfinite(size) and size != 0 for size in sizes)
 
 
 def _nrrd_fields(path: Path) -> dict[str, str]:

@@ -137,6 +137,10 @@ TEXT_HEADERS = (
     BadInput("NRRD of a dimension that is no number", _nrrd({"dimension": "three"}), "damaged"),
     BadInput("NRRD of 120 GB that is not there", _nrrd({"sizes": "50000 50000 24"}), "far more voxels|damaged"),
     BadInput("NRRD of zero slices", _nrrd({"sizes": "6 5 0"}), "no voxels|damaged"),
+    BadInput("flat NRRD with NaN for a spacing", _nrrd(
+        {"dimension": "2", "sizes": "6 20", "space": None, "space directions": None, "space origin": None,
+         "kinds": None, "spacings": "nan 0.7"}), "how large"),
+    BadInput("MetaImage whose header is said to be shorter", _meta({"HeaderSize": "10"}), "damaged"),
     BadInput("NRRD of vectors", _nrrd(
         {"dimension": "4", "sizes": "3 6 5 4", "kinds": "vector domain domain domain",
          "space directions": "none (0.7,0,0) (0,0.9,0) (0,0,2.5)"}, np.repeat(VOXELS, 3).tobytes()), "several values"),
