@@ -100,7 +100,7 @@ def _read(path: Path, check_values: Callable[[SimpleITK.ImageFileReader], None])
         image: SimpleITK.Image = reader.Execute()
     except RuntimeError as error:
         raise ReadError(DAMAGED) from error
-    fields = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    fields = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys() if key.isascii()}
     if pixel_size is not None:
         image.SetSpacing((*pixel_size, *[1.0] * (image.GetDimension() - 2)))
     if image.GetDimension() == 2:

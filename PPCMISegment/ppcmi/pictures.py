@@ -9,6 +9,7 @@ PNG: https://www.w3.org/TR/png-3/ (``pHYs`` in 11.3.4.3). TIFF: Adobe TIFF 6.0, 
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,7 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PRINTED = (72, 75, 90, 96, 100, 120, 144, 150, 180, 200, 240, 300, 360, 400, 600, 720, 800, 1200, 2400)
 """Dots an inch that programs write unasked."""
 
-_PHOTOMETRIC, _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 262, 282, 283, 296
+_PHOTOMETRIC, _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 262, 274, 282, 283, 296
 _INCH_MM = {2: 25.4, 3: 10.0}
 """TIFF's ResolutionUnit: inch and centimetre; 1 is no unit."""
 
@@ -59,7 +60,10 @@ def _png(stream: BinaryIO) -> tuple[float, float] | None:
     for _ in range(MOST_CHUNKS):
         length, kind = struct.unpack(">I4s", stream.read(8))
         if kind == b"pHYs":
-            x, y, unit = struct.unpack(">IIB", stream.read(9))
+            content = stream.read(length) if length == 9 else b""
+            if stream.read(4) != zlib.crc32(kind + content).to_bytes(4, "big"):
+                raise ReadError(DAMAGED)
+            x, y, unit = struct.unpack(">IIB", content)
             return (1000 / x, 1000 / y) if unit == 1 else None  # without a unit it is only a ratio
         if kind in (b"IDAT", b"IEND"):
             return None
@@ -96,6 +100,8 @@ def _tiff(stream: BinaryIO, magic: bytes) -> tuple[float, float] | None:
 
     if integer(_PHOTOMETRIC, 1) == 0:
         raise ReadError("The picture counts white as zero, so that it would be read inverted; save it with black as 0.")
+    if integer(_ORIENTATION, 1) != 1:
+        raise ReadError("The picture is stored turned or mirrored (TIFF's Orientation); save it upright.")
     x, y, unit = rational(_X_RESOLUTION), rational(_Y_RESOLUTION), _INCH_MM.get(integer(_UNIT, 2))
     return (unit / x, unit / y) if x and y and unit else None
 

@@ -114,7 +114,7 @@ def read_nrrd_segment_facts(path: Path) -> tuple[SegmentFacts, ...]:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise ReadError("The segmentation cannot be read; is the file whole?") from error
-    return _segments({key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()})[0]
+    return _segments({key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys() if key.isascii()})[0]
 
 
 def _segments(fields: Mapping[str, str]) -> tuple[tuple[SegmentFacts, ...], dict[str, int]]:

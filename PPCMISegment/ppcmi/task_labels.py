@@ -103,6 +103,8 @@ def find_task_labels(
     """As :func:`read_task_labels`, with what is to be said of the labels."""
     grid = image.geometry if isinstance(image, Volume) else image
     file = open_segments(path, source)
+    if file is not None and not file.segments:
+        raise ReadError("The file has no segments; choose the one with the image's labels.")
     if file is None or not are_named(file.segments):
         return _by_value(path, file, grid)
     matching = match_segments(file.segments, task)

@@ -82,3 +82,19 @@ def test_white_as_zero_would_be_read_inverted(tmp_path):
 def test_color_is_refused(tmp_path, mode):
     Image.fromarray(PIXELS).convert(mode).save(tmp_path / "x.png", dpi=(254, 254))
     check_refused(tmp_path / "x.png", ReadError, "several values")
+
+
+def test_a_picture_that_is_stored_mirrored_is_refused(tmp_path):
+    mirrored = (274, "H", 1, 2, True)
+    tifffile.imwrite(
+        tmp_path / "x.tif", PIXELS, resolution=(100, 100), resolutionunit="CENTIMETER", extratags=[mirrored]
+    )
+    check_refused(tmp_path / "x.tif", ReadError, "turned or mirrored")
+
+
+def test_a_size_that_was_damaged_on_its_way_is_noticed(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "x.png", dpi=(254, 254))
+    content = bytearray((tmp_path / "x.png").read_bytes())
+    content[content.index(b"pHYs") + 6] ^= 1
+    (tmp_path / "x.png").write_bytes(content)
+    check_refused(tmp_path / "x.png", ReadError, "damaged")

@@ -14,7 +14,7 @@ from ppcmi.task_labels import read_task_labels
 from ppcmi.volume import Volume
 from support.bad_inputs.dicom_files import VOLUME as SCAN
 from support.bad_inputs.kinds import BadInput, small_volume
-from support.dicom_labels import write_dicom_segments, write_study
+from support.dicom_labels import write_dicom_segments, write_structures, write_study
 from support.volumes import a_geometry, a_task
 
 IMAGE = small_volume()
@@ -73,6 +73,8 @@ LABELS = (
         _ONE, Segment0_LabelValue="1", Segment0_Layer="7"), "layer", _read),
     BadInput("two segments of one identity", _labels(
         _ONE, Segment0_LabelValue="1", Segment0_ID="a", Segment1_LabelValue="2", Segment1_ID="a"), "identity", _read),
+    BadInput("a structure set of no structures", lambda folder: write_structures(folder / "x.dcm", {}), "no segments",
+             _read),
     BadInput("a folder in place of labels", lambda folder: folder, "single file", _read),
     BadInput("an empty file in place of labels", lambda folder: ((folder / "x.nrrd").touch(), folder / "x.nrrd")[1],
              "empty", _read),

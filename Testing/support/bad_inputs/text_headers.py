@@ -77,6 +77,17 @@ def _meta(
     return make
 
 
+def _bytes_inserted(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    """With a field whose name is not text."""
+
+    def insert(folder: Path) -> Path:
+        path = make(folder)
+        path.write_bytes(path.read_bytes().replace(b"ElementType", b"\xff\xfe\x80 = 1\nElementType"))
+        return path
+
+    return insert
+
+
 def _flipped(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
     """With a bit flipped in its voxels."""
 
@@ -179,6 +190,7 @@ TEXT_HEADERS = (
     BadInput("MetaImage whose voxels are missing", _meta({"ElementDataFile": "x.raw"}, name="x.mhd"), "missing"),
     BadInput("MetaImage of a list of files", _meta({"ElementDataFile": "LIST"}, name="x.mhd"), "several files"),
     BadInput("MetaImage of numbered files", _meta({"ElementDataFile": "x%d.raw 1 4 1"}, name="x.mhd"), "several files"),
+    BadInput("MetaImage with a field in no encoding", _bytes_inserted(_meta()), VOLUME),
     BadInput("MetaImage of an unknown type", _meta({"ElementType": "MET_SECRET"}), "damaged"),
     BadInput("MetaImage with a center of rotation", _meta({"Offset": "0 0 0\nCenterOfRotation = 5 5 5"}), VOLUME),
     BadInput("MetaImage in the other byte order",
