@@ -39,7 +39,8 @@ class IntensityRange:
         if self.lower == self.upper:
             return np.zeros(voxels.shape, dtype=np.float32)
         precision = np.result_type(voxels.dtype, np.float32)  # float32 holds int16 exactly, int32 needs float64
-        scaled: NDArray[Any] = np.subtract(voxels, np.asarray(self.lower, dtype=precision), dtype=precision)
+        scaled: NDArray[Any] = voxels.astype(precision)
+        scaled -= np.asarray(self.lower, dtype=precision)
         scaled /= self.upper - self.lower
         np.clip(scaled, 0.0, 1.0, out=scaled)
         return scaled.astype(np.float32, copy=False)

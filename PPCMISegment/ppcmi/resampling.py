@@ -8,13 +8,14 @@ the axis is padded or cropped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 PASS_THROUGH = 1e-3
 """Relative difference of spacings below which nothing is resampled."""
@@ -62,41 +63,55 @@ class AxisResampling:
         """Values with ``axis`` of ``source`` pixels onto the frame; 0 beyond the volume's field of view."""
         if self.exact:
             return _place(values, axis, self.frame, -int(self.offset))
-        return _multiply(self._to_frame, self.frame, values, axis)
+        return self._to_frame.along(axis, values)
 
     def to_source(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
         """Values with ``axis`` of ``frame`` pixels onto the volume's pixels; 0 outside the frame."""
         if self.exact:
             return _place(values, axis, self.source, int(self.offset))
-        return _multiply(self._to_source, self.source, values, axis)
+        return self._to_source.along(axis, values)
 
     @cached_property
-    def _to_frame(self) -> list[_Band]:
-        return _bands(_weights(self.frame, self.source, self.step, self.offset))
+    def _to_frame(self) -> _Weights:
+        return _Weights(_weights(self.frame, self.source, self.step, self.offset))
 
     @cached_property
-    def _to_source(self) -> list[_Band]:
-        return _bands(_weights(self.source, self.frame, 1 / self.step, -self.offset / self.step))
+    def _to_source(self) -> _Weights:
+        return _Weights(_weights(self.source, self.frame, 1 / self.step, -self.offset / self.step))
 
 
-@dataclass(frozen=True)
-class _Band:
-    """A few targets and all sources that have weight in them; everywhere else a weight matrix is zero."""
+class _Weights:
+    """Weights ``(targets, sources)``, nearly all of them zero, and their product with pictures."""
 
-    targets: slice
-    sources: slice
-    weights: NDArray[np.float32]
+    def __init__(self, weights: NDArray[np.float32]) -> None:
+        self._targets = len(weights)
+        self._sparse = csr_array(weights)
+        self._bands = list(_bands(weights))
+
+    def along(self, axis: int, values: NDArray[Any]) -> NDArray[Any]:
+        """The product along one of the last two axes."""
+        if axis not in (values.ndim - 2, values.ndim - 1):
+            raise ValueError("only rows and columns, the last two axes, are resampled")
+        shape = (*values.shape[:axis], self._targets, *values.shape[axis + 1 :])
+        product = np.zeros(shape, dtype=np.result_type(values.dtype, np.float32))
+        if axis == values.ndim - 1:  # pixels side by side: small dense products are fastest
+            for targets, sources, weights in self._bands:
+                np.matmul(values[..., sources], weights.T, out=product[..., targets])
+        else:  # whole rows are added
+            pictures = values.reshape(-1, *values.shape[-2:])
+            for picture, result in zip(pictures, product.reshape(-1, *shape[-2:]), strict=True):
+                result[...] = self._sparse @ picture
+        return product
 
 
-def _bands(weights: NDArray[np.float32]) -> list[_Band]:
-    bands = []
+def _bands(weights: NDArray[np.float32]) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
+    """A few targets, all sources that have weight in them, and these weights."""
     for start in range(0, len(weights), TARGETS_IN_A_BAND):
         targets = slice(start, min(start + TARGETS_IN_A_BAND, len(weights)))
         used = np.flatnonzero(weights[targets].any(axis=0))
         if len(used):
             sources = slice(int(used[0]), int(used[-1]) + 1)
-            bands.append(_Band(targets, sources, np.ascontiguousarray(weights[targets, sources])))
-    return bands
+            yield targets, sources, np.ascontiguousarray(weights[targets, sources])
 
 
 def _weights(targets: int, sources: int, step: float, offset: float) -> NDArray[np.float32]:
@@ -122,20 +137,6 @@ def _hat_integral(upper: NDArray[np.float64]) -> NDArray[np.float64]:
 def _within(coordinates: NDArray[np.floating[Any]], count: int) -> NDArray[np.bool_]:
     inside: NDArray[np.bool_] = (coordinates >= -0.5 - EDGE) & (coordinates <= count - 0.5 + EDGE)
     return inside
-
-
-def _multiply(bands: Sequence[_Band], targets: int, values: NDArray[Any], axis: int) -> NDArray[Any]:
-    """The weights along one of the last two axes."""
-    if axis not in (values.ndim - 2, values.ndim - 1):
-        raise ValueError("only rows and columns, the last two axes, are resampled")
-    shape = (*values.shape[:axis], targets, *values.shape[axis + 1 :])
-    product = np.zeros(shape, dtype=np.result_type(values.dtype, np.float32))
-    for band in bands:
-        if axis == values.ndim - 1:
-            np.matmul(values[..., band.sources], band.weights.T, out=product[..., band.targets])
-        else:
-            np.matmul(band.weights, values[..., band.sources, :], out=product[..., band.targets, :])
-    return product
 
 
 def _place(values: NDArray[Any], axis: int, size: int, shift: int) -> NDArray[Any]:

@@ -18,6 +18,7 @@ from itertools import permutations
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ppcmi.errors import GeometryError, ReadError
@@ -102,13 +103,13 @@ class VolumeSlices:
         the volume's field of view slices are 0.
         """
         start, stop, _ = where.indices(len(self))
-        if not self._reach:
-            return self._frames(start, stop)[:, None]
-        nearby = np.arange(start, stop)[:, None] + np.arange(-self._reach, self._reach + 1)
-        nearby = nearby.clip(0, len(self) - 1)
-        first, last = max(0, start - self._reach), min(len(self), stop + self._reach)
-        slices: NDArray[np.float32] = self._frames(first, last)[nearby - first]
-        return slices
+        before, after = max(0, self._reach - start), max(0, stop + self._reach - len(self))
+        frames = self._frames(start - self._reach + before, stop + self._reach - after)
+        if before or after:
+            frames = np.pad(frames, ((before, after), (0, 0), (0, 0)), mode="edge")
+        # Neighbors share memory; whoever wants to write to slices copies them.
+        windows = sliding_window_view(frames, 1 + 2 * self._reach, axis=0, writeable=True)
+        return np.moveaxis(windows, -1, 1)
 
     def _frames(self, start: int, stop: int) -> NDArray[np.float32]:
         rows, columns = self.grid.rows, self.grid.columns
@@ -116,7 +117,6 @@ class VolumeSlices:
         for index in range(start, stop, COPIED_AT_ONCE):
             pixels = np.ascontiguousarray(self._stack[index : min(index + COPIED_AT_ONCE, stop)])
             for offset, picture in enumerate(pixels, start=index - start):
-                # Rows first: they lie in memory one after the other.
                 frames[offset] = columns.to_frame(rows.to_frame(self._range.scale(picture), axis=0), axis=1)
         return frames
 

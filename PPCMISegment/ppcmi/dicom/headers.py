@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
 
+from ppcmi.dicom.attributes import Attributes
 from ppcmi.dicom.frames import DicomFrame
 from ppcmi.dicom.inflating import require_bounded_inflation
 from ppcmi.dicom.kinds import Kind, kind_of, what_it_is
@@ -45,8 +46,8 @@ _GROUPS_THAT_TELL = (
     "CTReconstructionSequence",
 )  # fmt: skip
 
-TAGS = [
-    Tag(name)
+TAGS = {
+    Tag(name): name
     for name in (
         "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "FrameOfReferenceUID",
         "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient",
@@ -57,7 +58,8 @@ TAGS = [
         *TELL_APART,
         *VALUE_TAGS,
     )
-]  # fmt: skip
+}  # fmt: skip
+"""What is read of a header: keywords by tag."""
 
 WITHOUT_PREAMBLE = tuple(
     group.to_bytes(2, "little") + element.to_bytes(2, "little")
@@ -118,11 +120,12 @@ def read_header(file: Path) -> FileHeader | None:
         if not _begins_as_dicom(stream):
             return None
         require_bounded_inflation(stream)
-        dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=True, specific_tags=TAGS)
-        header = _header(file, dataset)
+        dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=True, specific_tags=list(TAGS))
+        attributes = Attributes(dataset, TAGS)
+        header = _header(file, attributes)
         if header is None or len(header.frames) != 1 or header.unit:
             return header
-        return replace(header, frames=(header.frames[0].with_pixels(native_pixels(dataset, stream)),))
+        return replace(header, frames=(header.frames[0].with_pixels(native_pixels(attributes, stream)),))
 
 
 def is_dicom_file(path: Path) -> bool:
