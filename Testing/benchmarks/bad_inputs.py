@@ -1,15 +1,16 @@
 """Bad and odd inputs, tried one by one: how many are refused in a sentence or read exactly right, and how many are not.
 
-``survey()`` gives the numbers for docs/results, and ``table()`` each kind with what came of it.
+The counts go to docs/results/imaging.json, and each kind with what came of it to the table beside it.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.results import SEPARATOR, Measurement, here_and_now, measurement
+from benchmarks.results import SEPARATOR, Measurement, add_text, here_and_now, measurement
 from support.bad_inputs import ALL, Outcome, outcome_of
 
 COMMAND = "make bench-imaging"
@@ -26,9 +27,10 @@ def outcomes() -> list[Outcome]:
     return found
 
 
-def survey() -> list[Measurement]:
-    """Kinds that were tried, and what came of them."""
+def bad_inputs() -> list[Measurement]:
+    """Kinds that were tried, and what came of them; writes the table as well."""
     found = outcomes()
+    add_text("imaging", f"### Each bad or odd input, and what comes of it\n\n{_table(found)}")
     counts = Counter(outcome.result if outcome.fine else "wrong" for outcome in found)
     crashed = sum(outcome.result.startswith("crashed") for outcome in found)
     origin = here_and_now()
@@ -45,13 +47,8 @@ def survey() -> list[Measurement]:
     ]
 
 
-def table() -> str:
-    """Every kind with what came of it, as a table in Markdown."""
+def _table(found: Sequence[Outcome]) -> str:
+    """Every kind with what came of it, in Markdown."""
     lines = ["| input | outcome |", "| --- | --- |"]
-    for outcome in outcomes():
-        lines.append(f"| {outcome.kind} | {outcome.sentence or outcome.result} |".replace("\n", " "))
+    lines += [f"| {outcome.kind} | {outcome.sentence or outcome.result} |".replace("\n", " ") for outcome in found]
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(table())

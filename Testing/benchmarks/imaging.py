@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 
+from benchmarks.bad_inputs import bad_inputs
 from benchmarks.results import REPOSITORY, SEPARATOR, Measurement, here_and_now, measurement, merge
 from ppcmi.reading import read_image
 from ppcmi.slicing import VolumeSlices
@@ -68,7 +69,7 @@ def reading() -> list[Measurement]:
     ]
 
 
-MEASURED: Mapping[str, Callable[[], list[Measurement]]] = {"reading": reading}
+MEASURED: Mapping[str, Callable[[], list[Measurement]]] = {"reading": reading, "bad-inputs": bad_inputs}
 """What can be measured, by the name to ask for it."""
 
 

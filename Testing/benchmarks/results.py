@@ -1,6 +1,7 @@
 """Measured numbers: docs/results/NAME.json holds them, docs/RESULTS.md is rendered from these files.
 
-Benchmarks write both. A number's name has up to three parts, ``TABLE / ROW / COLUMN``, which is how it is shown.
+Benchmarks write both, and NAME.md beside a file where there is more to say than numbers. A number's name has up to
+three parts, ``TABLE / ROW / COLUMN``, which is how it is shown.
 """
 
 from __future__ import annotations
@@ -87,6 +88,12 @@ def merge(name: str, measurements: Sequence[Measurement]) -> None:
     _write(PAGE, render())
 
 
+def add_text(name: str, text: str) -> None:
+    """Put what is no number below those of docs/results/NAME.json on the page, in Markdown."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    _write(RESULTS / f"{name}.md", text)
+
+
 def render() -> str:
     """docs/RESULTS.md as text."""
     parts = [INTRODUCTION]
@@ -99,6 +106,8 @@ def render() -> str:
             if entry.target is None:
                 tables.setdefault(entry.name.split(SEPARATOR)[0], []).append(entry)
         parts += [_matrix(title, table) for title, table in tables.items()]
+        text = path.with_suffix(".md")
+        parts += [text.read_text(encoding="utf-8")] if text.exists() else []
         parts.append(_origins(entries))
     return "\n".join(parts)
 
