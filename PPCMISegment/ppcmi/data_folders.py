@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ppcmi.errors import ReadError
-from ppcmi.slicer_scene import SCENE_ENDING
+from ppcmi.formats.slicer_scene import SCENE_ENDING
 from ppcmi.sources import find_images, image_stem, is_image
 
 FOLDS = ("train", "val", "test")

@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from ppcmi.errors import WriteError
-from ppcmi.itk_files import image_from_volume
+from ppcmi.formats.itk_files import image_from_volume
 from ppcmi.phantom_anatomy import TISSUES, Abdomen, Points, Waves
 from ppcmi.volume import Geometry, Volume
 

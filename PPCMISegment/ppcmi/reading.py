@@ -1,8 +1,7 @@
 """Read images and label maps of any format.
 
 Whatever the format, what comes out is a :class:`~ppcmi.volume.Volume` with the geometry that the file states, in RAS; a
-file that does not state one is refused. NIfTI is :mod:`ppcmi.nifti`'s, other formats are :mod:`ppcmi.itk_files`', and
-DICOM :mod:`ppcmi.dicom`'s. Errors are one sentence and name no file: who shows them knows which.
+file that does not state one is refused. DICOM is :mod:`ppcmi.dicom`'s, the others are :mod:`ppcmi.formats`'. Errors are one sentence and name no file: who shows them knows which.
 """
 
 # mypy: allow-untyped-calls
@@ -21,10 +20,10 @@ from numpy.typing import NDArray
 from ppcmi.dicom.acquisition import Acquisition
 from ppcmi.dicom.pixels import read_dicom
 from ppcmi.errors import ReadError
+from ppcmi.formats.itk_files import ItkFile, read_itk_layers, read_itk_volume
+from ppcmi.formats.nifti import NIFTI_ENDINGS, read_nifti
+from ppcmi.formats.slicer_scene import SCENE_ENDING, read_member, scene_volume
 from ppcmi.intensity import require_finite
-from ppcmi.itk_files import ItkFile, read_itk_layers, read_itk_volume
-from ppcmi.nifti import NIFTI_ENDINGS, read_nifti
-from ppcmi.slicer_scene import SCENE_ENDING, read_member, scene_volume
 from ppcmi.sources import ImageSource, only_source
 from ppcmi.volume import Volume
 

@@ -20,7 +20,7 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from ppcmi.errors import ReadError
-from ppcmi.itk_files import read_itk_layers
+from ppcmi.formats.itk_files import read_itk_layers
 from ppcmi.label_grid import labels_on
 from ppcmi.label_matching import SegmentFacts
 from ppcmi.reading import label_values

@@ -13,7 +13,7 @@ from ppcmi.dicom.headers import is_dicom_file
 from ppcmi.dicom.kinds import QUIET
 from ppcmi.dicom.scan import FoundSeries, Scan, place_of, scan
 from ppcmi.errors import PpcmiError, ReadError
-from ppcmi.slicer_scene import SCENE_ENDING, scene_marks
+from ppcmi.formats.slicer_scene import SCENE_ENDING, scene_marks
 from ppcmi.wording import counted
 
 PICTURE_ENDINGS = (".png", ".tif", ".tiff")

@@ -20,12 +20,12 @@ from ppcmi.dicom.headers import damage_is_a_read_error, is_dicom_file
 from ppcmi.dicom.segmentation_in import SEGMENTATION_CLASSES, read_dicom_segment_facts, read_dicom_segments
 from ppcmi.dicom.structures_in import STRUCTURE_SET_CLASS, read_dicom_structure_facts, read_dicom_structures
 from ppcmi.errors import ReadError
+from ppcmi.formats.slicer_scene import SCENE_ENDING, read_member, scene_segmentation
 from ppcmi.label_grid import labels_on
 from ppcmi.label_matching import LabelMatching, SegmentFacts, match_segments
 from ppcmi.label_overlap import CombinedLabels, combine_segments
 from ppcmi.reading import is_nrrd, read_image, read_labels, require_file
 from ppcmi.segment_files import SegmentFile, read_nrrd_segment_facts, read_nrrd_segments
-from ppcmi.slicer_scene import SCENE_ENDING, read_member, scene_segmentation
 from ppcmi.sources import ImageSource, only_source
 from ppcmi.task import Task
 from ppcmi.volume import Geometry, Volume

@@ -12,14 +12,14 @@ import pydicom
 import pytest
 from pydicom.uid import CTImageStorage, MRImageStorage, SegmentationStorage, generate_uid
 
-from ppcmi.dicom.addresses import Application, parse_application
-from ppcmi.dicom.arrivals import Arrivals
-from ppcmi.dicom.node import LONGEST_PDU, NodeSettings, Receiver
-from ppcmi.dicom.node_delivery import Delivery
-from ppcmi.dicom.node_storage import StorageLimits, StudyStore
-from ppcmi.dicom.node_tls import calling_context, listening_context
-from ppcmi.dicom.node_work import NodeWork, Segmented
-from ppcmi.dicom.stored_results import StoredResults
+from ppcmi.archive.addresses import Application, parse_application
+from ppcmi.archive.arrivals import Arrivals
+from ppcmi.archive.node import LONGEST_PDU, NodeSettings, Receiver
+from ppcmi.archive.node_delivery import Delivery
+from ppcmi.archive.node_storage import StorageLimits, StudyStore
+from ppcmi.archive.node_tls import calling_context, listening_context
+from ppcmi.archive.node_work import NodeWork, Segmented
+from ppcmi.archive.stored_results import StoredResults
 from ppcmi.errors import ConnectionFailedError, ServerRefusedError, UsageError
 from support.dicom_caller import NODE, call, store_as
 from support.dicom_studies import study_of, write_study

@@ -7,12 +7,12 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
+from ppcmi.archive.fetched import fetched_series
+from ppcmi.archive.stored_results import StoredResults
+from ppcmi.archive.web import ArchivedSeries, DicomWebArchive
+from ppcmi.archive.web_transport import ArchiveAccess, DownloadLimits
 from ppcmi.client import Patience
 from ppcmi.connection_errors import CertificateError
-from ppcmi.dicom.fetched import fetched_series
-from ppcmi.dicom.stored_results import StoredResults
-from ppcmi.dicom.web import ArchivedSeries, DicomWebArchive
-from ppcmi.dicom.web_transport import ArchiveAccess, DownloadLimits
 from ppcmi.errors import ConnectionFailedError, ReadError, ServerRefusedError, UsageError, WriteError
 from support.dicom_studies import small_volume, study_of, write_study
 from support.loopback import Answer, loopback_server, write_certificate

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppcmi.dicom.addresses import Application, parse_application, parse_title
-from ppcmi.dicom.arrivals import Arrivals
-from ppcmi.dicom.node_storage import NoRoomError, StorageLimits, StudyStore
-from ppcmi.dicom.node_work import NodeWork, Pauses, Segmented
-from ppcmi.dicom.store_status import in_words, is_stored
-from ppcmi.dicom.stored_results import StoredResults
+from ppcmi.archive.addresses import Application, parse_application, parse_title
+from ppcmi.archive.arrivals import Arrivals
+from ppcmi.archive.node_storage import NoRoomError, StorageLimits, StudyStore
+from ppcmi.archive.node_work import NodeWork, Pauses, Segmented
+from ppcmi.archive.store_status import in_words, is_stored
+from ppcmi.archive.stored_results import StoredResults
 from ppcmi.errors import ConnectionFailedError, ReadError, UsageError
 
 STUDY, OTHER, SERIES = "1.2.3", "1.2.4", "1.2.5"

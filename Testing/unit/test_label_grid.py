@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppcmi.errors import GeometryError
-from ppcmi.itk_files import image_from_volume
+from ppcmi.formats.itk_files import image_from_volume
 from ppcmi.label_grid import labels_on
 from ppcmi.volume import Geometry, Volume
 from support.volumes import ORIENTATION_CODES, a_geometry, geometries, reoriented, smooth_labels

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from ppcmi.errors import GeometryError, PpcmiError, ReadError
-from ppcmi.nifti import read_nifti
+from ppcmi.formats.nifti import read_nifti
 from ppcmi.volume import Volume, lps_from_ras
 from support.volumes import ORIENTATION_CODES, a_geometry, geometries, reoriented
 

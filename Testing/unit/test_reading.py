@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from ppcmi.errors import ReadError
-from ppcmi.itk_files import image_from_volume
+from ppcmi.formats.itk_files import image_from_volume
 from ppcmi.reading import read_labels, read_volume
 from ppcmi.sources import image_stem
 from ppcmi.volume import Volume

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from ppcmi.data_folders import find_cases
 from ppcmi.errors import GeometryError, PpcmiError, ReadError
-from ppcmi.itk_files import image_from_volume
+from ppcmi.formats.itk_files import image_from_volume
 from ppcmi.reading import read_image, read_volume
 from ppcmi.sources import find_sources
 from ppcmi.task_labels import read_labelled_case

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from ppcmi.itk_files import image_from_volume
+from ppcmi.formats.itk_files import image_from_volume
 from ppcmi.slicing import restore_probabilities, slice_grid, slice_volume
 from ppcmi.task import Window
 from ppcmi.volume import Volume

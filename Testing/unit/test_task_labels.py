@@ -9,7 +9,7 @@ import SimpleITK
 from ppcmi.case_checks import Kind, check_case
 from ppcmi.data_folders import find_cases
 from ppcmi.errors import GeometryError, ReadError
-from ppcmi.itk_files import image_from_volume
+from ppcmi.formats.itk_files import image_from_volume
 from ppcmi.label_overlap import OverlapError
 from ppcmi.sources import only_source
 from ppcmi.task_labels import read_labelled_case, read_task_labels

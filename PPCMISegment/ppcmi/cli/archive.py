@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppcmi.archive.fetched import fetched_series
+from ppcmi.archive.stored_results import StoredResults
+from ppcmi.archive.web import DicomWebArchive, Received
+from ppcmi.archive.web_transport import ArchiveAccess
 from ppcmi.cli.console import Console
 from ppcmi.cli.passphrase import secret_in
-from ppcmi.dicom.fetched import fetched_series
 from ppcmi.dicom.segmentation_out import ENDING as DICOM_SEGMENTATION
-from ppcmi.dicom.stored_results import StoredResults
-from ppcmi.dicom.web import DicomWebArchive, Received
-from ppcmi.dicom.web_transport import ArchiveAccess
 from ppcmi.errors import ReadError, UsageError
 from ppcmi.server_address import normalize_url, normalize_url_without_tls
 from ppcmi.wording import counted, megabytes

@@ -8,17 +8,17 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppcmi.archive.addresses import parse_application, parse_title
+from ppcmi.archive.arrivals import Arrivals
+from ppcmi.archive.node import NodeSettings, Receiver
+from ppcmi.archive.node_delivery import Delivery
+from ppcmi.archive.node_storage import GIBIBYTE, StorageLimits, StudyStore
+from ppcmi.archive.node_tls import calling_context, listening_context
+from ppcmi.archive.node_work import HISTORY, NodeWork, Segmented
 from ppcmi.batch import segment_files
 from ppcmi.batch_images import BatchImage
 from ppcmi.cli.options import Command, add_command, add_task
 from ppcmi.cli.parsers import Groups
-from ppcmi.dicom.addresses import parse_application, parse_title
-from ppcmi.dicom.arrivals import Arrivals
-from ppcmi.dicom.node import NodeSettings, Receiver
-from ppcmi.dicom.node_delivery import Delivery
-from ppcmi.dicom.node_storage import GIBIBYTE, StorageLimits, StudyStore
-from ppcmi.dicom.node_tls import calling_context, listening_context
-from ppcmi.dicom.node_work import HISTORY, NodeWork, Segmented
 from ppcmi.dicom.segmentation_out import ENDING as DICOM_SEGMENTATION
 from ppcmi.errors import ConnectionFailedError, UsageError
 from ppcmi.locks import hold_lock
@@ -135,7 +135,7 @@ class _BatchSegmenter:
         self.command.device()
 
     def __call__(self, images: Path, results: Path) -> Segmented:
-        """As :class:`ppcmi.dicom.node_work.Segmenter`."""
+        """As :class:`ppcmi.archive.node_work.Segmenter`."""
         options = self.command.options
         sources = find_sources(images).images
         choices = LinkOptions(options.model, Quantization.I8, device=self.command.device())

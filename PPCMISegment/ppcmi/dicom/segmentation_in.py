@@ -15,13 +15,13 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from ppcmi.declared_size import require_plausible_size
 from ppcmi.dicom.belonging import References, require_belonging
 from ppcmi.dicom.frames import DicomFrame
 from ppcmi.dicom.headers import damage_is_a_read_error, functional_groups, group_of
 from ppcmi.dicom.plane_masks import labelled_places, place_masks
 from ppcmi.dicom.planes import ONE_PLANE_MM, PARALLEL, Planes
 from ppcmi.errors import ReadError
+from ppcmi.formats.declared_size import require_plausible_size
 from ppcmi.label_matching import SegmentFacts
 from ppcmi.segment_files import PlacedMasks
 from ppcmi.sources import ImageSource

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 
-from ppcmi.itk_files import image_from_volume
+from ppcmi.formats.itk_files import image_from_volume
 from ppcmi.sources import only_source
 from ppcmi.task_labels import read_task_labels
 from ppcmi.volume import Volume

@@ -18,11 +18,11 @@ from typing import Any
 
 import pydicom
 
-from ppcmi.dicom.arrivals import Arrivals
-from ppcmi.dicom.instance_files import is_uid
-from ppcmi.dicom.network_package import require_pynetdicom
-from ppcmi.dicom.node_storage import StudyStore
-from ppcmi.dicom.store_status import CANNOT_UNDERSTAND, DOES_NOT_MATCH_CLASS, OUT_OF_RESOURCES, SUCCESS
+from ppcmi.archive.arrivals import Arrivals
+from ppcmi.archive.instance_files import is_uid
+from ppcmi.archive.network_package import require_pynetdicom
+from ppcmi.archive.node_storage import StudyStore
+from ppcmi.archive.store_status import CANNOT_UNDERSTAND, DOES_NOT_MATCH_CLASS, OUT_OF_RESOURCES, SUCCESS
 from ppcmi.errors import UsageError, WriteError
 
 MEBIBYTE = 1 << 20

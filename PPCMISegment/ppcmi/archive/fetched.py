@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ppcmi.dicom.web import ArchivedSeries, DicomWebArchive, Received
+from ppcmi.archive.web import ArchivedSeries, DicomWebArchive, Received
 from ppcmi.errors import UsageError, WriteError
 from ppcmi.locks import hold_lock
 
@@ -32,7 +32,7 @@ def fetched_series(
     :param tell: is called as instances arrive.
     :raises UsageError: if another run does the same.
     :raises WriteError: if it cannot be written, or cannot be removed.
-    :raises PpcmiError: as :meth:`ppcmi.dicom.web.DicomWebArchive.download`.
+    :raises PpcmiError: as :meth:`ppcmi.archive.web.DicomWebArchive.download`.
     """
     folder = output / FOLDER
     with ExitStack() as held:

@@ -1,7 +1,8 @@
 """Files that SimpleITK reads (NRRD, MetaImage, PNG, TIFF), and its images as volumes and back.
 
 Only formats that are known here are let in, each by what is in the file, and only after its header was checked
-(:mod:`ppcmi.text_headers`, :mod:`ppcmi.pictures`), so that nothing is put in place of what a file does not say.
+(:mod:`ppcmi.formats.text_headers`, :mod:`ppcmi.formats.pictures`), so that nothing is put in place of what a file does
+not say.
 """
 
 # mypy: allow-untyped-calls
@@ -19,10 +20,10 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
-from ppcmi.declared_size import require_plausible_size
 from ppcmi.errors import ReadError
-from ppcmi.pictures import PNG, TIFF, pixel_size_mm
-from ppcmi.text_headers import metaimage_voxels_file, nrrd_voxels_file
+from ppcmi.formats.declared_size import require_plausible_size
+from ppcmi.formats.pictures import PNG, TIFF, pixel_size_mm
+from ppcmi.formats.text_headers import metaimage_voxels_file, nrrd_voxels_file
 from ppcmi.volume import Geometry, Volume, lps_from_ras
 
 COMPLEX = (SimpleITK.sitkComplexFloat32, SimpleITK.sitkComplexFloat64)

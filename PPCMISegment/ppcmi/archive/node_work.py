@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from ppcmi.dicom.arrivals import Arrivals
-from ppcmi.dicom.node_storage import StoredStudy, StudyStore
-from ppcmi.dicom.stored_results import StoredResults
+from ppcmi.archive.arrivals import Arrivals
+from ppcmi.archive.node_storage import StoredStudy, StudyStore
+from ppcmi.archive.stored_results import StoredResults
 from ppcmi.errors import CancelledError, PpcmiError, ReadError
 from ppcmi.files import append_line
 from ppcmi.wording import counted
@@ -50,7 +50,7 @@ class Segmenter(Protocol):
 
 
 class Deliverer(Protocol):
-    """Gives results back: :class:`ppcmi.dicom.node_delivery.Delivery`."""
+    """Gives results back: :class:`ppcmi.archive.node_delivery.Delivery`."""
 
     def deliver(self, files: Sequence[Path], record: StoredResults) -> int:
         """Send what was not sent before; how many."""

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ppcmi.dicom.instance_files import file_name, hashed
+from ppcmi.archive.instance_files import file_name, hashed
 from ppcmi.errors import WriteError
 from ppcmi.files import write_atomically
 

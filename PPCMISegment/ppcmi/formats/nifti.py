@@ -28,8 +28,8 @@ from nibabel.arrayproxy import ArrayProxy
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from ppcmi.declared_size import require_plausible_size
 from ppcmi.errors import GeometryError, ReadError
+from ppcmi.formats.declared_size import require_plausible_size
 from ppcmi.volume import Geometry, Matrix, Volume
 
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")

@@ -25,13 +25,13 @@ from typing import Any, TypeVar
 import pydicom
 import requests
 
+from ppcmi.archive.instance_files import file_name, is_uid
+from ppcmi.archive.store_status import in_words, is_stored
+from ppcmi.archive.stored_results import StoredResults, read_result
+from ppcmi.archive.web_errors import BusyError, translated
+from ppcmi.archive.web_transport import MEBIBYTE, ArchiveAccess, ArchiveSession, DownloadLimits, Meter
 from ppcmi.client import Patience
 from ppcmi.connection_errors import FailedCallError
-from ppcmi.dicom.instance_files import file_name, is_uid
-from ppcmi.dicom.store_status import in_words, is_stored
-from ppcmi.dicom.stored_results import StoredResults, read_result
-from ppcmi.dicom.web_errors import BusyError, translated
-from ppcmi.dicom.web_transport import MEBIBYTE, ArchiveAccess, ArchiveSession, DownloadLimits, Meter
 from ppcmi.errors import ReadError, ServerRefusedError, SiteError, UsageError, WriteError
 
 NO_IMAGES = frozenset(

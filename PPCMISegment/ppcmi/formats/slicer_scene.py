@@ -24,8 +24,8 @@ from xml.parsers import expat
 
 import numpy as np
 
-from ppcmi.declared_size import require_plausible_size
 from ppcmi.errors import GeometryError, ReadError
+from ppcmi.formats.declared_size import require_plausible_size
 from ppcmi.volume import Geometry, Matrix
 
 SCENE_ENDING = ".mrb"

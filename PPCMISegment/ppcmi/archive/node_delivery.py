@@ -11,10 +11,10 @@ from typing import Any
 
 import pydicom
 
-from ppcmi.dicom.addresses import Application
-from ppcmi.dicom.network_package import require_pynetdicom
-from ppcmi.dicom.store_status import in_words, is_stored
-from ppcmi.dicom.stored_results import StoredResults, read_result
+from ppcmi.archive.addresses import Application
+from ppcmi.archive.network_package import require_pynetdicom
+from ppcmi.archive.store_status import in_words, is_stored
+from ppcmi.archive.stored_results import StoredResults, read_result
 from ppcmi.errors import ConnectionFailedError, ServerRefusedError
 
 VERIFICATION = "1.2.840.10008.1.1"

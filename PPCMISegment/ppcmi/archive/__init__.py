@@ -1,0 +1,1 @@
+"""Studies from an archive and results back to it: fetched and stored over DICOMweb, or sent to a DICOM node."""
