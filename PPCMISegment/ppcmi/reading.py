@@ -1,7 +1,8 @@
 """Read images and label maps of any format.
 
 Whatever the format, what comes out is a :class:`~ppcmi.volume.Volume` with the geometry that the file states, in RAS; a
-file that does not state one is refused. DICOM is :mod:`ppcmi.dicom`'s, the others are :mod:`ppcmi.formats`'. Errors are one sentence and name no file: who shows them knows which.
+file that does not state one is refused. DICOM is :mod:`ppcmi.dicom`'s, the others are :mod:`ppcmi.formats`'. Errors are
+one sentence and name no file: who shows them knows which.
 """
 
 # mypy: allow-untyped-calls
