@@ -25,7 +25,7 @@ demo: .venv/.demo
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SLICER_TESTS := $(wildcard Testing/slicer_module/test_*.py)
 test: check .venv/.system
-	$(PYTEST) -n $(TEST_PROCESSES) --ignore=Testing/slicer_module $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -n $(TEST_PROCESSES) --dist=loadfile --ignore=Testing/slicer_module $(PYTEST_ARGS) || [ $$? -eq 5 ]
 	$(MAKE) --jobs=$(TEST_PROCESSES) $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(SLICER_TESTS)
 
 # A headless Slicer for each file: what one leaves behind in the process must not reach the next.

@@ -21,3 +21,18 @@ def data_folder():
         return root / name
 
     return find
+
+
+@pytest.fixture(scope="session")
+def kept_site(request):
+    """Where a trained site is kept, for all processes that run tests of this code."""
+    return request.config.cache.mkdir("trained-site")
+
+
+@pytest.fixture(scope="module")
+def a_site(kept_site, tmp_path_factory):
+    """A site with a codec and a model for the one task of its server."""
+    from support.trained_site import copy_of_a_trained_site
+
+    with copy_of_a_trained_site(kept_site, tmp_path_factory.mktemp("trained")) as site:
+        yield site

@@ -19,24 +19,18 @@ from ppcmi.batch_manifest import MANIFEST, Manifest
 from ppcmi.cohort_file import CohortReader
 from ppcmi.reading import read_volume
 from support.resident_memory import memory_of_a_batch
-from support.trained_site import PPCMI, SCRIPT, trained_site
+from support.trained_site import PPCMI, SCRIPT
 
 BY_SCRIPT = (sys.executable, SCRIPT)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    with trained_site(tmp_path_factory.mktemp("site")) as site:
-        yield site
-
-
-@pytest.fixture(scope="module")
-def by_both(site, tmp_path_factory):
+def by_both(a_site, tmp_path_factory):
     """Folders of the same scans segmented by the command and by the script, and how these ended."""
     found = []
     for number, words in enumerate(([*PPCMI, "segment"], [*BY_SCRIPT, "--"])):  # Slicer may leave the dashes there
         output = tmp_path_factory.mktemp("out") / str(number)
-        done = site.run(*words, *site.options, "--input", *site.images[:3], "--output", output, "--confidence")
+        done = a_site.run(*words, *a_site.options, "--input", *a_site.images[:3], "--output", output, "--confidence")
         assert done.returncode == 0, done.stderr
         found.append((output, done))
     return found
@@ -54,43 +48,43 @@ def test_the_script_writes_the_same_bytes_as_the_command(by_both):
     assert results(folder) == results(other)
 
 
-def test_the_script_shows_the_same_table_as_the_command(by_both, site):
+def test_the_script_shows_the_same_table_as_the_command(by_both, a_site):
     (folder, done), (other, by_script) = by_both
     header, *rows, end = done.stdout.splitlines()
     assert header.split()[:2] == ["volume", "outcome"]
-    assert [row.split()[0] for row in rows] == [path.name.removesuffix(".nii.gz") for path in site.images[:3]]
+    assert [row.split()[0] for row in rows] == [path.name.removesuffix(".nii.gz") for path in a_site.images[:3]]
     assert end == f"3 done; model 1, profile coarse; see {folder / 'report.html'}"
     assert by_script.stdout.splitlines()[-1] == end.replace(str(folder), str(other))
 
 
-def test_the_script_explains_itself(site):
-    done = site.run(*BY_SCRIPT, "--help")
+def test_the_script_explains_itself(a_site):
+    done = a_site.run(*BY_SCRIPT, "--help")
     assert done.returncode == 0
     assert "exit codes:" in done.stdout
     assert "--export-cohort" in done.stdout
 
 
-def test_without_its_packages_the_script_says_what_to_do(site, tmp_path):
+def test_without_its_packages_the_script_says_what_to_do(a_site, tmp_path):
     script = tmp_path / "Scripts" / SCRIPT.name
     script.parent.mkdir()
     shutil.copy(SCRIPT, script)
-    done = site.run(sys.executable, "-I", "-S", script, *site.options, "--input", "x", "-o", tmp_path / "out")
+    done = a_site.run(sys.executable, "-I", "-S", script, *a_site.options, "--input", "x", "-o", tmp_path / "out")
     assert done.returncode == 10
     assert done.stderr.startswith("PPCMIBatch: the Python package ppcmi is missing; open the module PPCMI Segment")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_worklist_with_a_broken_scan_does_the_others_and_has_a_code_of_its_own(site, tmp_path):
+def test_a_worklist_with_a_broken_scan_does_the_others_and_has_a_code_of_its_own(a_site, tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(b"no image")
-    rows = f"name,image\nfirst,{site.images[0]}\n,broken.nii.gz\nsecond,{site.images[1]}\n"
+    rows = f"name,image\nfirst,{a_site.images[0]}\n,broken.nii.gz\nsecond,{a_site.images[1]}\n"
     (tmp_path / "list.csv").write_text(rows)
-    words = (*BY_SCRIPT, *site.options, "--input", tmp_path / "list.csv", "--output", tmp_path / "out")
-    done = site.run(*words)
+    words = (*BY_SCRIPT, *a_site.options, "--input", tmp_path / "list.csv", "--output", tmp_path / "out")
+    done = a_site.run(*words)
     assert done.returncode == 20
     assert {path.split(".")[0] for path in results(tmp_path / "out")} == {"first", "second"}
     assert done.stderr.splitlines()[-1] == "ppcmi: 1 of 3 could not be segmented; the reasons are in the report."
     assert "Traceback" not in done.stderr
-    again = site.run(*words)
+    again = a_site.run(*words)
     assert again.returncode == 20
     assert again.stdout.splitlines()[-1].startswith("2 done before, 1 failed")
 
@@ -102,18 +96,18 @@ def test_a_worklist_with_a_broken_scan_does_the_others_and_has_a_code_of_its_own
         (("--task", "phantom", "--input", "IMAGE", "--output", "out", "--model", "99"), 10),
     ],
 )
-def test_what_cannot_even_begin_is_one_line_and_a_code(site, words, code, tmp_path):
-    texts = [str(site.images[0]) if word == "IMAGE" else word for word in words]
-    done = site.run(*BY_SCRIPT, *texts, "--site", site.folder, "--quiet")
+def test_what_cannot_even_begin_is_one_line_and_a_code(a_site, words, code, tmp_path):
+    texts = [str(a_site.images[0]) if word == "IMAGE" else word for word in words]
+    done = a_site.run(*BY_SCRIPT, *texts, "--site", a_site.folder, "--quiet")
     assert (done.returncode, done.stdout) == (code, "")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_script_exports_and_uploads_the_same_cases_as_the_command(site, tmp_path):
-    words = ("--cases", site.cases, "--variants", "0")
-    site.command("cohort", "export", "--task", "phantom", *words, "-o", tmp_path / "a.ppcmi")
-    options = (*site.options, "--input", *words[1:], "--output", tmp_path / "b.ppcmi", "--upload")
-    by_script = site.run(*BY_SCRIPT, "--export-cohort", *options)
+def test_the_script_exports_and_uploads_the_same_cases_as_the_command(a_site, tmp_path):
+    words = ("--cases", a_site.cases, "--variants", "0")
+    a_site.command("cohort", "export", "--task", "phantom", *words, "-o", tmp_path / "a.ppcmi")
+    options = (*a_site.options, "--input", *words[1:], "--output", tmp_path / "b.ppcmi", "--upload")
+    by_script = a_site.run(*BY_SCRIPT, "--export-cohort", *options)
     assert by_script.returncode == 0, by_script.stderr
     assert "The server has cohort" in by_script.stdout
     exported = [CohortReader(tmp_path / name) for name in ("a.ppcmi", "b.ppcmi")]
@@ -175,11 +169,11 @@ class Line:
 
 
 @contextmanager
-def through_a_line(site, **settings):
+def through_a_line(a_site, **settings):
     """The site's profile calls its server through a line while the context lasts."""
-    path = site.folder / "site.json"
+    path = a_site.folder / "site.json"
     before = path.read_text()
-    line = Line(site.server.url)
+    line = Line(a_site.server.url)
     for name, value in settings.items():
         setattr(line, name, value)
     path.write_text(json.dumps({**json.loads(before), "server_url": f"http://127.0.0.1:{line.port}"}))
@@ -194,16 +188,16 @@ def done_names(folder):
     return [name for name, record in Manifest(folder).records.items() if record.outcome == "done"]
 
 
-def test_a_server_that_goes_down_in_the_middle_keeps_what_is_finished(site, tmp_path):
+def test_a_server_that_goes_down_in_the_middle_keeps_what_is_finished(a_site, tmp_path):
     output = tmp_path / "out"
-    words = (*PPCMI, "segment", *site.options, *site.images[:3], "-o", output)
-    with through_a_line(site, cut_after=2):
-        done = site.run(*words)
+    words = (*PPCMI, "segment", *a_site.options, *a_site.images[:3], "-o", output)
+    with through_a_line(a_site, cut_after=2):
+        done = a_site.run(*words)
     assert done.returncode == 11
     assert done.stderr.splitlines()[-1].startswith("ppcmi: The server cannot be reached")
     assert len(done_names(output)) == 1
     assert (output / "report.html").exists()
-    again = site.run(*words)
+    again = a_site.run(*words)
     assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[-1].startswith("2 done, 1 done before")
 
@@ -213,11 +207,11 @@ def test_a_server_that_goes_down_in_the_middle_keeps_what_is_finished(site, tmp_
     [((*PPCMI, "segment"), signal.SIGTERM), (BY_SCRIPT, signal.SIGINT)],
     ids=["SIGTERM", "Ctrl-C"],
 )
-def test_being_ended_keeps_what_is_finished_and_the_server_sees_it(program, ending, site, tmp_path):
+def test_being_ended_keeps_what_is_finished_and_the_server_sees_it(program, ending, a_site, tmp_path):
     output = tmp_path / "out"
-    words = (*program, *site.options, "--input", *site.images[:3], "--output", output)
-    with through_a_line(site, hold_after=2) as line:
-        process = site.start(*words)
+    words = (*program, *a_site.options, "--input", *a_site.images[:3], "--output", output)
+    with through_a_line(a_site, hold_after=2) as line:
+        process = a_site.start(*words)
         deadline = time.monotonic() + 60
         while line.mappings < 2:
             assert process.poll() is None, process.communicate()
@@ -233,14 +227,14 @@ def test_being_ended_keeps_what_is_finished_and_the_server_sees_it(program, endi
     (name,) = done_names(output)
     whole = {f"{name}.nii.gz", f"{name}.labels.json", f"{name}.seg.nrrd", MANIFEST, "report", "report.html"}
     assert {path.name for path in output.iterdir()} == whole
-    assert site.run(*words).returncode == 0
+    assert a_site.run(*words).returncode == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
-def test_memory_does_not_grow_with_the_number_of_volumes(site, tmp_path):
-    image = SimpleITK.ReadImage(str(site.images[0]))
+def test_memory_does_not_grow_with_the_number_of_volumes(a_site, tmp_path):
+    image = SimpleITK.ReadImage(str(a_site.images[0]))
     large = SimpleITK.Expand(image, [3, 3, 1])  # 5 MB, so that volumes that are kept would show
     SimpleITK.WriteImage(large, str(tmp_path / "large.nii.gz"))
-    held = memory_of_a_batch(site, tmp_path / "large.nii.gz", 30, tmp_path, [*PPCMI, "segment"])
+    held = memory_of_a_batch(a_site, tmp_path / "large.nii.gz", 30, tmp_path, [*PPCMI, "segment"])
     assert min(held[1:]) > 50  # it was measured at every volume
     assert max(held[25:]) - max(held[9:15]) < 30  # 16 volumes lie between

@@ -13,7 +13,7 @@ from ppcmi.cli.main import main
 from support.dicom_caller import NODE, call, store_as
 from support.dicom_studies import PATIENT, phantoms, study_of, write_study
 from support.orthanc import PASSWORD, USER, free_port, orthanc
-from support.trained_site import PPCMI, trained_site
+from support.trained_site import PPCMI
 
 FILED = ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "AccessionNumber", "StudyID")
 """What an archive files by."""
@@ -23,13 +23,6 @@ FILED = ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "Ac
 def archive(tmp_path_factory):
     with orthanc(tmp_path_factory.mktemp("orthanc")) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def site(archive, tmp_path_factory):
-    """After the archive, so that nothing is trained where there is none."""
-    with trained_site(tmp_path_factory.mktemp("site")) as site:
-        yield site
 
 
 @pytest.fixture
@@ -77,41 +70,41 @@ def check_same_voxels(segmentation, result):
     assert segmentation.SOPClassUID == pydicom.uid.SegmentationStorage
 
 
-def segment(site, archive, study, login, output, *options):
+def segment(a_site, archive, study, login, output, *options):
     """What `ppcmi segment` prints of a study in the archive."""
     place = ("--from-dicomweb", archive.dicomweb, "--study", study.uid, *login)
-    return site.command("segment", *site.options, *place, "-o", output, *options).splitlines()
+    return a_site.command("segment", *a_site.options, *place, "-o", output, *options).splitlines()
 
 
 def test_a_study_in_an_archive_is_segmented_and_its_results_are_filed_with_it(
-    site, archive, phantom_study, login, tmp_path
+    a_site, archive, phantom_study, login, tmp_path
 ):
     output = tmp_path / "out"
-    assert segment(site, archive, phantom_study, login, output, "--store")[-1] == "2 results stored in the archive"
+    assert segment(a_site, archive, phantom_study, login, output, "--store")[-1] == "2 results stored in the archive"
     for segmentation in segmentations(archive, phantom_study, 2):
         series = check_filed(segmentation, phantom_study)
         check_same_voxels(segmentation, output / f"{series}.nii.gz")
         assert segmentation.pixel_array.any()
     assert not (output / ".ppcmi-fetched").exists()
 
-    *_, summary, stored = segment(site, archive, phantom_study, login, output, "--store")
+    *_, summary, stored = segment(a_site, archive, phantom_study, login, output, "--store")
     assert summary.startswith("2 done before;")
     assert stored == "0 results stored in the archive"
     archive.wait_for(2, StudyInstanceUID=phantom_study.uid, Modality="SEG")
 
 
-def test_a_real_study_gets_a_result_though_nothing_of_the_task_is_in_it(site, archive, data_folder, login, tmp_path):
+def test_a_real_study_gets_a_result_though_nothing_of_the_task_is_in_it(a_site, archive, data_folder, login, tmp_path):
     folder = data_folder("dicom_samples") / "hippocrop_mr_dicom" / "study2"
     study = study_of(sorted(folder.glob("*.dcm")))
     archive.add(*study.files)
-    assert segment(site, archive, study, login, tmp_path, "--store")[-1] == "1 result stored in the archive"
+    assert segment(a_site, archive, study, login, tmp_path, "--store")[-1] == "1 result stored in the archive"
     (segmentation,) = segmentations(archive, study, 1)
     check_same_voxels(segmentation, tmp_path / f"{check_filed(segmentation, study)}.nii.gz")
 
 
-def test_one_series_of_a_study_is_segmented_where_it_is_named(site, archive, phantom_study, login, tmp_path):
+def test_one_series_of_a_study_is_segmented_where_it_is_named(a_site, archive, phantom_study, login, tmp_path):
     series = phantom_study.series[1]
-    segment(site, archive, phantom_study, login, tmp_path, "--series", series)
+    segment(a_site, archive, phantom_study, login, tmp_path, "--series", series)
     assert {path.name for path in tmp_path.glob("*.seg.dcm")} == {f"{series}.seg.dcm"}
     assert archive.instances(StudyInstanceUID=phantom_study.uid, Modality="SEG") == []
 
@@ -120,10 +113,10 @@ def test_one_series_of_a_study_is_segmented_where_it_is_named(site, archive, pha
 
 
 @contextmanager
-def a_node(site, archive, folder, *options):
+def a_node(a_site, archive, folder, *options):
     """A node as a program; its process and port."""
-    words = (*PPCMI, "node", *site.options, "--return-to", archive.return_address, "--port", "0", "-o", folder)
-    process = site.start(*words, *options)
+    words = (*PPCMI, "node", *a_site.options, "--return-to", archive.return_address, "--port", "0", "-o", folder)
+    process = a_site.start(*words, *options)
     try:
         line = process.stdout.readline()
         found = re.fullmatch(rf"Listening as {NODE} on 127\.0\.0\.1 port (\d+)\n", line)
@@ -153,9 +146,9 @@ def ended(process):
     return out + err
 
 
-def test_a_study_that_is_sent_to_a_node_comes_back_segmented(site, archive, phantom_study, tmp_path):
+def test_a_study_that_is_sent_to_a_node_comes_back_segmented(a_site, archive, phantom_study, tmp_path):
     study, folder = phantom_study, tmp_path / "node"
-    with a_node(site, archive, folder, "--quiet-s", "1", "--keep") as (process, port):
+    with a_node(a_site, archive, folder, "--quiet-s", "1", "--keep") as (process, port):
         assert send_nonsense(port, study.files[0]) == 0xC000
         assert archive.send("ppcmi", archive.add(*study.files)).ok
         found = segmentations(archive, study, len(study.series))
@@ -174,14 +167,14 @@ def test_a_study_that_is_sent_to_a_node_comes_back_segmented(site, archive, phan
     assert "study 1: " in said
 
 
-def test_a_node_that_was_killed_goes_on_with_what_it_had_received(site, archive, tmp_path):
+def test_a_node_that_was_killed_goes_on_with_what_it_had_received(a_site, archive, tmp_path):
     study = write_study(tmp_path / "study", phantoms(1))
     folder = tmp_path / "node"
-    with a_node(site, archive, folder, "--quiet-s", "600") as (process, _):
+    with a_node(a_site, archive, folder, "--quiet-s", "600") as (process, _):
         assert archive.send("ppcmi", archive.add(*study.files)).ok
         process.kill()
         process.wait()
-    with a_node(site, archive, folder) as (process, _):
+    with a_node(a_site, archive, folder) as (process, _):
         lines = [process.stderr.readline() for _ in range(2)]
         assert lines[1].endswith("study 1: 1 result given back\n"), lines
         ended(process)
@@ -189,10 +182,10 @@ def test_a_node_that_was_killed_goes_on_with_what_it_had_received(site, archive,
     assert list((folder / "studies").iterdir()) == []
 
 
-def test_a_node_waits_for_an_archive_and_two_do_not_share_a_folder(site, tmp_path, capsys):
+def test_a_node_waits_for_an_archive_and_two_do_not_share_a_folder(a_site, tmp_path, capsys):
     nobody = f"NOBODY@127.0.0.1:{free_port()}"
-    words = (*PPCMI, "node", *site.options, "--return-to", nobody, "--port", "0", "-o", tmp_path / "node")
-    process = site.start(*words)
+    words = (*PPCMI, "node", *a_site.options, "--return-to", nobody, "--port", "0", "-o", tmp_path / "node")
+    process = a_site.start(*words)
     try:
         assert process.stdout.readline().startswith("Listening")
         assert process.stderr.readline().endswith("Results wait until then.\n")

@@ -15,13 +15,6 @@ from ppcmi.phantoms import SCANNERS, make_phantom
 from ppcmi.volume import Geometry, Volume, lps_from_ras
 from support.dicom import write_series
 from support.dicom_results import dciodvfy_errors, files_in, planes_of, source_of
-from support.trained_site import trained_site
-
-
-@pytest.fixture(scope="module")
-def a_site(tmp_path_factory):
-    with trained_site(tmp_path_factory.mktemp("trained")) as site:
-        yield site
 
 
 @pytest.fixture(scope="module")

@@ -51,15 +51,6 @@ def slicer_host(running_host: SlicerHost) -> Iterator[SlicerHost]:
         raise errors[0]
 
 
-@pytest.fixture(scope="module")
-def a_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainedSite]:
-    """A site with a codec and a model for the one task of its server."""
-    from support.trained_site import trained_site
-
-    with trained_site(tmp_path_factory.mktemp("trained")) as site:
-        yield site
-
-
 @pytest.fixture
 def folder(a_site: TrainedSite, tmp_path: Path) -> Path:
     """Of a copy of its profile, for a test to change."""
@@ -115,13 +106,13 @@ def a_site_s_tab(
 
 
 @pytest.fixture(scope="session")
-def a_trained_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainedSite]:
+def a_trained_site(kept_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainedSite]:
     """A site with a codec and a model for one task, and founder of another one."""
     from slicer_module.site_tab import ABSENT, UNTRAINED
-    from support.trained_site import TASK_FILE, trained_site
+    from support.trained_site import TASK_FILE, copy_of_a_trained_site
 
     folder = tmp_path_factory.mktemp("trained")
-    with trained_site(folder) as site:
+    with copy_of_a_trained_site(kept_site, folder) as site:
         task = {**json.loads(TASK_FILE.read_text()), "name": UNTRAINED, "title": "Untrained"}
         task["labels"].append({**task["labels"][-1], "value": len(task["labels"]) + 1, "name": ABSENT})
         file = folder / "task.json"

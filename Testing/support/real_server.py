@@ -42,10 +42,17 @@ class RealServer:
 @contextmanager
 def real_server(folder: Path, *tasks: Path) -> Iterator[RealServer]:
     """Make a server in ``folder``, add tasks, serve until the context ends."""
-    server = RealServer(folder)
     subprocess.run(_ppcmi_server("init", str(folder)), env=_environment(folder), check=True, capture_output=True)
     for task in tasks:
-        server.command("task", "add", str(task))
+        RealServer(folder).command("task", "add", str(task))
+    with serving(folder) as server:
+        yield server
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[RealServer]:
+    """Let the server that was made in ``folder`` serve until the context ends, at an address of its own."""
+    server = RealServer(folder)
     process = subprocess.Popen(
         _ppcmi_server("serve", str(folder), "--port", "0"),
         stdout=subprocess.PIPE,

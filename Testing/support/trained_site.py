@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppcmi.cli.main import main
+from ppcmi.locks import hold_lock
 from ppcmi.phantoms import write_phantom_folder
 from ppcmi.site import SiteProfile
 from ppcmi.task import load_task
-from support.real_server import RealServer, real_server
+from support.real_server import RealServer, real_server, serving
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TASK_FILE = REPOSITORY / "Resources" / "Tasks" / "phantom.json"
@@ -23,6 +27,7 @@ SCRIPT = REPOSITORY / "PPCMISegment" / "Scripts" / "PPCMIBatch.py"
 PPCMI = (sys.executable, "-m", "ppcmi")
 TASK = "phantom"
 TINY = 0.1
+TRAINED_AFTER_S = 500.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,33 @@ class TrainedSite:
         process = self.start(*words)
         out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@contextmanager
+def copy_of_a_trained_site(kept: Path, folder: Path) -> Iterator[TrainedSite]:
+    """A :func:`trained_site` of phantoms below ``folder``; only the first call trains one, into ``kept``.
+
+    :param kept: a folder for this, which processes may share.
+    """
+    key = kept / _digest_of_the_code()
+    with hold_lock(kept / "lock", AssertionError("a site is being trained for too long"), patience_s=TRAINED_AFTER_S):
+        if not key.exists():
+            shutil.rmtree(making := kept / "making", ignore_errors=True)
+            with trained_site(making):
+                pass
+            making.replace(key)
+    shutil.copytree(key, folder, dirs_exist_ok=True)
+    with serving(folder / "server") as server:
+        profile = folder / "site" / "site.json"
+        document = json.loads(profile.read_text())
+        profile.write_text(json.dumps({**document, "server_url": server.url}))
+        yield TrainedSite(server, folder / "site", folder / "cases")
+
+
+def _digest_of_the_code() -> str:
+    folders = (REPOSITORY / "PPCMISegment" / "ppcmi", REPOSITORY / "PPCMIServer" / "ppcmi_server")
+    files = [TASK_FILE, Path(__file__), *(file for folder in folders for file in sorted(folder.rglob("*.py")))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def test_a_site_s_own_decoder_is_used_until_the_codec_changes(founder, a_relay, 
     other = Codec(load_task(TASK_FILE), "default")
     other.save(part.codec_path)
     offer(a_relay, other, (2, "active", "coarse"))
-    with pytest.raises(CodecError, match="codec refine"):
+    with pytest.raises(CodecError, match="refine it again"):
         link(founder)
     assert link(founder, use_local_network=False).codec.fingerprint == other.fingerprint
 
