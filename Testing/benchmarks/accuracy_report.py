@@ -46,7 +46,8 @@ def _of_one_run(data: str, labels: str, rows: Mapping[str, Row]) -> Iterator[Mea
         for site, dice in row["by_site"].items():
             yield named(name, f"site {site}", dice)
         if name.startswith("private") and not name.endswith(NO_COMPARISON):
-            yield named(name, "gain over each site alone", row["dice"] - rows[ALONE]["dice"], at_least=0.0)
+            bound = {} if name == PAPER else {"at_least": 0.0}  # the published system is measured, not promised
+            yield named(name, "gain over each site alone", row["dice"] - rows[ALONE]["dice"], **bound)
     if COARSE in rows:
         dice = rows[COARSE]["dice"]
         if labels == "all":
