@@ -23,14 +23,15 @@ demo: .venv/.demo
 
 # pytest ends with 5 where PYTEST_ARGS, or the version of Python, leave no test.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-SLICER_TESTS := $(wildcard Testing/slicer_module/test_*.py)
+# A process for each of these files: one trains for minutes, and what a headless Slicer leaves behind in its process must
+# not reach the next.
+ALONE := Testing/accuracy/test_accuracy.py $(wildcard Testing/slicer_module/test_*.py)
 test: check .venv/.system
-	$(PYTEST) -n $(TEST_PROCESSES) --dist=loadfile --ignore=Testing/slicer_module $(PYTEST_ARGS) || [ $$? -eq 5 ]
-	$(MAKE) --jobs=$(TEST_PROCESSES) $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(SLICER_TESTS)
+	$(PYTEST) -n $(TEST_PROCESSES) --dist=loadfile --ignore=Testing/accuracy --ignore=Testing/slicer_module $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(MAKE) --jobs=$(TEST_PROCESSES) $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(ALONE)
 
-# A headless Slicer for each file: what one leaves behind in the process must not reach the next.
-.PHONY: $(SLICER_TESTS)
-$(SLICER_TESTS):
+.PHONY: $(ALONE)
+$(ALONE):
 	$(PYTEST) $@ $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 check: .venv/.dev
