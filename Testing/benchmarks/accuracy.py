@@ -117,20 +117,27 @@ class Run:
         by_site = {site.name: mean_dice(predict(site), site.test, self.task.classes) for site in self.sites}
         return {"dice": sum(by_site.values()) / len(by_site), "by_site": by_site}
 
-    def measure_baselines(self) -> None:
-        """Each site alone, and a network that sees all sites' raw images."""
+    def measure_alone(self) -> None:
+        """Each site alone."""
         networks = {site.name: lambda site=site: self._local([site.train], self.budget.alone) for site in self.sites}
         self.row(ALONE, lambda: self.scores(lambda site: _labels(networks[site.name](), site.test)))
+
+    def measure_pooled(self) -> None:
+        """A network that sees all sites' raw images."""
         self.row(POOLED, self._pooled)
 
     def measure_product(self, profiles: Sequence[Profile] = PROFILES) -> None:
-        """The sites together, by privacy profile, and a member that nobody's labels are from."""
+        """The sites together, by privacy profile."""
         shared = self._shared_codec()
         self.row("codec", lambda: dict(shared[0].report["quality"]))
         self.row(TWIN, lambda: self.scores(lambda site: shared[1][site.name].alone(site.test.slices).argmax(dim=1)))
         for profile in profiles:
             self._private(*shared, profile)
-        self.row(f"{COARSE}, fourth member", lambda: self._fourth_member(shared[0], shared[2]))
+
+    def measure_fourth_member(self) -> None:
+        """A member that nobody's labels are from."""
+        codec, _, plains = self._shared_codec()
+        self.row(f"{COARSE}, fourth member", lambda: self._fourth_member(codec, plains))
 
     def measure_comparisons(self) -> None:
         """What the product's choices cost or gain: quantization, inner layer, codec scope, the published system."""
@@ -356,8 +363,10 @@ def main() -> int:
     if options.comparisons:
         run.measure_comparisons()
     else:
-        run.measure_baselines()
+        run.measure_alone()
+        run.measure_pooled()
         run.measure_product(options.profiles)
+        run.measure_fourth_member()
     report(options.store)
     return 0
 
