@@ -22,6 +22,9 @@ PASS_THROUGH = 1e-3
 
 TARGETS_IN_A_BAND = 16
 
+STEP_DIGITS = 5
+"""Decimals of a step that count: an error of less than a hundredth of a pixel at the end of a thousand."""
+
 EDGE = 1e-6
 """Slack, in pixels, at the borders of pixels."""
 
@@ -39,8 +42,11 @@ class AxisResampling:
 
     @classmethod
     def between(cls, source: int, frame: int, step: float) -> AxisResampling:
-        """The resampling, which is none if ``step`` is 1 but for rounding."""
-        return cls(source, frame, 1.0 if abs(step - 1.0) < PASS_THROUGH else step)
+        """The resampling, which is none if ``step`` is 1 but for rounding.
+
+        File formats and programs round spacings differently; the same image gives the same slices all the same.
+        """
+        return cls(source, frame, 1.0 if abs(step - 1.0) < PASS_THROUGH else round(step, STEP_DIGITS))
 
     @property
     def exact(self) -> bool:
