@@ -69,7 +69,7 @@ def measurement(
     at_most: float | None = None,
 ) -> Measurement:
     """A number, held against a bound if there is one."""
-    measured, target, holds = round(measured, 4) + 0.0, None, None  # no -0.0
+    measured, target, holds = round(float(measured), 4) + 0.0, None, None  # no -0.0
     if at_least is not None:
         target, holds = f">= {at_least:g}", measured >= at_least
     elif at_most is not None:
