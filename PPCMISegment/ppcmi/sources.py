@@ -18,25 +18,13 @@ from ppcmi.wording import counted
 
 PICTURE_ENDINGS = (".png", ".tif", ".tiff")
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".hdr", SCENE_ENDING, ".nrrd", ".nhdr", ".mha", ".mhd")
-IMAGE_ENDINGS = (
-    ".nii.gz",
-    ".seg.nrrd",
-    ".nii",
-    ".hdr",
-    ".nrrd",
-    ".nhdr",
-    ".mha",
-    ".mhd",
-    ".dcm",
-    SCENE_ENDING,
-    *PICTURE_ENDINGS,
-)
-"""Longest first, so that the first that fits is the whole ending."""
-
 OTHER_ENDINGS = (*VOLUME_ENDINGS, *PICTURE_ENDINGS)
 """Of images that are no DICOM."""
 
 SEGMENTATION_ENDING = ".seg.nrrd"
+
+IMAGE_ENDINGS = tuple(sorted((*OTHER_ENDINGS, SEGMENTATION_ENDING, ".dcm"), key=len, reverse=True))
+"""Longest first, so that the first that fits is the whole ending."""
 
 NOTHING_THERE = "There is no image at the place given; check its spelling."
 NO_IMAGES = "The folder has no DICOM images and no files of another known format (NIfTI, NRRD, MetaImage, PNG, TIFF)."

@@ -6,7 +6,6 @@ measures only those named.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ import numpy as np
 import SimpleITK
 
 from benchmarks.bad_inputs import bad_inputs
-from benchmarks.results import REPOSITORY, SEPARATOR, Measurement, here_and_now, measurement, merge
+from benchmarks.results import REPOSITORY, SEPARATOR, Measurement, here_and_now, measure, measurement
 from ppcmi.reading import read_image
 from ppcmi.slicing import VolumeSlices
 from ppcmi.sources import find_sources
@@ -73,22 +72,6 @@ MEASURED: Mapping[str, Callable[[], list[Measurement]]] = {"reading": reading, "
 """What can be measured, by the name to ask for it."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write docs/results/imaging.json."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.imaging", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASURED)} (default: all)")
-    names = parser.parse_args(arguments).names or list(MEASURED)
-    unknown = set(names) - set(MEASURED)
-    if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MEASURED)}")
-    for name in names:
-        found = MEASURED[name]()
-        for one in found:
-            print(f"{one.name}: {one.measured:g} {one.unit}", flush=True)
-        merge("imaging", found)
-    return 0
-
-
 def ct_task() -> Task:
     """A task as of an abdominal CT: a window, slices of half the size."""
     task = load_task(REPOSITORY / "Resources" / "Tasks" / "phantom.json")
@@ -129,4 +112,4 @@ def _peak_bytes(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure("imaging", MEASURED))

@@ -6,10 +6,11 @@ three parts, ``TABLE / ROW / COLUMN``, which is how it is shown.
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,6 +87,24 @@ def merge(name: str, measurements: Sequence[Measurement]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     _write(path, json.dumps(merged, indent=1) + "\n")
     _write(PAGE, render())
+
+
+def measure(
+    name: str, measured: Mapping[str, Callable[[], list[Measurement]]], arguments: Sequence[str] | None = None
+) -> int:
+    """A benchmark's command: measure what is named, or all, and write docs/results/NAME.json after each."""
+    parser = argparse.ArgumentParser(description=f"Measure and write docs/results/{name}.json.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(measured)} (default: all)")
+    names = parser.parse_args(arguments).names or list(measured)
+    unknown = set(names) - set(measured)
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(measured)}")
+    for one in names:
+        found = measured[one]()
+        for number in found:
+            print(f"{number.name}: {number.measured:g} {number.unit}", flush=True)
+        merge(name, found)
+    return 0
 
 
 def add_text(name: str, text: str) -> None:

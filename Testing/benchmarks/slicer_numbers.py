@@ -6,13 +6,12 @@ benchmarks.slicer_numbers NAME...`` measures only those named.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks.results import SEPARATOR, Measurement, here_and_now, measurement, merge
+from benchmarks.results import SEPARATOR, Measurement, here_and_now, measure, measurement
 from benchmarks.slicer_panel import panel
 from support.resident_memory import memory_of_a_batch
 from support.trained_site import PPCMI, trained_site
@@ -37,21 +36,5 @@ MEASURED: Mapping[str, Callable[[], list[Measurement]]] = {
 """What can be measured, by the name to ask for it."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write docs/results/slicer.json."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.slicer_numbers", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASURED)} (default: all)")
-    names = parser.parse_args(arguments).names or list(MEASURED)
-    unknown = set(names) - set(MEASURED)
-    if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MEASURED)}")
-    for name in names:
-        found = MEASURED[name]()
-        for one in found:
-            print(f"{one.name}: {one.measured:g} {one.unit}", flush=True)
-        merge("slicer", found)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure("slicer", MEASURED))

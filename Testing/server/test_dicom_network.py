@@ -9,6 +9,7 @@ import pydicom
 import pytest
 import SimpleITK
 
+from ppcmi.archive.instance_files import series_name
 from ppcmi.cli.main import main
 from support.dicom_caller import NODE, call, store_as
 from support.dicom_studies import PATIENT, phantoms, study_of, write_study
@@ -83,7 +84,7 @@ def test_a_study_in_an_archive_is_segmented_and_its_results_are_filed_with_it(
     assert segment(a_site, archive, phantom_study, login, output, "--store")[-1] == "2 results stored in the archive"
     for segmentation in segmentations(archive, phantom_study, 2):
         series = check_filed(segmentation, phantom_study)
-        check_same_voxels(segmentation, output / f"{series}.nii.gz")
+        check_same_voxels(segmentation, output / f"{series_name(series)}.nii.gz")
         assert segmentation.pixel_array.any()
     assert not (output / ".ppcmi-fetched").exists()
 
@@ -99,13 +100,15 @@ def test_a_real_study_gets_a_result_though_nothing_of_the_task_is_in_it(a_site, 
     archive.add(*study.files)
     assert segment(a_site, archive, study, login, tmp_path, "--store")[-1] == "1 result stored in the archive"
     (segmentation,) = segmentations(archive, study, 1)
-    check_same_voxels(segmentation, tmp_path / f"{check_filed(segmentation, study)}.nii.gz")
+    check_same_voxels(segmentation, tmp_path / f"{series_name(check_filed(segmentation, study))}.nii.gz")
 
 
 def test_one_series_of_a_study_is_segmented_where_it_is_named(a_site, archive, phantom_study, login, tmp_path):
     series = phantom_study.series[1]
-    segment(a_site, archive, phantom_study, login, tmp_path, "--series", series)
-    assert {path.name for path in tmp_path.glob("*.seg.dcm")} == {f"{series}.seg.dcm"}
+    printed = segment(a_site, archive, phantom_study, login, tmp_path, "--series", series)
+    assert {path.name for path in tmp_path.glob("*.seg.dcm")} == {f"{series_name(series)}.seg.dcm"}
+    assert any(series_name(series) in line for line in printed)
+    assert not any(uid in line for line in printed for uid in (phantom_study.uid, *phantom_study.series))
     assert archive.instances(StudyInstanceUID=phantom_study.uid, Modality="SEG") == []
 
 

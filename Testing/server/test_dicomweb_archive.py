@@ -8,6 +8,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from ppcmi.archive.fetched import fetched_series
+from ppcmi.archive.instance_files import series_name
 from ppcmi.archive.stored_results import StoredResults
 from ppcmi.archive.web import ArchivedSeries, DicomWebArchive
 from ppcmi.archive.web_transport import ArchiveAccess, DownloadLimits
@@ -145,7 +146,7 @@ def files_of(folder):
 def test_a_fetched_study_is_private_and_gone_afterwards(archive, study, tmp_path):
     series = archive.image_series(study.uid)
     with fetched_series(archive, series, tmp_path / "out", lambda _: None) as folder:
-        assert {path.name for path in folder.iterdir()} == set(study.series)
+        assert {path.name for path in folder.iterdir()} == {series_name(uid) for uid in study.series}
         assert len(files_of(folder)) == len(study.files)
         assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in (folder, *folder.iterdir()))
     assert not folder.exists()
@@ -170,7 +171,7 @@ def test_a_download_that_fails_leaves_nothing(study, tmp_path):
 
 
 def test_what_a_killed_run_left_is_not_taken_for_the_study(archive, study, tmp_path):
-    left = tmp_path / "out" / ".ppcmi-fetched" / study.series[0] / "left.dcm"
+    left = tmp_path / "out" / ".ppcmi-fetched" / series_name(study.series[0]) / "left.dcm"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"another patient's")
     with fetched_series(archive, archive.image_series(study.uid), tmp_path / "out", lambda _: None) as folder:

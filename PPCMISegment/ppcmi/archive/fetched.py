@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ppcmi.archive.instance_files import series_name
 from ppcmi.archive.web import ArchivedSeries, DicomWebArchive, Received
 from ppcmi.errors import UsageError, WriteError
 from ppcmi.locks import hold_lock
@@ -26,7 +27,7 @@ _ANOTHER_RUN = "Another run fetches into this folder; wait for its end, or choos
 def fetched_series(
     archive: DicomWebArchive, series: Sequence[ArchivedSeries], output: Path, tell: Callable[[Received], None]
 ) -> Iterator[Path]:
-    """A folder with the series, each in a folder of its own that is called as its UID; removed with the context.
+    """A folder with the series, each in a folder of its own, see :func:`series_name`; removed with the context.
 
     :param output: folder of the results, made if it is not there.
     :param tell: is called as instances arrive.
@@ -44,10 +45,11 @@ def fetched_series(
         with _on_disk():
             folder.mkdir(mode=0o700)
         for one in series:
-            for received in archive.download(one, folder / one.uid):
+            place = folder / series_name(one.uid)
+            for received in archive.download(one, place):
                 tell(received)
             with _on_disk():
-                _date_by_content(folder / one.uid)
+                _date_by_content(place)
         yield folder
 
 

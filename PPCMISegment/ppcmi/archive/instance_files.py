@@ -19,6 +19,11 @@ def hashed(uid: str) -> str:
     return hashlib.sha256(uid.encode()).hexdigest()[:32]
 
 
+def series_name(series_uid: str) -> str:
+    """The name of a series' folder, and so of its result, which is printed: the same every time, and no UID."""
+    return f"series-{hashed(series_uid)[:12]}"
+
+
 def file_name(sop_instance_uid: str) -> str:
     """The name of an instance's file."""
     return f"{hashed(sop_instance_uid)}.dcm"

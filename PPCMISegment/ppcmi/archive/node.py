@@ -23,7 +23,8 @@ from ppcmi.archive.instance_files import is_uid
 from ppcmi.archive.network_package import require_pynetdicom
 from ppcmi.archive.node_storage import StudyStore
 from ppcmi.archive.store_status import CANNOT_UNDERSTAND, DOES_NOT_MATCH_CLASS, OUT_OF_RESOURCES, SUCCESS
-from ppcmi.errors import UsageError, WriteError
+from ppcmi.dicom.headers import damage_is_a_read_error
+from ppcmi.errors import ReadError, UsageError, WriteError
 
 MEBIBYTE = 1 << 20
 PDU_BYTES = MEBIBYTE // 4
@@ -142,9 +143,10 @@ class Receiver:
         content = event.encoded_dataset()
         request = event.request
         try:
-            identity = pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(IDENTITY))
-            uids = {name: str(identity[name].value) for name in IDENTITY}
-        except Exception:
+            with damage_is_a_read_error():
+                identity = pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=list(IDENTITY))
+                uids = {name: str(identity[name].value) for name in IDENTITY}
+        except ReadError:
             return CANNOT_UNDERSTAND
         if not all(is_uid(uid) for uid in uids.values()) or uids["SOPInstanceUID"] != request.AffectedSOPInstanceUID:
             return CANNOT_UNDERSTAND

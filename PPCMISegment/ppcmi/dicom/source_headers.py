@@ -97,7 +97,7 @@ def single_frame_headers(header: pydicom.Dataset, frames: Sequence[DicomFrame]) 
         base.SliceThickness = _thickness_mm(header, frames)
     for keyword in IDENTITY:
         if keyword not in base:
-            setattr(base, keyword, "")  # some values of real files would be refused; see file_with
+            setattr(base, keyword, "")  # some values of real files would be refused; copied later
     headers = []
     for frame in frames:
         single = pydicom.Dataset()

@@ -66,7 +66,7 @@ class FoundVolume:
 
 @dataclass(frozen=True, eq=False)
 class _Slice:
-    """A frame that has a place, and the number of that place among those of its stack."""
+    """A frame that has a place, and what tells it from others at that place."""
 
     header: FileHeader
     frame: DicomFrame

@@ -60,10 +60,7 @@ def scene_marks(path: Path) -> tuple[str, ...]:
 
     :raises ReadError: if it is no scene, damaged, or without a volume.
     """
-    count = len(_nodes_of(_description(path), "Volume"))
-    if count == 0:
-        raise ReadError("The scene has no volume; save the volume to segment as a file of its own.")
-    return ("",) if count == 1 else tuple(f"volume{number}" for number in range(1, count + 1))
+    return tuple(_marked_volumes(_description(path)))
 
 
 def scene_volume(path: Path, mark: str) -> SceneItem:
@@ -72,11 +69,11 @@ def scene_volume(path: Path, mark: str) -> SceneItem:
     :raises ReadError: if it is not there, or the scene is damaged.
     :raises GeometryError: if a transform above it is not linear.
     """
-    marks = scene_marks(path)
-    if mark not in marks:
-        raise ReadError("The scene has changed: the volume is not in it any more.")
     scene = _description(path)
-    return _item(scene, _nodes_of(scene, "Volume")[marks.index(mark)])
+    volumes = _marked_volumes(scene)
+    if mark not in volumes:
+        raise ReadError("The scene has changed: the volume is not in it any more.")
+    return _item(scene, volumes[mark])
 
 
 def scene_segmentation(path: Path) -> SceneItem:
@@ -160,6 +157,15 @@ def _nodes(text: bytes) -> dict[str, tuple[str, Mapping[str, str]]]:
 
 def _nodes_of(scene: _Scene, name: str) -> list[Mapping[str, str]]:
     return [attributes for kind, attributes in scene.nodes.values() if kind == name]
+
+
+def _marked_volumes(scene: _Scene) -> dict[str, Mapping[str, str]]:
+    volumes = _nodes_of(scene, "Volume")
+    if not volumes:
+        raise ReadError("The scene has no volume; save the volume to segment as a file of its own.")
+    if len(volumes) == 1:
+        return {"": volumes[0]}
+    return {f"volume{number}": volume for number, volume in enumerate(volumes, start=1)}
 
 
 def _item(scene: _Scene, node: Mapping[str, str]) -> SceneItem:
