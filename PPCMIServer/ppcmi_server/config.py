@@ -1,82 +1,64 @@
-"""The server's folder and settings.
+"""The server's folder, and its settings from ``server.toml`` and the environment.
 
 ::
 
-    server.json            settings: database and blob addresses, limits
+    server.toml            settings; every one is also an environment variable, which takes precedence
     private.key            the server's X25519 key (0600): agrees on link keys, opens cohorts' file keys
     storage.key            wraps each cohort's key at rest (0600)
-    ppcmi.sqlite3          the database, unless server.json names another
-    blobs/                 encrypted latents and codecs, unless server.json names another place
+    ppcmi.sqlite3          the database, unless storage.database_url names another
+    blobs/                 encrypted latents and codecs, unless storage.blobs_url names another place
     models/                trained models
     jobs/N/                checkpoint, log and lock of training job N
+
+The variable of ``port`` in section ``serve`` is ``PPCMI_SERVER_SERVE_PORT``, and so on.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ppcmi.files import write_atomically
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.keys import ServerKeys
+from ppcmi_server.settings import (
+    MEMORY_OF_A_BYTE,
+    DashboardSettings,
+    Limits,
+    LogSettings,
+    RateSettings,
+    ServeSettings,
+    StorageSettings,
+    TlsSettings,
+    TrainingSettings,
+)
 
-FORMAT = "ppcmi-server/1"
-MEBIBYTE = 1 << 20
-MEMORY_OF_A_BYTE = 8
-"""The body, its copy without the encryption, and 8-bit latents as float32, with and without the link layer."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request, and all of them together, may take.
-
-    :param json_bytes: body of a JSON request.
-    :param frame_bytes: body of one cohort frame.
-    :param bundle_bytes: body of a mapping request.
-    :param codec_bytes: body of a published codec.
-    :param sealed_bytes: an invitation.
-    :param memory_bytes: for binary bodies and what is unpacked from them, all requests together; above it the answer
-        is 503. A byte of a body counts :data:`MEMORY_OF_A_BYTE` times.
-    :param idle_seconds: without a byte of a request's body.
-    :param requests: under way at the same time; above it the answer is 503.
-    :param queued_requests: mapping requests at the same time; above it the answer is 429.
-    :param batch_slices: slices that are mapped at once.
-    :param batch_wait_ms: how long a batch waits for requests that are under way.
-    :param models_in_memory: models kept loaded.
-    """
-
-    json_bytes: int = 256 << 10
-    frame_bytes: int = 260 * MEBIBYTE
-    bundle_bytes: int = 128 * MEBIBYTE
-    codec_bytes: int = 256 * MEBIBYTE
-    sealed_bytes: int = 64 << 10
-    memory_bytes: int = 4096 * MEBIBYTE
-    idle_seconds: float = 60.0
-    requests: int = 256
-    queued_requests: int = 64
-    batch_slices: int = 128
-    batch_wait_ms: float = 5.0
-    models_in_memory: int = 4
+SETTINGS_NAME = "server.toml"
+VARIABLE_PREFIX = "PPCMI_SERVER_"
+FOLDER_VARIABLE = "PPCMI_SERVER_DIR"
+_TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Where everything is and how much is allowed.
+    """Where everything is and how much is allowed; the sections of ``server.toml``.
 
     :param folder: the server's folder, see the module.
-    :param database_url: an SQLAlchemy address, or None for the SQLite file in the folder.
-    :param blobs_url: an fsspec address, or None for the folder's ``blobs``.
-    :param device: where models are trained and used: auto, cpu, cuda.
     """
 
     folder: Path
-    database_url: str | None = None
-    blobs_url: str | None = None
-    device: str = "auto"
+    serve: ServeSettings = field(default_factory=ServeSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    storage: StorageSettings = field(default_factory=StorageSettings)
     limits: Limits = field(default_factory=Limits)
+    rates: RateSettings = field(default_factory=RateSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    dashboard: DashboardSettings = field(default_factory=DashboardSettings)
 
     @property
     def models_folder(self) -> Path:
@@ -87,13 +69,34 @@ class ServerConfig:
         """Where a training job keeps its checkpoint, log and lock."""
         return self.folder / "jobs" / str(job)
 
+    def file(self, name: str) -> Path:
+        """A file that a setting names."""
+        return self.folder / name
+
+    def on_device(self, device: str) -> ServerConfig:
+        """The same with another device; ``auto`` leaves what the settings say."""
+        if device == "auto":
+            return self
+        return replace(self, training=replace(self.training, device=device))
+
+
+def sections() -> Iterator[tuple[str, type]]:
+    """Names and classes of the sections."""
+    kinds = get_type_hints(ServerConfig)
+    yield from ((part.name, kinds[part.name]) for part in fields(ServerConfig) if part.name != "folder")
+
+
+def variable_name(section: str, name: str) -> str:
+    """The environment variable of a setting."""
+    return f"{VARIABLE_PREFIX}{section}_{name}".upper()
+
 
 def create_folder(folder: Path) -> ServerConfig:
     """Make a server's folder (mode 0700) with new keys.
 
     :raises OperatorError: if there is a server already, or the folder cannot be made.
     """
-    if (folder / "server.json").exists():
+    if (folder / SETTINGS_NAME).exists():
         raise OperatorError("There is a server in this folder already; start it with 'ppcmi-server serve'.")
     try:
         for part in (folder, folder / "models", folder / "jobs", folder / "blobs"):
@@ -103,53 +106,134 @@ def create_folder(folder: Path) -> ServerConfig:
         raise OperatorError(f"The folder cannot be made ({error.strerror}); choose another.") from error
     if not (folder / "private.key").exists():  # an interrupted init goes on with the keys that it made
         ServerKeys.create(folder)
-    settings: dict[str, Any] = {"format": FORMAT, "database_url": None, "blobs_url": None, "limits": {}}
-    write_atomically(folder / "server.json", json.dumps(settings, indent=2).encode(), mode=0o600)
+    write_atomically(folder / SETTINGS_NAME, settings_text().encode(), mode=0o600)
     return load_config(folder)
 
 
-def load_config(folder: Path, device: str = "auto") -> ServerConfig:
+def load_config(folder: Path, environment: Mapping[str, str] | None = None) -> ServerConfig:
     """The settings of the server in ``folder``.
 
+    :param environment: the process's, passed in by an entry point.
     :raises OperatorError: if there is no server, or its settings are not valid.
     """
     try:
-        document = json.loads((folder / "server.json").read_text(encoding="utf-8"))
+        document = tomllib.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise OperatorError("There is no server in this folder; make one with 'ppcmi-server init DIR'.") from error
     except (OSError, ValueError) as error:
-        raise OperatorError("The server's server.json cannot be read; restore it from a backup.") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise OperatorError(f"The server's server.json is not of format {FORMAT}; this version cannot use it.")
-    unknown = set(document) - {"format", "database_url", "blobs_url", "limits"}
+        raise OperatorError("The server's server.toml cannot be read; mend it or restore it from a backup.") from error
+    known = dict(sections())
+    for name, content in document.items():
+        if name not in known or not isinstance(content, dict):
+            raise OperatorError(f"server.toml has something called {_shown(name)}, which is no section of it.")
+    variables = _variables(environment or {})
+    parts = {name: _section(name, kind, document.get(name, {}), variables) for name, kind in known.items()}
+    if variables:
+        raise OperatorError(f"The environment has {sorted(variables)[0]}, which is no setting of the server.")
+    config = ServerConfig(folder.resolve(), **parts)
+    _require_consistent(config)
+    return config
+
+
+def settings_text(config: ServerConfig | None = None) -> str:
+    """``server.toml`` with every setting and what it says; those that have their default are commented out."""
+    lines = ["# Settings of the PPCMI server. Every one is also an environment variable, e.g. PPCMI_SERVER_SERVE_PORT."]
+    for name, kind in sections():
+        section = kind() if config is None else getattr(config, name)
+        lines += ["", f"# {kind.__doc__}".rstrip(), f"[{name}]"]
+        for part in fields(kind):
+            value = getattr(section, part.name)
+            mark = "# " if value == part.default else ""
+            lines += [f"# {part.metadata['says']}", f"{mark}{part.name} = {_toml(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(VARIABLE_PREFIX) and name != FOLDER_VARIABLE
+    }
+
+
+def _section(name: str, kind: type, content: Mapping[str, Any], variables: dict[str, str]) -> Any:
+    """One section; takes what it uses out of ``variables``."""
+    parts: dict[str, Field[Any]] = {part.name: part for part in fields(kind)}
+    unknown = sorted(content.keys() - parts.keys())
     if unknown:
-        raise OperatorError("The server's server.json has a setting that this version does not know.")
-    return ServerConfig(
-        folder=folder.resolve(),
-        database_url=_address(document, "database_url"),
-        blobs_url=_address(document, "blobs_url"),
-        device=device,
-        limits=_limits(document.get("limits", {})),
-    )
+        raise OperatorError(f"Section {name} of server.toml has no setting {_shown(unknown[0])}.")
+    kinds = get_type_hints(kind)
+    values = dict(content)
+    for setting in parts:
+        text = variables.pop(variable_name(name, setting), None)
+        if text is not None:
+            values[setting] = _from_text(text, kinds[setting])
+    for setting, value in values.items():
+        values[setting] = _checked(f"{name}.{setting}", value, kinds[setting], parts[setting])
+    return kind(**values)
 
 
-def _address(document: Mapping[str, Any], name: str) -> str | None:
-    value = document.get(name)
-    if value is not None and not isinstance(value, str):
-        raise OperatorError(f"{name} in the server's server.json is an address or null.")
-    return value
+def _from_text(text: str, kind: Any) -> Any:
+    """A value as TOML would have had it; what is not of the kind stays text, and is refused later."""
+    if kind is bool:
+        return _TRUTHS.get(text.strip().lower(), text)
+    for number in (int, float):
+        if kind in (int, float):
+            try:
+                return number(text)
+            except ValueError:
+                continue
+    return text
 
 
-def _limits(values: Any) -> Limits:
-    known = {f.name for f in fields(Limits)}
-    if not isinstance(values, dict) or not values.keys() <= known:
-        raise OperatorError("The limits in the server's server.json are not ones that this version knows.")
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise OperatorError(f"The limit {name} in the server's server.json is a positive number.")
-    limits = Limits(**values)
+def _checked(name: str, value: Any, kind: Any, part: Field[Any]) -> Any:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise OperatorError(f"Setting {name} is one of: {', '.join(get_args(kind))}.")
+        return value
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise OperatorError(f"Setting {name} is true or false.")
+        return value
+    if kind in (int, float):
+        return _checked_number(name, value, kind, part)
+    if not isinstance(value, str):
+        raise OperatorError(f"Setting {name} is a text.")
+    return value or None if type(None) in get_args(kind) else value
+
+
+def _checked_number(name: str, value: Any, kind: Any, part: Field[Any]) -> Any:
+    least = part.metadata["least"]
+    number = not isinstance(value, bool) and isinstance(value, int if kind is int else int | float)
+    if not number or not math.isfinite(value) or (value <= 0 if least is None else value < least):
+        what = "a whole number" if kind is int else "a number"
+        raise OperatorError(f"Setting {name} is {what} {'above 0' if least is None else f'of at least {least}'}.")
+    return kind(value)
+
+
+def _require_consistent(config: ServerConfig) -> None:
+    limits, tls = config.limits, config.tls
     if MEMORY_OF_A_BYTE * max(limits.frame_bytes, limits.bundle_bytes) > limits.memory_bytes:
         raise OperatorError(
-            f"The limit memory_bytes is at least {MEMORY_OF_A_BYTE} times frame_bytes and bundle_bytes."
+            f"Setting limits.memory_bytes is at least {MEMORY_OF_A_BYTE} times frame_bytes and bundle_bytes."
         )
-    return limits
+    if (tls.certificate is None) != (tls.key is None):
+        raise OperatorError("Settings tls.certificate and tls.key belong together; give both or none.")
+    if tls.client_certificates != "off" and (tls.client_authority is None or tls.certificate is None):
+        raise OperatorError("Setting tls.client_certificates takes tls.client_authority, certificate and key.")
+
+
+def _shown(name: str) -> str:
+    """What a user typed, fit for a one-line message."""
+    return "'" + "".join(c for c in name if c.isprintable())[:40] + "'"
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return '""'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return str(value)

@@ -20,7 +20,8 @@ from ppcmi_server.database.schema import EnrolmentCode, Site, Token
 from ppcmi_server.errors import forbidden, not_found, unprocessable
 from ppcmi_server.keys import ServerKeys
 
-SCOPES = ("tasks", "consortium", "cohorts", "models", "map")
+SITE_SCOPES = ("segment", "contribute", "validate")
+"""Map bundles; found, invite, join, publish and upload; report scores. What any of them needs to see, each may."""
 CODE_ALPHABET = "abcdefghjkmnpqrstuvwxyz023456789"
 CODE_GROUPS, CODE_GROUP_SIZE = 5, 4
 CODE_DAYS = 7.0
@@ -116,7 +117,7 @@ def enrol(session: Session, code: str, public_key: bytes, keys: ServerKeys) -> E
     found.used = site.enrolled = clock.now()
     site.public_key, site.link_salt = public_key, salt
     token = secrets.token_urlsafe(32)
-    session.add(Token(site_id=site.id, token_hash=_digest(token), scopes=list(SCOPES), created=clock.now()))
+    session.add(Token(site_id=site.id, token_hash=_digest(token), scopes=list(SITE_SCOPES), created=clock.now()))
     audit.record(session, site.id, "site.enrol", site=site.id)
     return Enrolment(site.id, site.name, token, salt)
 

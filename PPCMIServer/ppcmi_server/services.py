@@ -65,7 +65,7 @@ def open_services(config: ServerConfig) -> Services:
     keys = ServerKeys.load(config.folder)
     database = Database(config)
     database.upgrade()
-    blobs = BlobStore(config.blobs_url or str(config.folder / "blobs"))
+    blobs = BlobStore(config.storage.blobs_url or str(config.folder / "blobs"))
     channels = Channels(keys)
     return Services(config, database, blobs, keys, channels, CohortStore(database, blobs, keys, channels))
 
@@ -73,7 +73,7 @@ def open_services(config: ServerConfig) -> Services:
 def start_mapper(services: Services) -> Mapper:
     """The mapper with the server's models."""
     limits, config = services.config.limits, services.config
-    device = choose_device(config.device)
+    device = choose_device(config.training.device)
 
     def load(model_id: int) -> MapsLatents:
         with services.database.reading() as session:

@@ -44,7 +44,8 @@ def spawn(config: ServerConfig, job: int) -> subprocess.Popen[bytes]:
     """Start a worker that outlives whoever started it."""
     jobs.lock_file(config, job)
     log = os.open(config.job_folder(job) / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    command = [sys.executable, "-m", "ppcmi_server.worker", str(config.folder), str(job), "--device", config.device]
+    device = config.training.device
+    command = [sys.executable, "-m", "ppcmi_server.worker", str(config.folder), str(job), "--device", device]
     try:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
     try:
-        services = open_services(load_config(options.folder, options.device))
+        services = open_services(load_config(options.folder, os.environ).on_device(options.device))
         lock = jobs.lock_file(services.config, options.job)
         with hold_lock(lock, OperatorError("Another process works on this job."), patience_s=LOCK_PATIENCE_S):
             return _run_and_record(services, options.job)
@@ -84,7 +85,7 @@ def run_job(services: Services, number: int, stop: StopSignal) -> int:
             jobs.record_epoch(session, number, epoch)
 
     folder = services.config.job_folder(number)
-    device = choose_device(services.config.device)
+    device = choose_device(services.config.training.device)
     umn = train_umn(dataset, config, folder, report=report, should_stop=stop, device=device)
     file = services.config.models_folder / f"job-{number}.safetensors"
     umn.save(file)

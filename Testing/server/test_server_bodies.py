@@ -12,8 +12,8 @@ import requests
 from ppcmi_server import tasks
 from ppcmi_server.api import documents
 from ppcmi_server.api.documents import Document
-from ppcmi_server.config import MEMORY_OF_A_BYTE
 from ppcmi_server.database.schema import Job, Model
+from ppcmi_server.settings import MEMORY_OF_A_BYTE
 from support.app_server import CODEC, TASK, app_server, make_latents, pseudonym
 
 MARKER = "Zanzibar-4711"

@@ -1,7 +1,6 @@
 """The operator's commands: help, one-line errors, exit codes, and a server process that starts, serves and stops."""
 
 import argparse
-import json
 import os
 import re
 import signal
@@ -87,7 +86,7 @@ def test_without_a_server_there_is_one_line_and_a_code(arguments, code, sentence
     [
         (["init", "{folder}"], 14, "There is a server in this folder already"),
         (["task", "add", "absent.json"], 3, "."),
-        (["task", "add", "{folder}/server.json"], 3, "."),
+        (["task", "add", "{folder}/server.toml"], 3, "."),
         (["site", "add", ""], 2, "1 to 100 printable characters"),
         (["site", "add", "A", "--days", "0"], 2, "365 days"),
         (["site", "revoke", "Nobody"], 10, "no site of that name"),
@@ -106,7 +105,7 @@ def test_without_a_server_there_is_one_line_and_a_code(arguments, code, sentence
         (["serve", "--tls-cert", "server.pem"], 14, "both --tls-cert and --tls-key"),
         (["serve", "--tls-cert", "no.pem", "--tls-key", "no.pem"], 14, "not a certificate and its key"),
         (
-            ["serve", "--tls-cert", "{folder}/server.json", "--tls-key", "{folder}/server.json"],
+            ["serve", "--tls-cert", "{folder}/server.toml", "--tls-key", "{folder}/server.toml"],
             14,
             "not a certificate and its key",
         ),
@@ -164,19 +163,24 @@ def test_commands_find_the_folder_by_option_environment_or_the_last_init(folder,
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"format": "ppcmi-server/9"}, "not of format"),
-        ({"colour": "red"}, "does not know"),
-        ({"database_url": 7}, "an address or null"),
-        ({"database_url": "nonsense"}, "not an address that works here"),
-        ({"limits": {"frames": 1}}, "not ones that this version knows"),
-        ({"limits": {"frame_bytes": -1}}, "positive number"),
-        ({"limits": {"frame_bytes": True}}, "positive number"),
-        ({"limits": {"memory_bytes": 1 << 20}}, "at least 8 times"),
+        ("nonsense", "cannot be read"),
+        ("[service]\nport = 1", "'service', which is no section"),
+        ("[limits]\nframes = 1", "no setting 'frames'"),
+        ("[limits]\nframe_bytes = -1", "limits.frame_bytes is a whole number above 0"),
+        ("[limits]\nframe_bytes = true", "limits.frame_bytes is a whole number above 0"),
+        ("[limits]\nframe_bytes = 1.5", "limits.frame_bytes is a whole number above 0"),
+        ("[limits]\nidle_seconds = nan", "limits.idle_seconds is a number above 0"),
+        ("[limits]\nmemory_bytes = 1048576", "at least 8 times"),
+        ("[serve]\nhost = 1", "serve.host is a text"),
+        ("[serve]\ninsecure_without_tls = 1", "is true or false"),
+        ("[log]\nformat = 'xml'", "one of: json, text"),
+        ("[tls]\ncertificate = 'a.pem'", "belong together"),
+        ("[tls]\nclient_certificates = 'required'", "takes tls.client_authority"),
+        ("[storage]\ndatabase_url = 'nonsense'", "not an address that works here"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(folder, settings, sentence, capsys):
-    file = folder / "server.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    (folder / "server.toml").write_text(settings)
     assert main(["task", "list"]) == 14
     err = capsys.readouterr().err
     assert sentence in err
@@ -186,7 +190,7 @@ def test_settings_that_make_no_sense_are_named(folder, settings, sentence, capsy
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX'")
 def test_the_folder_and_its_keys_are_the_operators_alone(folder):
     assert folder.stat().st_mode & 0o077 == 0
-    for name in ("private.key", "storage.key", "server.json"):
+    for name in ("private.key", "storage.key", "server.toml"):
         assert (folder / name).stat().st_mode & 0o077 == 0
     (folder / "private.key").chmod(0o644)
     assert main(["serve"]) == 14

@@ -100,7 +100,7 @@ def test_a_damaged_key_file_is_named(tmp_path, content):
 def test_an_interrupted_init_goes_on_with_the_keys_that_it_made(tmp_path):
     folder = create_folder(tmp_path / "server").folder
     before = ServerKeys.load(folder)
-    (folder / "server.json").unlink()
+    (folder / "server.toml").unlink()
     create_folder(folder)
     assert ServerKeys.load(folder) == before
 

@@ -25,9 +25,10 @@ from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi_server import identity, tasks
 from ppcmi_server.app import create_app
-from ppcmi_server.config import Limits, create_folder
+from ppcmi_server.config import create_folder
 from ppcmi_server.mapping import Mapper
 from ppcmi_server.services import Services, open_services
+from ppcmi_server.settings import Limits
 from support.codecs import tiny_task
 
 TASK = tiny_task()
@@ -152,7 +153,7 @@ class AppServer:
 @contextmanager
 def app_server(folder: Path, **limits: float) -> Iterator[AppServer]:
     """Serve the task from a new server folder until the context ends."""
-    config = dataclasses.replace(create_folder(folder), device="cpu", limits=Limits(**limits))
+    config = dataclasses.replace(create_folder(folder).on_device("cpu"), limits=Limits(**limits))
     services = open_services(config)
     with services.database.writing() as session:
         tasks.add_task(session, TASK)

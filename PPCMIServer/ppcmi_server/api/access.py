@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 
 from ppcmi_server.api.bodies import BodyMemory
 from ppcmi_server.errors import RefusalError, forbidden
-from ppcmi_server.identity import SCOPES, Caller, authenticate, was_revoked
+from ppcmi_server.identity import SITE_SCOPES, Caller, authenticate, was_revoked
 from ppcmi_server.mapping import Mapper
 from ppcmi_server.services import Services
 
@@ -42,7 +42,7 @@ UsesBodyMemory = Annotated[BodyMemory, Depends(body_memory_of)]
 
 def caller_with(scope: str | None) -> Callable[..., Caller]:
     """A dependency: the site whose token came along, if the token has ``scope``."""
-    if scope is not None and scope not in SCOPES:
+    if scope is not None and scope not in SITE_SCOPES:
         raise ValueError("an unknown scope")
 
     def caller(request: Request, services: UsesServices, _: Annotated[Any, Depends(_BEARER)]) -> Caller:
@@ -70,8 +70,6 @@ def caller_with(scope: str | None) -> Callable[..., Caller]:
 
 
 AnyCaller = Annotated[Caller, Depends(caller_with(None))]
-TaskCaller = Annotated[Caller, Depends(caller_with("tasks"))]
-ConsortiumCaller = Annotated[Caller, Depends(caller_with("consortium"))]
-CohortCaller = Annotated[Caller, Depends(caller_with("cohorts"))]
-ModelCaller = Annotated[Caller, Depends(caller_with("models"))]
-MapCaller = Annotated[Caller, Depends(caller_with("map"))]
+SegmentCaller = Annotated[Caller, Depends(caller_with("segment"))]
+ContributeCaller = Annotated[Caller, Depends(caller_with("contribute"))]
+ValidateCaller = Annotated[Caller, Depends(caller_with("validate"))]

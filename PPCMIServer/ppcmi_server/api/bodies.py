@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from ppcmi_server.config import MEMORY_OF_A_BYTE, Limits
 from ppcmi_server.errors import RefusalError
+from ppcmi_server.settings import MEMORY_OF_A_BYTE, Limits
 
 OCTETS = "application/octet-stream"
 OCTETS_BODY: dict[str, Any] = {

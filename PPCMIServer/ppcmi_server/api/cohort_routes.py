@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from ppcmi_server.api.access import CohortCaller, UsesBodyMemory, UsesServices
+from ppcmi_server.api.access import ContributeCaller, UsesBodyMemory, UsesServices
 from ppcmi_server.api.bodies import OCTETS_BODY, BinaryRoute, JsonRoute, read_body
 from ppcmi_server.api.documents import CohortAnswer, CohortCreated, CohortRequest, CommitAnswer, CommitRequest
 from ppcmi_server.api.problems import describe_problems
@@ -23,7 +23,7 @@ FrameIndex = Annotated[int, Path(ge=0, lt=1 << 20, examples=[0])]
 
 @router.post("/tasks/{name}/cohorts", status_code=201, responses=describe_problems(403, 409))
 def announce(
-    name: TaskName, body: CohortRequest, caller: CohortCaller, services: UsesServices, response: Response
+    name: TaskName, body: CohortRequest, caller: ContributeCaller, services: UsesServices, response: Response
 ) -> CohortCreated:
     """Announce a cohort by its file's header; the same header again gives the same id, with status 200."""
     cohort_id, new = services.cohorts.announce(name, caller, body.header)
@@ -33,7 +33,7 @@ def announce(
 
 
 @router.get("/cohorts/{cohort_id}")
-def state(cohort_id: CohortId, caller: CohortCaller, services: UsesServices) -> CohortAnswer:
+def state(cohort_id: CohortId, caller: ContributeCaller, services: UsesServices) -> CohortAnswer:
     """What the server has of a cohort."""
     found = services.cohorts.state(cohort_id, caller)
     return CohortAnswer.model_validate(vars(found))
@@ -50,7 +50,7 @@ async def put_frame(
     cohort_id: CohortId,
     index: FrameIndex,
     request: Request,
-    caller: CohortCaller,
+    caller: ContributeCaller,
     services: UsesServices,
     memory: UsesBodyMemory,
 ) -> Response:
@@ -64,19 +64,19 @@ async def put_frame(
 
 
 @router.post("/cohorts/{cohort_id}/commit", responses=describe_problems(409))
-def commit(cohort_id: CohortId, body: CommitRequest, caller: CohortCaller, services: UsesServices) -> CommitAnswer:
+def commit(cohort_id: CohortId, body: CommitRequest, caller: ContributeCaller, services: UsesServices) -> CommitAnswer:
     """Declare a cohort whole, by the number and digest of its frames; from now on it is trained on."""
     cases, slices = services.cohorts.commit(cohort_id, caller, body.frames, body.digest)
     return CommitAnswer(cases=cases, slices=slices)
 
 
 @router.delete("/cohorts/{cohort_id}", status_code=204)
-def withdraw(cohort_id: CohortId, caller: CohortCaller, services: UsesServices) -> None:
+def withdraw(cohort_id: CohortId, caller: ContributeCaller, services: UsesServices) -> None:
     """Take a cohort back: its bytes are gone, models trained on it are marked."""
     services.cohorts.withdraw(cohort_id, caller)
 
 
 @router.delete("/cohorts/{cohort_id}/cases/{pseudonym}", status_code=204, responses=describe_problems(409))
-def withdraw_case(cohort_id: CohortId, pseudonym: Pseudonym, caller: CohortCaller, services: UsesServices) -> None:
+def withdraw_case(cohort_id: CohortId, pseudonym: Pseudonym, caller: ContributeCaller, services: UsesServices) -> None:
     """Take one case back."""
     services.cohorts.withdraw_case(cohort_id, caller, pseudonym)

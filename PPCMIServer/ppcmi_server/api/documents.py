@@ -83,7 +83,7 @@ class Me(Document):
 
     site_id: SiteId
     site_name: SiteName
-    scopes: Annotated[list[str], Field(examples=[["tasks", "map"]])]
+    scopes: Annotated[list[str], Field(examples=[["segment", "validate"]])]
 
 
 class SiteAnswer(Document):

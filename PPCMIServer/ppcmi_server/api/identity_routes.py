@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy import text
 
 from ppcmi_server import __version__, identity
-from ppcmi_server.api.access import AnyCaller, ConsortiumCaller, UsesMapper, UsesServices
+from ppcmi_server.api.access import AnyCaller, UsesMapper, UsesServices
 from ppcmi_server.api.bodies import JsonRoute
 from ppcmi_server.api.documents import EnrolAnswer, EnrolRequest, Health, Info, Me, SiteAnswer
 from ppcmi_server.api.problems import describe_problems
@@ -62,7 +62,7 @@ def me(caller: AnyCaller) -> Me:
 
 @router.get("/sites", tags=["sites"], responses=describe_problems(401, 404))
 def find_site(
-    caller: ConsortiumCaller,
+    caller: AnyCaller,
     services: UsesServices,
     name: Annotated[str, Query(min_length=1, max_length=100, examples=["Hospital B"])],
 ) -> SiteAnswer:

@@ -18,7 +18,7 @@ from ppcmi.latents import Latents
 from ppcmi.scales import Profile, Stream
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server import models, tasks
-from ppcmi_server.api.access import MapCaller, ModelCaller, UsesBodyMemory, UsesMapper, UsesServices
+from ppcmi_server.api.access import AnyCaller, SegmentCaller, UsesBodyMemory, UsesMapper, UsesServices, ValidateCaller
 from ppcmi_server.api.bodies import OCTETS, OCTETS_ANSWER, OCTETS_BODY, BinaryRoute, JsonRoute, read_body
 from ppcmi_server.api.documents import CurvePoint, ModelAnswer, Nothing, ValidationAnswer, ValidationRequest
 from ppcmi_server.api.problems import describe_problems
@@ -40,7 +40,7 @@ ModelNumber = Annotated[int, Path(ge=1, lt=1 << 31, examples=[3])]
 
 
 @router.get("/{name}/models")
-def list_models(name: TaskName, caller: ModelCaller, services: UsesServices) -> list[ModelAnswer]:
+def list_models(name: TaskName, caller: AnyCaller, services: UsesServices) -> list[ModelAnswer]:
     """Every model of a task, for members."""
     with services.database.reading() as session:
         found = tasks.membership(session, name, caller)
@@ -49,7 +49,7 @@ def list_models(name: TaskName, caller: ModelCaller, services: UsesServices) -> 
 
 @router.post("/{name}/models/{number}/validations", status_code=201)
 def add_validation(
-    name: TaskName, number: ModelNumber, body: ValidationRequest, caller: ModelCaller, services: UsesServices
+    name: TaskName, number: ModelNumber, body: ValidationRequest, caller: ValidateCaller, services: UsesServices
 ) -> Nothing:
     """Report a site's scores of a model: numbers only."""
     numbers = body.model_dump(exclude_none=True)
@@ -67,7 +67,7 @@ def add_validation(
 async def map_bundle(
     name: TaskName,
     request: Request,
-    caller: MapCaller,
+    caller: SegmentCaller,
     services: UsesServices,
     mapper: UsesMapper,
     memory: UsesBodyMemory,

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from ppcmi_server import models, tasks
-from ppcmi_server.api.access import ConsortiumCaller, TaskCaller, UsesServices
+from ppcmi_server.api.access import AnyCaller, ContributeCaller, UsesServices
 from ppcmi_server.api.bodies import OCTETS, OCTETS_ANSWER, OCTETS_BODY, BinaryRoute, JsonRoute, receive_chunks
 from ppcmi_server.api.documents import (
     ActiveModel,
@@ -40,14 +40,14 @@ Fingerprint = Annotated[str, Header(alias=CODEC_HEADER, pattern=r"^[0-9a-f]{32}$
 
 
 @router.get("", tags=["tasks"])
-def list_tasks(caller: TaskCaller, services: UsesServices) -> list[TaskAnswer]:
+def list_tasks(caller: AnyCaller, services: UsesServices) -> list[TaskAnswer]:
     """Every task."""
     with services.database.reading() as session:
         return [_answer(session, task, caller) for task in tasks.list_tasks(session)]
 
 
 @router.get("/{name}", tags=["tasks"])
-def get_task(name: TaskName, caller: TaskCaller, services: UsesServices) -> TaskAnswer:
+def get_task(name: TaskName, caller: AnyCaller, services: UsesServices) -> TaskAnswer:
     """One task with its active model and consortium."""
     with services.database.reading() as session:
         return _answer(session, tasks.find_task(session, name), caller)
@@ -55,7 +55,7 @@ def get_task(name: TaskName, caller: TaskCaller, services: UsesServices) -> Task
 
 @router.post("/{name}/consortium", status_code=201, tags=["consortium"], responses=describe_problems(409))
 def found_consortium(
-    name: TaskName, body: ConsortiumRequest, caller: ConsortiumCaller, services: UsesServices
+    name: TaskName, body: ConsortiumRequest, caller: ContributeCaller, services: UsesServices
 ) -> Nothing:
     """Found the task's consortium, as its first member."""
     with services.database.writing() as session:
@@ -64,7 +64,7 @@ def found_consortium(
 
 
 @router.post("/{name}/invitations", status_code=201, tags=["consortium"], responses=describe_problems(409))
-def invite(name: TaskName, body: InvitationRequest, caller: ConsortiumCaller, services: UsesServices) -> Nothing:
+def invite(name: TaskName, body: InvitationRequest, caller: ContributeCaller, services: UsesServices) -> Nothing:
     """Leave a message for another site, sealed to its key: the server cannot open it."""
     if not 0 < len(body.sealed) <= services.config.limits.sealed_bytes:
         raise unprocessable("An invitation has at most 64 KiB.")
@@ -74,7 +74,7 @@ def invite(name: TaskName, body: InvitationRequest, caller: ConsortiumCaller, se
 
 
 @router.get("/{name}/invitation", tags=["consortium"])
-def get_invitation(name: TaskName, caller: ConsortiumCaller, services: UsesServices) -> InvitationAnswer:
+def get_invitation(name: TaskName, caller: AnyCaller, services: UsesServices) -> InvitationAnswer:
     """The caller's newest invitation."""
     with services.database.reading() as session:
         invitation, sender = tasks.newest_invitation(session, name, caller)
@@ -82,7 +82,7 @@ def get_invitation(name: TaskName, caller: ConsortiumCaller, services: UsesServi
 
 
 @router.post("/{name}/members", status_code=204, tags=["consortium"])
-def join(name: TaskName, _: Nothing, caller: ConsortiumCaller, services: UsesServices) -> None:
+def join(name: TaskName, _: Nothing, caller: ContributeCaller, services: UsesServices) -> None:
     """Join after an invitation."""
     with services.database.writing() as session:
         tasks.join(session, name, caller)
@@ -96,7 +96,7 @@ def join(name: TaskName, _: Nothing, caller: ConsortiumCaller, services: UsesSer
     responses=describe_problems(409, 413),
 )
 async def put_codec(
-    name: TaskName, fingerprint: Fingerprint, request: Request, caller: ConsortiumCaller, services: UsesServices
+    name: TaskName, fingerprint: Fingerprint, request: Request, caller: ContributeCaller, services: UsesServices
 ) -> Response:
     """Publish the codec, encrypted by its founder; the server cannot read it."""
     await run_in_threadpool(_require_publisher, services, name, caller)
@@ -113,7 +113,7 @@ async def put_codec(
 
 
 @binary.get("/{name}/codec", tags=["consortium"], responses={200: OCTETS_ANSWER}, response_class=StreamingResponse)
-def get_codec(name: TaskName, caller: ConsortiumCaller, services: UsesServices) -> StreamingResponse:
+def get_codec(name: TaskName, caller: AnyCaller, services: UsesServices) -> StreamingResponse:
     """The published codec, encrypted; its fingerprint is in the header X-PPCMI-Codec."""
     with services.database.reading() as session:
         consortium = tasks.membership(session, name, caller).consortium

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(argv)
         console = Console(quiet=options.quiet)
         last = LastFolder(Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ppcmi" / "server")
-        run: int = options.run(Command(options, console, _server_folder(options, last), last))
+        run: int = options.run(Command(options, console, _server_folder(options, last), os.environ, last))
     except PpcmiError as error:
         return _end(console, str(error), error.exit_code)
     except SQLAlchemyError as error:

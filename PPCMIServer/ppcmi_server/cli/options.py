@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,17 +23,18 @@ from ppcmi_server.tasks import find_task
 
 @dataclass(frozen=True)
 class Command:
-    """A command's options, where to write, the server's folder, and where the last ``init`` is remembered."""
+    """Options, where to write, the folder, the environment, and where the folder of the last ``init`` is kept."""
 
     options: argparse.Namespace
     console: Console
     folder: Path
+    environment: Mapping[str, str]
     last_folder: LastFolder
 
     @cached_property
     def config(self) -> ServerConfig:
         """The server's settings."""
-        return load_config(self.folder, self.options.device)
+        return load_config(self.folder, self.environment).on_device(self.options.device)
 
     @cached_property
     def database(self) -> Database:

@@ -9,7 +9,9 @@ import signal
 import socket
 import ssl
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -24,9 +26,6 @@ from ppcmi_server.config import ServerConfig
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.worker import spawn
 
-DEFAULT_PORT = 8765
-GRACE_S = 15
-KEEP_ALIVE_S = 30
 LOG_FORMAT = "%(asctime)s %(name)s %(message)s"
 
 
@@ -41,32 +40,31 @@ def add_parsers(groups: Groups) -> None:
         "ppcmi-server serve /srv/ppcmi --host 0.0.0.0 --tls-cert server.pem --tls-key server-key.pem",
     )
     parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="the server's folder, as --dir")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument(
-        "--port", type=int, default=DEFAULT_PORT, help=f"0 takes any that is free (default: {DEFAULT_PORT})"
-    )
+    parser.add_argument("--host", help="address to listen on (default: what server.toml says)")
+    parser.add_argument("--port", type=int, help="0 takes any that is free (default: what server.toml says)")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain (PEM)")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="the certificate's private key (PEM)")
     parser.add_argument(
         "--insecure-without-tls",
         action="store_true",
+        default=None,
         help="serve other machines without TLS all the same, e.g. behind a proxy that adds it: tokens travel in clear",
     )
 
 
 def _serve(command: Command) -> int:
-    options, config = command.options, command.config
-    _require_safe(options)
-    choose_device(options.device)  # an unknown one is an error now, not at the first request
+    config = _with_options(command.config, command.options)
+    _require_safe(config)
+    choose_device(config.training.device)  # an unknown one is an error now, not at the first request
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
     logging.getLogger("ppcmi_server").setLevel(logging.INFO)
     with (
         hold_lock(
             config.folder / "serve.lock", OperatorError("This server runs already; stop it before you start it again.")
         ),
-        _listen(options.host, options.port) as listener,
+        _listen(config.serve.host, config.serve.port) as listener,
     ):
-        server = _AnnouncingServer(_uvicorn_config(config, options), command, listener)
+        server = _AnnouncingServer(_uvicorn_config(config), command, listener)
         _go_on_with_jobs(command)
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn sends it once more
         try:
@@ -101,31 +99,50 @@ class _AnnouncingServer(uvicorn.Server):
         """As uvicorn's."""
         await super().startup(sockets)
         if self.started:
-            scheme, host = "https" if self.config.is_ssl else "http", self._command.options.host
+            scheme, host = "https" if self.config.is_ssl else "http", self._listener.getsockname()[0]
             host = f"[{host}]" if ":" in host else host
             self._command.console.result(f"Listening on {scheme}://{host}:{self._listener.getsockname()[1]}")
 
 
-def _uvicorn_config(config: ServerConfig, options: argparse.Namespace) -> uvicorn.Config:
+def _with_options(config: ServerConfig, options: argparse.Namespace) -> ServerConfig:
+    """The settings, where the command line does not say otherwise."""
+    certificate, key = (None if file is None else str(file.resolve()) for file in (options.tls_cert, options.tls_key))
+    return replace(
+        config,
+        serve=replace(
+            config.serve,
+            **_given(host=options.host, port=options.port, insecure_without_tls=options.insecure_without_tls),
+        ),
+        tls=replace(config.tls, **_given(certificate=certificate, key=key)),
+    )
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _uvicorn_config(config: ServerConfig) -> uvicorn.Config:
+    certificate, key = config.tls.certificate, config.tls.key
     return uvicorn.Config(
         create_app(config),
         log_config=None,
         access_log=False,  # its lines hold addresses and names; ppcmi_server.api.access_log's do not
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
-        ssl_certfile=options.tls_cert,
-        ssl_keyfile=options.tls_key,
+        timeout_keep_alive=int(config.serve.keep_alive_seconds),
+        timeout_graceful_shutdown=int(config.serve.drain_seconds),
+        ssl_certfile=None if certificate is None else config.file(certificate),
+        ssl_keyfile=None if key is None else config.file(key),
     )
 
 
-def _require_safe(options: argparse.Namespace) -> None:
-    if (options.tls_cert is None) != (options.tls_key is None):
+def _require_safe(config: ServerConfig) -> None:
+    certificate, key = config.tls.certificate, config.tls.key
+    if (certificate is None) != (key is None):
         raise OperatorError("TLS takes both --tls-cert and --tls-key.")
-    if options.tls_cert is not None:
-        _require_certificate(options.tls_cert, options.tls_key)
-    if options.tls_cert is None and not is_loopback(options.host) and not options.insecure_without_tls:
+    if certificate is not None and key is not None:
+        _require_certificate(config.file(certificate), config.file(key))
+    elif not is_loopback(config.serve.host) and not config.serve.insecure_without_tls:
         raise OperatorError(
             "Other machines are served over TLS only; give --tls-cert and --tls-key, or insist with "
             "--insecure-without-tls."
@@ -156,7 +173,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except ValueError as error:
-        raise OperatorError("--host takes a number such as 127.0.0.1, or localhost.") from error
+        raise OperatorError("The host to listen on is a number such as 127.0.0.1, or localhost.") from error
     except (OSError, OverflowError) as error:
         raise OperatorError("The server cannot listen there: the port is taken, or the address not ours.") from error
     return listener

@@ -24,7 +24,7 @@ class Database:
     """The server's database; :meth:`reading` and :meth:`writing` are its transactions."""
 
     def __init__(self, config: ServerConfig) -> None:
-        self.url = config.database_url or f"sqlite:///{config.folder / 'ppcmi.sqlite3'}"
+        self.url = config.storage.database_url or f"sqlite:///{config.folder / 'ppcmi.sqlite3'}"
         self._engine = _engine(self.url)
         writer = self._engine.execution_options(ppcmi_write=True)
         self._reader = sessionmaker(self._engine, expire_on_commit=False)
@@ -66,7 +66,7 @@ def _engine(url: str) -> Engine:
         sqlite = make_url(url).get_backend_name() == "sqlite"
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000} if sqlite else {})
     except (ArgumentError, ImportError) as error:
-        raise OperatorError("database_url in the server's server.json is not an address that works here.") from error
+        raise OperatorError("Setting storage.database_url is not an address that works here.") from error
     if sqlite:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

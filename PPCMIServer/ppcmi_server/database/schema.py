@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, String, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -18,7 +18,11 @@ class Base(DeclarativeBase):
 
 
 class Site(Base):
-    """A site; ``public_key`` and ``link_salt`` are there once it has enrolled."""
+    """A site; ``public_key`` and ``link_salt`` are there once it has enrolled.
+
+    ``quota_bytes`` is None where the server's own setting holds. ``weight`` is how much each of its slices counts in
+    training, beside 1 for others. ``certificate`` is the SHA-256 (hex) of the client certificate that it is bound to.
+    """
 
     __tablename__ = "sites"
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -28,6 +32,9 @@ class Site(Base):
     created: Mapped[str] = mapped_column(String(20))
     enrolled: Mapped[str | None] = mapped_column(String(20))
     revoked: Mapped[str | None] = mapped_column(String(20))
+    quota_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    weight: Mapped[float] = mapped_column(default=1.0, server_default="1")
+    certificate: Mapped[str | None] = mapped_column(String(64))
 
 
 class EnrolmentCode(Base):
@@ -42,15 +49,33 @@ class EnrolmentCode(Base):
 
 
 class Token(Base):
-    """A bearer token, as its SHA-256, with what it may be used for."""
+    """A bearer token, as its SHA-256, with what it may be used for; an operator's has no site.
+
+    ``label`` is what its owner calls it. ``expires`` is set where it was made so, or replaced by another.
+    """
 
     __tablename__ = "tokens"
     id: Mapped[int] = mapped_column(primary_key=True)
-    site_id: Mapped[str] = mapped_column(ForeignKey("sites.id"))
+    site_id: Mapped[str | None] = mapped_column(ForeignKey("sites.id"))
     token_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     scopes: Mapped[list[str]]
+    label: Mapped[str] = mapped_column(String(60), default="", server_default="")
     created: Mapped[str] = mapped_column(String(20))
+    expires: Mapped[str | None] = mapped_column(String(20))
+    last_used: Mapped[str | None] = mapped_column(String(20))
     revoked: Mapped[bool] = mapped_column(default=False)
+
+
+class Login(Base):
+    """An operator's login at the dashboard, as the SHA-256 of its cookie; times in seconds since 1970."""
+
+    __tablename__ = "logins"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token_id: Mapped[int] = mapped_column(ForeignKey("tokens.id"))
+    cookie_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    csrf: Mapped[str] = mapped_column(String(64))
+    began: Mapped[float]
+    last_seen: Mapped[float]
 
 
 class Task(Base):
@@ -100,7 +125,11 @@ class Invitation(Base):
 
 
 class Cohort(Base):
-    """An uploaded cohort: ``open`` while frames arrive, ``whole`` once committed, ``withdrawn`` without its bytes."""
+    """An uploaded cohort: ``open`` while frames arrive, ``whole`` once committed, ``withdrawn`` without its bytes.
+
+    ``stored_bytes`` counts what is stored, chunks of frames that are not whole included; ``touched`` is when the last
+    came. ``excluded`` is when the operator took it out of further trainings, if so.
+    """
 
     __tablename__ = "cohorts"
     __table_args__ = (UniqueConstraint("site_id", "header_digest"), Index("cohorts_task", "task_id", "state"))
@@ -121,6 +150,9 @@ class Cohort(Base):
     created: Mapped[str] = mapped_column(String(20))
     committed: Mapped[str | None] = mapped_column(String(20))
     withdrawn: Mapped[str | None] = mapped_column(String(20))
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    touched: Mapped[str | None] = mapped_column(String(20))
+    excluded: Mapped[str | None] = mapped_column(String(20))
 
 
 class Case(Base):
@@ -147,10 +179,30 @@ class Frame(Base):
     parts: Mapped[int]
     variant: Mapped[int]
     slices: Mapped[int]
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+
+
+class Chunk(Base):
+    """A part of a frame that is not whole yet: ``size`` bytes at ``offset``, and their SHA-256."""
+
+    __tablename__ = "chunks"
+    cohort_id: Mapped[str] = mapped_column(ForeignKey("cohorts.id"), primary_key=True)
+    index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    size: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    frame_bytes: Mapped[int] = mapped_column(BigInteger)
+    frame_digest: Mapped[bytes] = mapped_column(LargeBinary)
+    blob: Mapped[str] = mapped_column(String(120))
 
 
 class Job(Base):
-    """A training job. States: queued, running, done, failed, stopped; ``message`` says why it failed."""
+    """A training job. States: queued, running, paused, done, failed, stopped; ``message`` says why it failed.
+
+    ``worker`` holds the job while ``heartbeat`` keeps growing. ``fence`` grows with each claim: who holds an older one
+    may write no more. ``attempts`` counts claims since the last whole epoch. ``batch_size`` is what memory allows, if
+    less than asked for. ``report`` says how each site did, see :mod:`ppcmi_server.contributions`.
+    """
 
     __tablename__ = "jobs"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -158,13 +210,20 @@ class Job(Base):
     state: Mapped[str] = mapped_column(String(16))
     config: Mapped[dict[str, Any]]
     stop_requested: Mapped[bool] = mapped_column(default=False)
+    pause_requested: Mapped[bool] = mapped_column(default=False, server_default=false())
+    worker: Mapped[str | None] = mapped_column(String(64))
+    fence: Mapped[int] = mapped_column(default=0, server_default="0")
+    heartbeat: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    batch_size: Mapped[int | None]
+    report: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     message: Mapped[str | None]
     created: Mapped[str] = mapped_column(String(20))
     finished: Mapped[str | None] = mapped_column(String(20))
 
 
 class JobEpoch(Base):
-    """One point of a job's learning curve."""
+    """One point of a job's learning curve; ``by_site`` has the validation loss of each site's cases."""
 
     __tablename__ = "job_epochs"
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -172,6 +231,7 @@ class JobEpoch(Base):
     train_loss: Mapped[float]
     validation_loss: Mapped[float | None]
     seconds: Mapped[float]
+    by_site: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class JobCohort(Base):
@@ -221,7 +281,11 @@ class Validation(Base):
 
 
 class AuditEvent(Base):
-    """Who did what, when, to which objects; triggers keep the table append-only."""
+    """Who did what, when, to which objects; triggers keep the table append-only.
+
+    ``digest`` is the SHA-256 over the event before and this one (:mod:`ppcmi_server.audit`); events from before there
+    were digests have none.
+    """
 
     __tablename__ = "audit_events"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -229,3 +293,4 @@ class AuditEvent(Base):
     actor: Mapped[str] = mapped_column(String(32))
     action: Mapped[str] = mapped_column(String(40))
     objects: Mapped[dict[str, Any]]
+    digest: Mapped[bytes | None] = mapped_column(LargeBinary)
