@@ -10,12 +10,13 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from ppcmi_server import __version__
-from ppcmi_server.api import cohort_routes, identity_routes, model_routes, task_routes
+from ppcmi_server.api import cohort_routes, identity_routes, metrics_routes, model_routes, task_routes
 from ppcmi_server.api.access_log import AccessLog
 from ppcmi_server.api.bodies import BodyMemory
 from ppcmi_server.api.examples import add_examples
 from ppcmi_server.api.overload import Overload
 from ppcmi_server.api.problems import add_handlers
+from ppcmi_server.api.rates import FailedAttempts, Rate
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.services import Services, open_services, start_mapper
 
@@ -48,8 +49,10 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
     )  # fmt: skip
     app.state.services = opened
     app.state.body_memory = BodyMemory(config.limits.memory_bytes)
+    app.state.failed_attempts = FailedAttempts(config.rates.failed_per_minute)
+    app.state.request_rate = Rate(config.rates.requests_per_minute, 60.0)
     app.add_middleware(Overload, requests=config.limits.requests)
-    app.add_middleware(AccessLog)  # the last one added is the outermost
+    app.add_middleware(AccessLog, metrics=opened.metrics)  # the last one added is the outermost
     add_handlers(app)
     for router in (
         identity_routes.public,
@@ -60,6 +63,7 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
         cohort_routes.binary,
         model_routes.router,
         model_routes.binary,
+        metrics_routes.router if config.dashboard.open_metrics else metrics_routes.guarded,
     ):
         app.include_router(router)
     _describe_with_examples(app)

@@ -15,5 +15,10 @@ def in_future(days: float) -> str:
     return _text(dt.datetime.now(dt.UTC) + dt.timedelta(days=days))
 
 
+def ago(seconds: float) -> str:
+    """A moment ``seconds`` before now."""
+    return _text(dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds))
+
+
 def _text(moment: dt.datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

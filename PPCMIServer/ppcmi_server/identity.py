@@ -1,12 +1,10 @@
-"""Sites: enrolment by one-time code, bearer tokens, revocation.
+"""Sites: enrolment by one-time code, who calls, quota and weight, revocation.
 
-Codes and tokens are random; only their SHA-256 is stored. A code has 100 bits, so a slow hash would add nothing.
+Only the SHA-256 of a code is stored. It has 100 random bits, so a slow hash would add nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import secrets
 from dataclasses import dataclass, field
@@ -15,13 +13,11 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from ppcmi.errors import BundleError, SiteError, UsageError
-from ppcmi_server import audit, clock
+from ppcmi_server import audit, clock, tokens
 from ppcmi_server.database.schema import EnrolmentCode, Site, Token
 from ppcmi_server.errors import forbidden, not_found, unprocessable
 from ppcmi_server.keys import ServerKeys
 
-SITE_SCOPES = ("segment", "contribute", "validate")
-"""Map bundles; found, invite, join, publish and upload; report scores. What any of them needs to see, each may."""
 CODE_ALPHABET = "abcdefghjkmnpqrstuvwxyz023456789"
 CODE_GROUPS, CODE_GROUP_SIZE = 5, 4
 CODE_DAYS = 7.0
@@ -37,6 +33,8 @@ class Caller:
     public_key: bytes = field(repr=False)
     link_salt: bytes = field(repr=False)
     scopes: tuple[str, ...]
+    token_id: int = 0
+    use_is_news: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,9 +103,11 @@ def enrol(session: Session, code: str, public_key: bytes, keys: ServerKeys) -> E
 
     :raises RefusalError: 403 if the code is unknown, used or expired, without saying which; 422 if the key is unusable.
     """
-    found = session.scalar(select(EnrolmentCode).where(EnrolmentCode.code_hash == _digest(code.strip().lower())))
+    found = session.scalar(
+        select(EnrolmentCode).where(EnrolmentCode.code_hash == tokens.digest_of(code.strip().lower()))
+    )
     site = None if found is None else session.get(Site, found.site_id)
-    if found is None or site is None or found.used is not None or found.expires <= clock.now() or site.revoked:
+    if found is None or site is None or found.used is not None or tokens.is_past(found.expires) or site.revoked:
         raise forbidden("The enrolment code is not valid, or no longer; ask the server's operator for a new one.")
     salt = os.urandom(SALT_BYTES)
     try:
@@ -116,31 +116,22 @@ def enrol(session: Session, code: str, public_key: bytes, keys: ServerKeys) -> E
         raise unprocessable("public_key is not a usable X25519 key; make a new one.") from error
     found.used = site.enrolled = clock.now()
     site.public_key, site.link_salt = public_key, salt
-    token = secrets.token_urlsafe(32)
-    session.add(Token(site_id=site.id, token_hash=_digest(token), scopes=list(SITE_SCOPES), created=clock.now()))
+    session.flush()
+    _, token = tokens.make_token(session, site.id, tokens.SITE_SCOPES)
     audit.record(session, site.id, "site.enrol", site=site.id)
     return Enrolment(site.id, site.name, token, salt)
 
 
 def authenticate(session: Session, token: str) -> Caller | None:
-    """Whose token it is, or None."""
-    digest = _digest(token)
-    found = session.scalar(select(Token).where(Token.token_hash == digest))
-    if found is None or not hmac.compare_digest(found.token_hash, digest) or found.revoked:
+    """Whose token it is; None for what is no site's, and for one that is revoked or expired."""
+    found = tokens.find_token(session, token)
+    if found is None or found.site_id is None or not tokens.is_valid(found):
         return None
-    site = session.get(Site, found.site_id)
-    if site is None or site.revoked is not None or site.public_key is None or site.link_salt is None:
+    site = session.get_one(Site, found.site_id)
+    if site.revoked is not None or site.public_key is None or site.link_salt is None:
         return None
-    return Caller(site.id, site.name, site.public_key, site.link_salt, tuple(found.scopes))
-
-
-def was_revoked(session: Session, token: str) -> bool:
-    """Whether it was once a valid token: whoever holds one may know that it is one no longer."""
-    found = session.scalar(select(Token).where(Token.token_hash == _digest(token)))
-    if found is None:
-        return False
-    site = session.get(Site, found.site_id)
-    return found.revoked or (site is not None and site.revoked is not None)
+    scopes = tuple(found.scopes)
+    return Caller(site.id, site.name, site.public_key, site.link_salt, scopes, found.id, tokens.use_is_news(found))
 
 
 def find_site(session: Session, name: str) -> Site:
@@ -171,9 +162,5 @@ def _new_code(session: Session, site: Site, days: float) -> str:
         raise UsageError("A code is valid for up to 365 days.")
     groups = ("".join(secrets.choice(CODE_ALPHABET) for _ in range(CODE_GROUP_SIZE)) for _ in range(CODE_GROUPS))
     code = "-".join(groups)
-    session.add(EnrolmentCode(site_id=site.id, code_hash=_digest(code), expires=clock.in_future(days)))
+    session.add(EnrolmentCode(site_id=site.id, code_hash=tokens.digest_of(code), expires=clock.in_future(days)))
     return code
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import BackgroundTasks, Depends, Request
 from fastapi.security import HTTPBearer
+from sqlalchemy.orm import Session
 
 from ppcmi_server.api.bodies import BodyMemory
+from ppcmi_server.api.rates import FailedAttempts, Rate
+from ppcmi_server.database.schema import Site
 from ppcmi_server.errors import RefusalError, forbidden
-from ppcmi_server.identity import SITE_SCOPES, Caller, authenticate, was_revoked
+from ppcmi_server.identity import Caller, authenticate
 from ppcmi_server.mapping import Mapper
+from ppcmi_server.operators import Operator, authenticate_operator
 from ppcmi_server.services import Services
+from ppcmi_server.tokens import OPERATOR_SCOPES, SITE_SCOPES, find_token, is_past, is_valid, note_use
 
 _BEARER = HTTPBearer(auto_error=False, description="The token from enrolment.")
 
@@ -40,33 +45,113 @@ UsesMapper = Annotated[Mapper, Depends(mapper_of)]
 UsesBodyMemory = Annotated[BodyMemory, Depends(body_memory_of)]
 
 
+def failed_attempts_of(request: Request) -> FailedAttempts:
+    """The account of failed attempts."""
+    attempts: FailedAttempts = request.app.state.failed_attempts
+    return attempts
+
+
+UsesFailedAttempts = Annotated[FailedAttempts, Depends(failed_attempts_of)]
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from, for :class:`~ppcmi_server.api.rates.FailedAttempts` and nothing else."""
+    return "" if request.client is None else request.client.host
+
+
 def caller_with(scope: str | None) -> Callable[..., Caller]:
     """A dependency: the site whose token came along, if the token has ``scope``."""
     if scope is not None and scope not in SITE_SCOPES:
         raise ValueError("an unknown scope")
 
-    def caller(request: Request, services: UsesServices, _: Annotated[Any, Depends(_BEARER)]) -> Caller:
-        kind, _, token = request.headers.get("Authorization", "").partition(" ")
-        found, revoked = None, False
-        if kind.lower() == "bearer" and 0 < len(token) <= 200 and token.isascii():
-            with services.database.reading() as session:
-                found = authenticate(session, token)
-                revoked = found is None and was_revoked(session, token)
-        if revoked:
-            raise RefusalError(
-                401, "revoked", "Not authorized", "The site's access was revoked; ask the server's operator.",
-                {"WWW-Authenticate": "Bearer"},
-            )  # fmt: skip
-        if found is None:
-            raise RefusalError(
-                401, "unauthorized", "Not authorized", "The token is missing or not valid; enrol the site again.",
-                {"WWW-Authenticate": "Bearer"},
-            )  # fmt: skip
+    def caller(
+        request: Request, after: BackgroundTasks, services: UsesServices, _: Annotated[Any, Depends(_BEARER)]
+    ) -> Caller:
+        token = _token_of(request)
+        with services.database.reading() as session:
+            found = authenticate(session, token)
+            if found is None:
+                raise _no_entry(session, request, token)
+        _count(request, found.token_id)
+        if found.use_is_news:
+            after.add_task(_note_use, services, found.token_id)
         if scope is not None and scope not in found.scopes:
             raise forbidden(f"The site's token does not have the scope '{scope}'.")
         return found
 
     return caller
+
+
+def operator_with(scope: str) -> Callable[..., Operator]:
+    """A dependency: the operator whose token came along, if the token has ``scope``."""
+    if scope not in OPERATOR_SCOPES:
+        raise ValueError("an unknown scope")
+
+    def operator(
+        request: Request, after: BackgroundTasks, services: UsesServices, _: Annotated[Any, Depends(_BEARER)]
+    ) -> Operator:
+        token = _token_of(request)
+        with services.database.reading() as session:
+            found = authenticate_operator(session, token)
+            if found is None:
+                raise _no_entry(session, request, token)
+        _count(request, found.token_id)
+        if found.use_is_news:
+            after.add_task(_note_use, services, found.token_id)
+        if scope not in found.scopes:
+            raise forbidden(f"The operator's token does not have the scope '{scope}'.")
+        return found
+
+    return operator
+
+
+def _token_of(request: Request) -> str:
+    """The text of the token that came along; empty without one."""
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token if kind.lower() == "bearer" else ""
+
+
+def _no_entry(session: Session, request: Request, token: str) -> RefusalError:
+    """Why a token opens nothing: whoever holds one that was valid may know that it is so no longer.
+
+    A wrong one counts as a failed attempt; what is right gets in however many of those came from the same address.
+    """
+    found = find_token(session, token)
+    if found is None:
+        return _unknown_token(request, token)
+    if is_valid(found) and found.site_id is None:
+        return forbidden("This is for sites, and the token is an operator's.")
+    if is_valid(found) and session.get_one(Site, found.site_id).revoked is None:
+        return forbidden("This is for operators, and the token is a site's.")
+    if not found.revoked and is_past(found.expires):
+        return _unauthorized("expired", "The token has expired; ask whoever made it for a new one.")
+    return _unauthorized("revoked", "The token was revoked; ask the server's operator.")
+
+
+def _unknown_token(request: Request, token: str) -> RefusalError:
+    attempts = failed_attempts_of(request)
+    if token:
+        try:
+            attempts.require_room(address_of(request))
+        except RefusalError as refusal:
+            return refusal
+        attempts.note(address_of(request))
+    return _unauthorized("unauthorized", "The token is missing or not valid; enrol the site again.")
+
+
+def _unauthorized(kind: str, detail: str) -> RefusalError:
+    return RefusalError(401, kind, "Not authorized", detail, {"WWW-Authenticate": "Bearer"})
+
+
+def _count(request: Request, token_id: int) -> None:
+    rate: Rate = request.app.state.request_rate
+    rate.take(str(token_id))
+
+
+def _note_use(services: Services, token_id: int) -> None:
+    """Done after the answer, in a transaction of its own: nobody waits for it."""
+    with services.database.writing() as session:
+        note_use(session, token_id)
 
 
 AnyCaller = Annotated[Caller, Depends(caller_with(None))]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from sqlalchemy import text
 
 from ppcmi_server import __version__, identity
-from ppcmi_server.api.access import AnyCaller, UsesMapper, UsesServices
+from ppcmi_server.api.access import AnyCaller, UsesFailedAttempts, UsesMapper, UsesServices, address_of
 from ppcmi_server.api.bodies import JsonRoute
 from ppcmi_server.api.documents import EnrolAnswer, EnrolRequest, Health, Info, Me, SiteAnswer
 from ppcmi_server.api.problems import describe_problems
+from ppcmi_server.errors import RefusalError
 from ppcmi_server.mapping import shutting_down
+
+FORBIDDEN = 403
 
 public = APIRouter(route_class=JsonRoute)
 router = APIRouter(prefix="/v1", route_class=JsonRoute, responses=describe_problems(422))
@@ -40,11 +43,17 @@ def info(services: UsesServices) -> Info:
     return Info(version=__version__, public_key=services.keys.public_key)
 
 
-@router.post("/enrol", status_code=201, tags=["sites"], responses=describe_problems(403))
-def enrol(body: EnrolRequest, services: UsesServices) -> EnrolAnswer:
+@router.post("/enrol", status_code=201, tags=["sites"], responses=describe_problems(403, 429))
+def enrol(body: EnrolRequest, request: Request, services: UsesServices, attempts: UsesFailedAttempts) -> EnrolAnswer:
     """Trade a one-time code for an identity; the link key follows from both public keys and the salt."""
-    with services.database.writing() as session:
-        made = identity.enrol(session, body.code, body.public_key, services.keys)
+    attempts.require_room(address_of(request))
+    try:
+        with services.database.writing() as session:
+            made = identity.enrol(session, body.code, body.public_key, services.keys)
+    except RefusalError as refusal:
+        if refusal.status == FORBIDDEN:
+            attempts.note(address_of(request))
+        raise
     return EnrolAnswer(
         site_id=made.site_id,
         site_name=made.site_name,
