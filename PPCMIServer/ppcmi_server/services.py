@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ppcmi.bundle_header import Mode
@@ -20,6 +20,8 @@ from ppcmi_server.database.schema import Model
 from ppcmi_server.identity import Caller
 from ppcmi_server.keys import ServerKeys
 from ppcmi_server.mapping import Mapper, MapsLatents
+from ppcmi_server.metrics import Metrics
+from ppcmi_server.metrics_state import ServerState
 from ppcmi_server.umn.model import TrainedUmn
 
 CHANNELS_KEPT = 256
@@ -55,6 +57,7 @@ class Services:
     keys: ServerKeys
     channels: Channels
     cohorts: CohortStore
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 def open_services(config: ServerConfig) -> Services:
@@ -67,7 +70,9 @@ def open_services(config: ServerConfig) -> Services:
     database.upgrade()
     blobs = BlobStore(config.storage.blobs_url or str(config.folder / "blobs"))
     channels = Channels(keys)
-    return Services(config, database, blobs, keys, channels, CohortStore(database, blobs, keys, channels))
+    services = Services(config, database, blobs, keys, channels, CohortStore(database, blobs, keys, channels))
+    services.metrics.add_source(ServerState(config, database))
+    return services
 
 
 def start_mapper(services: Services) -> Mapper:

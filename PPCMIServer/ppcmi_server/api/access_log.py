@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ppcmi_server.api.problems import internal_error
+from ppcmi_server.metrics import Metrics
 
 LOG = logging.getLogger("ppcmi_server.access")
 ERRORS = logging.getLogger("ppcmi_server.errors")
@@ -24,8 +25,9 @@ HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-stor
 class AccessLog:
     """ASGI middleware, see the module."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -52,9 +54,10 @@ class AccessLog:
                 await internal_error()(scope, receive, send_marked)
         finally:
             route = getattr(scope.get("route"), "path", "-")
-            milliseconds = 1000 * (time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._metrics.request(route, scope["method"], status, seconds)
             method = scope["method"] if scope["method"].isalpha() and len(scope["method"]) < 10 else "-"
-            LOG.info("%s %s %d %.1fms %s", method, route, status, milliseconds, request_id)
+            LOG.info("%s %s %d %.1fms %s", method, route, status, 1000 * seconds, request_id)
 
 
 def _where(error: BaseException) -> str:
