@@ -22,6 +22,8 @@ CODE_ALPHABET = "abcdefghjkmnpqrstuvwxyz023456789"
 CODE_GROUPS, CODE_GROUP_SIZE = 5, 4
 CODE_DAYS = 7.0
 SALT_BYTES = 16
+LARGEST_QUOTA = 1000 << 40
+LARGEST_WEIGHT = 100.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Enrolment:
     link_salt: bytes = field(repr=False)
 
 
-def add_site(session: Session, name: str, days: float = CODE_DAYS) -> str:
+def add_site(session: Session, name: str, days: float = CODE_DAYS, actor: str = audit.OPERATOR) -> str:
     """A new site's one-time code.
 
     :raises UsageError: if the name is not usable.
@@ -63,16 +65,16 @@ def add_site(session: Session, name: str, days: float = CODE_DAYS) -> str:
     site = Site(id=secrets.token_hex(8), name=name, created=clock.now())
     session.add(site)
     session.flush()
-    audit.record(session, audit.OPERATOR, "site.add", site=site.id)
+    audit.record(session, actor, "site.add", site=site.id)
     return _new_code(session, site, days)
 
 
-def renew_code(session: Session, name: str, days: float = CODE_DAYS) -> str:
+def renew_code(session: Session, name: str, days: float = CODE_DAYS, actor: str = audit.OPERATOR) -> str:
     """Another code for a site that has not enrolled; its earlier ones no longer work.
 
     :raises SiteError: if there is no such site, or it has enrolled.
     """
-    site = _site_of(session, name)
+    site = site_named(session, name)
     if site.public_key is not None:
         raise SiteError("That site has enrolled already; add it under another name to enrol it anew.")
     if site.revoked is not None:
@@ -80,22 +82,22 @@ def renew_code(session: Session, name: str, days: float = CODE_DAYS) -> str:
     session.execute(
         update(EnrolmentCode).where(EnrolmentCode.site_id == site.id, EnrolmentCode.used.is_(None)).values(used="-")
     )
-    audit.record(session, audit.OPERATOR, "site.code", site=site.id)
+    audit.record(session, actor, "site.code", site=site.id)
     return _new_code(session, site, days)
 
 
-def revoke_site(session: Session, name: str) -> None:
+def revoke_site(session: Session, name: str, actor: str = audit.OPERATOR) -> None:
     """End a site's access at once: tokens and unused codes no longer work. Its cohorts stay until it withdraws them.
 
     :raises SiteError: if there is no such site.
     """
-    site = _site_of(session, name)
+    site = site_named(session, name)
     site.revoked = site.revoked or clock.now()
     session.execute(update(Token).where(Token.site_id == site.id).values(revoked=True))
     session.execute(
         update(EnrolmentCode).where(EnrolmentCode.site_id == site.id, EnrolmentCode.used.is_(None)).values(used="-")
     )
-    audit.record(session, audit.OPERATOR, "site.revoke", site=site.id)
+    audit.record(session, actor, "site.revoke", site=site.id)
 
 
 def enrol(session: Session, code: str, public_key: bytes, keys: ServerKeys) -> Enrolment:
@@ -134,6 +136,48 @@ def authenticate(session: Session, token: str) -> Caller | None:
     return Caller(site.id, site.name, site.public_key, site.link_salt, scopes, found.id, tokens.use_is_news(found))
 
 
+def set_quota(session: Session, name: str, quota_bytes: int | None, actor: str = audit.OPERATOR) -> None:
+    """Say how much a site may store; None for what the server's settings say.
+
+    :raises SiteError: if there is no such site.
+    :raises UsageError: if it is not a size.
+    """
+    if quota_bytes is not None and not 0 <= quota_bytes <= LARGEST_QUOTA:
+        raise UsageError("A quota has from 0 bytes up to 1000T.")
+    site = site_named(session, name)
+    site.quota_bytes = quota_bytes
+    audit.record(session, actor, "site.quota", site=site.id, bytes="default" if quota_bytes is None else quota_bytes)
+
+
+def set_weight(session: Session, name: str, weight: float, actor: str = audit.OPERATOR) -> None:
+    """Say how much each of a site's slices counts in further trainings, beside 1 for others.
+
+    :raises SiteError: if there is no such site.
+    :raises UsageError: if it is no weight.
+    """
+    if not 0 <= weight <= LARGEST_WEIGHT:  # so is what is no number
+        raise UsageError(f"A weight is a number from 0 to {LARGEST_WEIGHT:g}.")
+    site = site_named(session, name)
+    site.weight = float(weight)
+    audit.record(session, actor, "site.weight", site=site.id, weight=f"{weight:g}")
+
+
+def tokens_of(session: Session, site_id: str) -> list[Token]:
+    """A site's tokens, also those that are valid no longer, in the order they were made."""
+    return list(session.scalars(select(Token).where(Token.site_id == site_id).order_by(Token.id)))
+
+
+def site_named(session: Session, name: str) -> Site:
+    """A site by its name, for the operator.
+
+    :raises SiteError: if there is no such site.
+    """
+    site = session.scalar(select(Site).where(Site.name == name.strip()))
+    if site is None:
+        raise SiteError("There is no site of that name; 'ppcmi-server site list' shows those there are.")
+    return site
+
+
 def find_site(session: Session, name: str) -> Site:
     """An enrolled site by its name.
 
@@ -148,13 +192,6 @@ def find_site(session: Session, name: str) -> Site:
 def list_sites(session: Session) -> list[Site]:
     """Every site, by name."""
     return list(session.scalars(select(Site).order_by(Site.name)))
-
-
-def _site_of(session: Session, name: str) -> Site:
-    site = session.scalar(select(Site).where(Site.name == name.strip()))
-    if site is None:
-        raise SiteError("There is no site of that name; 'ppcmi-server site list' shows those there are.")
-    return site
 
 
 def _new_code(session: Session, site: Site, days: float) -> str:

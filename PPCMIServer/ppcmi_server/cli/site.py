@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from ppcmi import sealing
 from ppcmi.cli.parsers import Groups, add_group
+from ppcmi.errors import UsageError
 from ppcmi_server import identity
+from ppcmi_server.cli.operator import TOKEN_COLUMNS, token_row
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.database.schema import Site
 
@@ -30,6 +34,28 @@ def add_parsers(groups: Groups) -> None:
         'ppcmi-server site revoke "Hospital A"',
     )
     parser.add_argument("name", metavar="NAME", help="the site's name")
+    parser = add_command(
+        group,
+        "tokens",
+        _tokens,
+        "A site's tokens, without the tokens themselves: what each may be used for, and when it last was.",
+        'ppcmi-server site tokens "Hospital A"',
+    )
+    parser.add_argument("name", metavar="NAME", help="the site's name")
+    parser = add_command(
+        group, "quota", _quota, "Say how much a site may store.", 'ppcmi-server site quota "Hospital A" 500G'
+    )
+    parser.add_argument("name", metavar="NAME", help="the site's name")
+    parser.add_argument("size", metavar="SIZE", help="such as 500G or 2T, or default for what server.toml says")
+    parser = add_command(
+        group,
+        "weight",
+        _weight,
+        "Say how much each of a site's slices counts in further trainings; for others it is 1.",
+        'ppcmi-server site weight "Hospital A" 0.5',
+    )
+    parser.add_argument("name", metavar="NAME", help="the site's name")
+    parser.add_argument("weight", metavar="WEIGHT", type=float, help="0 leaves them out of what is learned")
 
 
 def _add(command: Command) -> int:
@@ -62,6 +88,42 @@ def _revoke(command: Command) -> int:
         identity.revoke_site(session, command.options.name)
     command.console.result("Revoked: its tokens and codes no longer work.")
     return 0
+
+
+def _tokens(command: Command) -> int:
+    with command.database.reading() as session:
+        site = identity.site_named(session, command.options.name)
+        rows = [token_row(token) for token in identity.tokens_of(session, site.id)]
+    command.console.table(TOKEN_COLUMNS, rows)
+    return 0
+
+
+def _quota(command: Command) -> int:
+    quota = parse_size(command.options.size)
+    with command.database.writing() as session:
+        identity.set_quota(session, command.options.name, quota)
+    command.console.result("The quota holds from now on; what is stored already stays.")
+    return 0
+
+
+def _weight(command: Command) -> int:
+    with command.database.writing() as session:
+        identity.set_weight(session, command.options.name, command.options.weight)
+    command.console.result("The weight holds for trainings that are started from now on.")
+    return 0
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of ``500G`` and the like (powers of 1024), None for ``default``.
+
+    :raises UsageError: if it is neither.
+    """
+    if text == "default":
+        return None
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)([KMGT]?)", text.strip().upper())
+    if found is None:
+        raise UsageError("A size is a number with K, M, G or T, such as 500G, or default.")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
 
 
 def _state(site: Site) -> str:

@@ -288,6 +288,7 @@ class AuditEvent(Base):
     """
 
     __tablename__ = "audit_events"
+    __table_args__ = (Index("audit_events_digest", "digest"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     at: Mapped[str] = mapped_column(String(20))
     actor: Mapped[str] = mapped_column(String(32))

@@ -52,6 +52,7 @@ def upgrade() -> None:
                 table,
                 sa.Column(column.name, column.type, nullable=column.nullable, server_default=column.server_default),
             )
+    op.create_index("audit_events_digest", "audit_events", ["digest"])
     with op.batch_alter_table("tokens") as batch_op:
         batch_op.alter_column("site_id", existing_type=sa.String(length=16), nullable=True)
         batch_op.add_column(sa.Column("label", sa.String(length=60), nullable=False, server_default=""))
@@ -100,6 +101,7 @@ def downgrade() -> None:
         op.execute("DROP FUNCTION audit_events_only_grow()")
     op.drop_table("chunks")
     op.drop_table("logins")
+    op.drop_index("audit_events_digest", "audit_events")
     op.execute("DELETE FROM tokens WHERE site_id IS NULL")
     _rewrite_scopes(lambda scopes: [old for scope in scopes for old in OLD_SCOPES.get(scope, [])])
     with op.batch_alter_table("tokens") as batch_op:
