@@ -17,7 +17,9 @@ from ppcmi_server.api.examples import add_examples
 from ppcmi_server.api.overload import Overload
 from ppcmi_server.api.problems import add_handlers
 from ppcmi_server.api.rates import FailedAttempts, Rate
+from ppcmi_server.api.request_heads import RequestHeads
 from ppcmi_server.config import ServerConfig
+from ppcmi_server.readiness import ReadinessCheck
 from ppcmi_server.services import Services, open_services, start_mapper
 
 DESCRIPTION = """\
@@ -48,9 +50,11 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
         docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.services = opened
+    app.state.readiness = ReadinessCheck(config, opened.database, opened.blobs)
     app.state.body_memory = BodyMemory(config.limits.memory_bytes)
     app.state.failed_attempts = FailedAttempts(config.rates.failed_per_minute)
     app.state.request_rate = Rate(config.rates.requests_per_minute, 60.0)
+    app.add_middleware(RequestHeads)
     app.add_middleware(Overload, requests=config.limits.requests)
     app.add_middleware(AccessLog, metrics=opened.metrics)  # the last one added is the outermost
     add_handlers(app)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,12 +17,13 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope, Send
 
 from ppcmi_server.errors import RefusalError
 from ppcmi_server.settings import MEMORY_OF_A_BYTE, Limits
 
 OCTETS = "application/octet-stream"
+PIECE_BYTES = 256 << 10
 OCTETS_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -44,10 +46,9 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def capped(request: Request) -> Response:
-            limits: Limits = request.app.state.services.config.limits
-            return await handle(
-                Request(request.scope, _capped(request.receive, limits.json_bytes, limits.idle_seconds))
-            )
+            limits = _limits_of(request)
+            receive = _capped(request.receive, limits.json_bytes, limits.idle_seconds, limits.body_seconds)
+            return await handle(Request(request.scope, receive))
 
         return capped
 
@@ -93,9 +94,10 @@ class BodyMemory:
 async def receive_chunks(request: Request, limit: int, idle_seconds: float) -> AsyncIterator[bytes]:
     """A body piece by piece.
 
-    :raises HTTPException: 413 above ``limit`` bytes, 408 after ``idle_seconds`` without a byte.
+    :raises HTTPException: 413 above ``limit`` bytes, 408 after ``idle_seconds`` without a byte, or when it takes longer
+        than limits.body_seconds as a whole.
     """
-    receive = _capped(request.receive, limit, idle_seconds)
+    receive = _capped(request.receive, limit, idle_seconds, _limits_of(request).body_seconds)
     more = True
     while more:
         message = await receive()
@@ -115,13 +117,33 @@ async def read_body(request: Request, limit: int, idle_seconds: float, take: Cal
     return bytes(body)
 
 
-def _capped(receive: Receive, limit: int, idle_seconds: float) -> Receive:
-    received = 0
+class OctetsInPieces(Response):
+    """Bytes as an answer, handed over as fast as the client reads: no second copy waits in the connection."""
+
+    media_type = OCTETS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        body = memoryview(self.body)
+        for start in range(0, max(1, len(body)), PIECE_BYTES):
+            piece = bytes(body[start : start + PIECE_BYTES])
+            more = start + PIECE_BYTES < len(body)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+
+def _limits_of(request: Request) -> Limits:
+    limits: Limits = request.app.state.services.config.limits
+    return limits
+
+
+def _capped(receive: Receive, limit: int, idle_seconds: float, body_seconds: float) -> Receive:
+    received, end = 0, time.monotonic() + body_seconds
 
     async def capped() -> Message:
         nonlocal received
         try:
-            message = await asyncio.wait_for(receive(), idle_seconds)
+            message = await asyncio.wait_for(receive(), min(idle_seconds, end - time.monotonic()))
         except TimeoutError:
             raise HTTPException(408, headers={"Connection": "close"}) from None
         received += len(message.get("body", b""))

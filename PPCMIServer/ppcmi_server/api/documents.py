@@ -52,6 +52,13 @@ class Health(Document):
     status: Literal["ok"] = "ok"
 
 
+class Readiness(Document):
+    """The service can work; ``uploads`` are closed while there is less free space than is kept in reserve."""
+
+    status: Literal["ok"] = "ok"
+    uploads: Literal["open", "closed"]
+
+
 class Info(Document):
     """What kind of server this is; ``public_key`` is its X25519 key."""
 

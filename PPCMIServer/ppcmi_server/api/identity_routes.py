@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import text
 
 from ppcmi_server import __version__, identity
 from ppcmi_server.api.access import AnyCaller, UsesFailedAttempts, UsesMapper, UsesServices, address_of
 from ppcmi_server.api.bodies import JsonRoute
-from ppcmi_server.api.documents import EnrolAnswer, EnrolRequest, Health, Info, Me, SiteAnswer
+from ppcmi_server.api.documents import EnrolAnswer, EnrolRequest, Health, Info, Me, Readiness, SiteAnswer
 from ppcmi_server.api.problems import describe_problems
 from ppcmi_server.errors import RefusalError
 from ppcmi_server.mapping import shutting_down
+from ppcmi_server.readiness import ReadinessCheck
 
 FORBIDDEN = 403
 
@@ -28,13 +28,19 @@ def healthz() -> Health:
 
 
 @public.get("/readyz", tags=["service"], responses=describe_problems(503))
-def readyz(services: UsesServices, mapper: UsesMapper) -> Health:
-    """Database and mapper work."""
-    with services.database.reading() as session:
-        session.execute(text("SELECT 1"))
+def readyz(request: Request, mapper: UsesMapper) -> Readiness:
+    """Database, storage and mapper work; whether uploads have room."""
     if not mapper.alive:
         raise shutting_down()
-    return Health()
+    check: ReadinessCheck = request.app.state.readiness
+    found = check()
+    if found.failing:
+        parts = " and ".join(found.failing)
+        raise RefusalError(
+            503, "not-ready", "Not available", f"The server's {parts} cannot be used now; try again later.",
+            {"Retry-After": "10"},
+        )  # fmt: skip
+    return Readiness(uploads="open" if found.room_for_uploads else "closed")
 
 
 @router.get("/info", tags=["service"])

@@ -1,0 +1,210 @@
+"""Connections: how many there may be, and how long a client may take for what comes before and after a request.
+
+uvicorn waits for a request's head, for the rest of a body that nobody wants, and for a client that does not read its
+answer, as long as they please. Here each of these has a deadline. A request's body has its own, in
+:mod:`ppcmi_server.api.bodies`. What TLS's handshake may take, the event loop has to be told.
+
+::
+
+    accepted -> (TLS) -> head -> request under way -> answer -> idle -> head -> ...
+               header_seconds                        answer_seconds  keep_alive_seconds
+
+When there are too many connections, the one that has waited longest without a request under way makes room: whoever
+opens them slowly on purpose pushes out their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ppcmi_server.settings import ServeSettings
+
+MALFORMED = {
+    "type": "urn:ppcmi:problem:bad-request",
+    "title": "Bad Request",
+    "status": 400,
+    "detail": "This is not a request that HTTP/1.1 knows; send another.",
+}
+
+
+class ServingConfig(uvicorn.Config):
+    """uvicorn's configuration with deadlines for connections.
+
+    :param serve: ``header_seconds``, ``keep_alive_seconds`` and ``connections`` count here.
+    :param answer_seconds: how long a client may take to read one answer.
+    :param options: uvicorn's own.
+
+    Example::
+
+        uvicorn.Server(ServingConfig(app, config.serve, config.limits.body_seconds, access_log=False)).run()
+    """
+
+    def __init__(self, app: Any, serve: ServeSettings, answer_seconds: float, **options: Any) -> None:
+        options.setdefault("timeout_keep_alive", max(1, round(serve.keep_alive_seconds)))
+        super().__init__(app, http=DeadlineProtocol, **options)
+        self.header_seconds = serve.header_seconds
+        self.answer_seconds = answer_seconds
+        self.most_connections = serve.connections
+        self.waiting: dict[DeadlineProtocol, None] = {}
+
+    def get_loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop]:
+        """A loop that ends a TLS handshake that takes too long."""
+        return lambda: _HandshakeLoop(self.header_seconds)
+
+
+class DeadlineProtocol(H11Protocol):
+    """One connection, see the module."""
+
+    config: ServingConfig
+
+    def __init__(self, config: ServingConfig, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self._head = _Deadline(self.loop, self._abort)
+        self._answer = _Deadline(self.loop, self._abort)
+
+    # ---- as asyncio calls them
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count it, and wait for the first request's head."""
+        super().connection_made(transport)
+        if len(self.connections) > self.config.most_connections:
+            longest = next(iter(self.config.waiting), self)
+            longest._abort()  # another one of these
+            if longest is self:
+                return
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._head.cancel()
+        self._answer.cancel()
+        self.config.waiting.pop(self, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a head or a body."""
+        super().data_received(data)
+        self._look()
+
+    def pause_writing(self) -> None:
+        """The client reads slower than the server writes."""
+        super().pause_writing()
+        self._answer.start(self.config.answer_seconds)
+
+    def resume_writing(self) -> None:
+        """The client has read; an answer that is not whole yet keeps its deadline."""
+        super().resume_writing()
+        if not self._is_under_way() and not self.transport.is_closing():
+            self._answer.cancel()
+
+    # ---- as uvicorn calls them
+
+    def on_response_complete(self) -> None:
+        """An answer is written, though not all of it may have been read."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._close_surely()
+        else:
+            self._look()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing came on an idle connection."""
+        super().timeout_keep_alive_handler()
+        self._close_surely()
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be read as HTTP gets a problem document too, if there is no other answer under way."""
+        self._close_surely()
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE) or not self._is_answerable():
+            self.transport.close()
+            return
+        body = json.dumps(MALFORMED).encode()
+        head = h11.Response(
+            status_code=400,
+            headers=[
+                ("Content-Type", "application/problem+json"),
+                ("Content-Length", str(len(body))),
+                ("Connection", "close"),
+            ],
+        )
+        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    # ---- deadlines
+
+    def _is_under_way(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _is_answerable(self) -> bool:
+        """Whether no answer is half written."""
+        return not self._is_under_way() or not self.cycle.response_started
+
+    def _look(self) -> None:
+        """Start or end the wait for a head, or for the rest of a body that nobody reads."""
+        if self.transport.is_closing():
+            return
+        if self._is_under_way():
+            self._head.cancel()
+            self.config.waiting.pop(self, None)
+        elif self.timeout_keep_alive_task is None:
+            self._wait_for_head()
+        else:  # idle: uvicorn's own timer runs
+            self._head.cancel()
+            if not self.flow.write_paused:
+                self._answer.cancel()
+            self.config.waiting.setdefault(self)
+            if self.conn.their_state is h11.SEND_BODY:
+                self._wait_for_head()
+
+    def _wait_for_head(self) -> None:
+        self._head.start(self.config.header_seconds)
+        self.config.waiting.setdefault(self)
+
+    def _close_surely(self) -> None:
+        """A transport that closes waits for what it still has to send; not for ever."""
+        self._answer.start(self.config.header_seconds)
+
+    def _abort(self) -> None:
+        self.config.waiting.pop(self, None)
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class _Deadline:
+    """Calls ``late`` after so many seconds, unless it is cancelled; starting it again changes nothing."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, late: Callable[[], None]) -> None:
+        self._loop = loop
+        self._late = late
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self, seconds: float) -> None:
+        if self._handle is None:
+            self._handle = self._loop.call_later(seconds, self._late)
+
+    def cancel(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+class _HandshakeLoop(asyncio.SelectorEventLoop):
+    """An event loop whose servers end a TLS handshake after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._handshake_seconds = seconds
+
+    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+        """As asyncio's."""
+        if options.get("ssl") is not None:
+            options.setdefault("ssl_handshake_timeout", self._handshake_seconds)
+        return await super().create_server(*args, **options)
