@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from ppcmi_server import __version__
-from ppcmi_server.api import cohort_routes, identity_routes, metrics_routes, model_routes, task_routes
+from ppcmi_server.api import cohort_routes, identity_routes, metrics_routes, model_routes, task_routes, token_routes
 from ppcmi_server.api.access_log import AccessLog
 from ppcmi_server.api.bodies import BodyMemory
 from ppcmi_server.api.examples import add_examples
@@ -61,6 +61,7 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
     for router in (
         identity_routes.public,
         identity_routes.router,
+        token_routes.router,
         task_routes.router,
         task_routes.binary,
         cohort_routes.router,

@@ -24,6 +24,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ppcmi_server.client_certificate import with_client_certificate
 from ppcmi_server.settings import ServeSettings
 
 MALFORMED = {
@@ -74,6 +75,7 @@ class DeadlineProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count it, and wait for the first request's head."""
         super().connection_made(transport)
+        self.app_state = with_client_certificate(self.app_state, transport)
         if len(self.connections) > self.config.most_connections:
             longest = next(iter(self.config.waiting), self)
             longest._abort()  # another one of these

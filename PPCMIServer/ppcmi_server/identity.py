@@ -37,6 +37,7 @@ class Caller:
     scopes: tuple[str, ...]
     token_id: int = 0
     use_is_news: bool = False
+    certificate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,12 @@ def revoke_site(session: Session, name: str, actor: str = audit.OPERATOR) -> Non
     audit.record(session, actor, "site.revoke", site=site.id)
 
 
-def enrol(session: Session, code: str, public_key: bytes, keys: ServerKeys) -> Enrolment:
+def enrol(
+    session: Session, code: str, public_key: bytes, keys: ServerKeys, certificate: str | None = None
+) -> Enrolment:
     """Trade a one-time code for an identity.
 
+    :param certificate: SHA-256 (hex) of the certificate that the site shows; from then on it has to be this one.
     :raises RefusalError: 403 if the code is unknown, used or expired, without saying which; 422 if the key is unusable.
     """
     found = session.scalar(
@@ -117,7 +121,7 @@ def enrol(session: Session, code: str, public_key: bytes, keys: ServerKeys) -> E
     except BundleError as error:
         raise unprocessable("public_key is not a usable X25519 key; make a new one.") from error
     found.used = site.enrolled = clock.now()
-    site.public_key, site.link_salt = public_key, salt
+    site.public_key, site.link_salt, site.certificate = public_key, salt, certificate
     session.flush()
     _, token = tokens.make_token(session, site.id, tokens.SITE_SCOPES)
     audit.record(session, site.id, "site.enrol", site=site.id)
@@ -133,7 +137,16 @@ def authenticate(session: Session, token: str) -> Caller | None:
     if site.revoked is not None or site.public_key is None or site.link_salt is None:
         return None
     scopes = tuple(found.scopes)
-    return Caller(site.id, site.name, site.public_key, site.link_salt, scopes, found.id, tokens.use_is_news(found))
+    return Caller(
+        site.id,
+        site.name,
+        site.public_key,
+        site.link_salt,
+        scopes,
+        found.id,
+        tokens.use_is_news(found),
+        site.certificate,
+    )
 
 
 def set_quota(session: Session, name: str, quota_bytes: int | None, actor: str = audit.OPERATOR) -> None:
@@ -160,6 +173,24 @@ def set_weight(session: Session, name: str, weight: float, actor: str = audit.OP
     site = site_named(session, name)
     site.weight = float(weight)
     audit.record(session, actor, "site.weight", site=site.id, weight=f"{weight:g}")
+
+
+def bind_certificate(session: Session, site_id: str, certificate: str) -> None:
+    """Bind a site that is bound to none yet to the certificate that it shows."""
+    site = session.get_one(Site, site_id)
+    if site.certificate is None:
+        site.certificate = certificate
+        audit.record(session, site_id, "site.certificate", site=site_id)
+
+
+def forget_certificate(session: Session, name: str, actor: str = audit.OPERATOR) -> None:
+    """Let a site come with another certificate: the next one that it shows is the one.
+
+    :raises SiteError: if there is no such site.
+    """
+    site = site_named(session, name)
+    site.certificate = None
+    audit.record(session, actor, "site.forget-certificate", site=site.id)
 
 
 def tokens_of(session: Session, site_id: str) -> list[Token]:

@@ -87,10 +87,3 @@ def is_past(moment: str | None) -> bool:
 def use_is_news(token: Token) -> bool:
     """Whether its last use was noted so long ago that this one should be."""
     return token.last_used is None or token.last_used <= clock.ago(USE_NOTED_EVERY_S)
-
-
-def note_use(session: Session, token_id: int) -> None:
-    """Note that a token is in use now."""
-    token = session.get(Token, token_id)
-    if token is not None:
-        token.last_used = clock.now()

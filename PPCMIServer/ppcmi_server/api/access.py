@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -11,13 +12,15 @@ from sqlalchemy.orm import Session
 
 from ppcmi_server.api.bodies import BodyMemory
 from ppcmi_server.api.rates import FailedAttempts, Rate
+from ppcmi_server.client_certificate import client_certificate
 from ppcmi_server.database.schema import Site
 from ppcmi_server.errors import RefusalError, forbidden
-from ppcmi_server.identity import Caller, authenticate
+from ppcmi_server.identity import Caller, authenticate, bind_certificate
 from ppcmi_server.mapping import Mapper
 from ppcmi_server.operators import Operator, authenticate_operator
 from ppcmi_server.services import Services
-from ppcmi_server.tokens import OPERATOR_SCOPES, SITE_SCOPES, find_token, is_past, is_valid, note_use
+from ppcmi_server.site_tokens import note_use
+from ppcmi_server.tokens import OPERATOR_SCOPES, SITE_SCOPES, find_token, is_past, is_valid
 
 _BEARER = HTTPBearer(auto_error=False, description="The token from enrolment.")
 
@@ -73,6 +76,7 @@ def caller_with(scope: str | None) -> Callable[..., Caller]:
             if found is None:
                 raise _no_entry(session, request, token)
         _count(request, found.token_id)
+        _require_own_certificate(request, services, found)
         if found.use_is_news:
             after.add_task(_note_use, services, found.token_id)
         if scope is not None and scope not in found.scopes:
@@ -146,6 +150,31 @@ def _unauthorized(kind: str, detail: str) -> RefusalError:
 def _count(request: Request, token_id: int) -> None:
     rate: Rate = request.app.state.request_rate
     rate.take(str(token_id))
+
+
+def certificate_of(request: Request, services: Services) -> str | None:
+    """SHA-256 (hex) of the certificate that a site shows; None where the server asks for none.
+
+    :raises RefusalError: 403 if the server asks for one and there is none.
+    """
+    if services.config.tls.client_certificates == "off":
+        return None
+    shown = client_certificate(request.scope)
+    if shown is None:
+        raise forbidden("This server asks for a certificate of the site's own; give it as --cert and --key.")
+    return shown
+
+
+def _require_own_certificate(request: Request, services: Services, caller: Caller) -> None:
+    """A site that enrolled before certificates were asked for is bound to the first that it shows."""
+    shown = certificate_of(request, services)
+    if shown is None:
+        return
+    if caller.certificate is None:
+        with services.database.writing() as session:
+            bind_certificate(session, caller.site_id, shown)
+    elif not hmac.compare_digest(caller.certificate, shown):
+        raise forbidden("The certificate is not this site's; a new one has to be announced to the server's operator.")
 
 
 def _note_use(services: Services, token_id: int) -> None:

@@ -36,6 +36,7 @@ Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", examples=["00" * 32])]
 Count = Annotated[int, Field(ge=0, examples=[12])]
 Scope = Literal["consortium", "site"]
 Mode = Literal["two-layer", "paper"]
+SiteScope = Literal["segment", "contribute", "validate"]
 Finite = Annotated[float, Field(allow_inf_nan=False, examples=[0.87])]
 Moment = Annotated[str, Field(examples=["2026-11-21T02:38:01Z"])]
 
@@ -91,6 +92,45 @@ class Me(Document):
     site_id: SiteId
     site_name: SiteName
     scopes: Annotated[list[str], Field(examples=[["segment", "validate"]])]
+    audit_head: Hex64 | None
+
+
+class TokenText(Document):
+    """A new token; it is shown once."""
+
+    token: Annotated[str, Field(examples=["(secret)"])]
+
+
+class NewToken(TokenText):
+    """A new token with what the server calls it."""
+
+    id: Hex16
+
+
+class TokenRequest(Document):
+    """What a workstation's token may be used for, and for how many days; null for until it is revoked."""
+
+    label: Annotated[str, Field(min_length=1, max_length=60, examples=["reading room 2"])]
+    scopes: Annotated[list[SiteScope], Field(min_length=1, max_length=3, examples=[["segment"]])]
+    days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False, examples=[90.0])] | None = None
+
+
+class TokenAnswer(Document):
+    """A token, without the token itself; ``current`` is the one that the caller used."""
+
+    id: Hex16
+    label: Annotated[str, Field(examples=["reading room 2"])]
+    scopes: Annotated[list[str], Field(examples=[["segment"]])]
+    created: Moment
+    expires: Moment | None
+    last_used: Moment | None
+    current: Annotated[bool, Field(examples=[False])]
+
+
+class AuditReceipt(Document):
+    """An event of the audit log."""
+
+    event: Annotated[int, Field(examples=[12])]
 
 
 class SiteAnswer(Document):

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from ppcmi_server import __version__, identity
-from ppcmi_server.api.access import AnyCaller, UsesFailedAttempts, UsesMapper, UsesServices, address_of
+from ppcmi_server import __version__, audit, identity
+from ppcmi_server.api.access import AnyCaller, UsesFailedAttempts, UsesMapper, UsesServices, address_of, certificate_of
 from ppcmi_server.api.bodies import JsonRoute
 from ppcmi_server.api.documents import EnrolAnswer, EnrolRequest, Health, Info, Me, Readiness, SiteAnswer
 from ppcmi_server.api.problems import describe_problems
@@ -53,9 +53,10 @@ def info(services: UsesServices) -> Info:
 def enrol(body: EnrolRequest, request: Request, services: UsesServices, attempts: UsesFailedAttempts) -> EnrolAnswer:
     """Trade a one-time code for an identity; the link key follows from both public keys and the salt."""
     attempts.require_room(address_of(request))
+    certificate = certificate_of(request, services)
     try:
         with services.database.writing() as session:
-            made = identity.enrol(session, body.code, body.public_key, services.keys)
+            made = identity.enrol(session, body.code, body.public_key, services.keys, certificate)
     except RefusalError as refusal:
         if refusal.status == FORBIDDEN:
             attempts.note(address_of(request))
@@ -70,9 +71,11 @@ def enrol(body: EnrolRequest, request: Request, services: UsesServices, attempts
 
 
 @router.get("/me", tags=["sites"], responses=describe_problems(401))
-def me(caller: AnyCaller) -> Me:
-    """The caller's site and scopes."""
-    return Me(site_id=caller.site_id, site_name=caller.site_name, scopes=list(caller.scopes))
+def me(caller: AnyCaller, services: UsesServices) -> Me:
+    """The caller's site and scopes, and the digest of the audit log's newest event: a receipt to keep."""
+    with services.database.reading() as session:
+        head = audit.head(session)
+    return Me(site_id=caller.site_id, site_name=caller.site_name, scopes=list(caller.scopes), audit_head=head)
 
 
 @router.get("/sites", tags=["sites"], responses=describe_problems(401, 404))

@@ -56,6 +56,14 @@ def add_parsers(groups: Groups) -> None:
     )
     parser.add_argument("name", metavar="NAME", help="the site's name")
     parser.add_argument("weight", metavar="WEIGHT", type=float, help="0 leaves them out of what is learned")
+    parser = add_command(
+        group,
+        "forget-certificate",
+        _forget_certificate,
+        "Let a site come with a new certificate, where the server asks for one: the next that it shows is bound to it.",
+        'ppcmi-server site forget-certificate "Hospital A"',
+    )
+    parser.add_argument("name", metavar="NAME", help="the site's name")
 
 
 def _add(command: Command) -> int:
@@ -110,6 +118,13 @@ def _weight(command: Command) -> int:
     with command.database.writing() as session:
         identity.set_weight(session, command.options.name, command.options.weight)
     command.console.result("The weight holds for trainings that are started from now on.")
+    return 0
+
+
+def _forget_certificate(command: Command) -> int:
+    with command.database.writing() as session:
+        identity.forget_certificate(session, command.options.name)
+    command.console.result("The next certificate that the site shows is bound to it.")
     return 0
 
 

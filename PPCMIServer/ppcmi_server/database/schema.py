@@ -51,7 +51,8 @@ class EnrolmentCode(Base):
 class Token(Base):
     """A bearer token, as its SHA-256, with what it may be used for; an operator's has no site.
 
-    ``label`` is what its owner calls it. ``expires`` is set where it was made so, or replaced by another.
+    ``label`` is what its owner calls it. ``expires`` is set where it was made so, or replaced by another;
+    ``replaces`` is the token that this one was made for.
     """
 
     __tablename__ = "tokens"
@@ -63,6 +64,7 @@ class Token(Base):
     created: Mapped[str] = mapped_column(String(20))
     expires: Mapped[str | None] = mapped_column(String(20))
     last_used: Mapped[str | None] = mapped_column(String(20))
+    replaces: Mapped[int | None]
     revoked: Mapped[bool] = mapped_column(default=False)
 
 

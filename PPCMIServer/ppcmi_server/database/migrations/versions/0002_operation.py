@@ -58,6 +58,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("label", sa.String(length=60), nullable=False, server_default=""))
         batch_op.add_column(sa.Column("expires", sa.String(length=20), nullable=True))
         batch_op.add_column(sa.Column("last_used", sa.String(length=20), nullable=True))
+        batch_op.add_column(sa.Column("replaces", sa.Integer(), nullable=True))
     _rewrite_scopes(lambda scopes: sorted({NEW_SCOPES.get(scope, scope) for scope in scopes}))
     op.create_table(
         "logins",
@@ -106,7 +107,7 @@ def downgrade() -> None:
     _rewrite_scopes(lambda scopes: [old for scope in scopes for old in OLD_SCOPES.get(scope, [])])
     with op.batch_alter_table("tokens") as batch_op:
         batch_op.alter_column("site_id", existing_type=sa.String(length=16), nullable=False)
-        for name in ("last_used", "expires", "label"):
+        for name in ("replaces", "last_used", "expires", "label"):
             batch_op.drop_column(name)
     for table, columns in reversed(NEW_COLUMNS.items()):
         for column in reversed(columns):
