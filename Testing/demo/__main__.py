@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from demo.alone import segment_alone, train_alone
+from demo.alone import AloneTrainings, segment_alone
 from demo.page import Shown, write_page
 from demo.pictures import Row, overlay, save, what_left
 from demo.scores import ScoredCase, manifest_records, results_document, table
 from demo.story import Hospital, Plan, Stopwatch, say, segment_held_out, train_together
 from ppcmi.batch_images import BatchImage, result_names
 from ppcmi.bundle import unpack
+from ppcmi.codec.local_network import LocalNetwork
 from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import PpcmiError, UsageError
 from ppcmi.metrics import score_case
@@ -74,12 +75,17 @@ def play(options: argparse.Namespace, scratch: Path) -> None:
     task, out, clock = plan.task, options.out, Stopwatch()
     out.mkdir(parents=True, exist_ok=True)
     hospitals = [Hospital(letter, scratch / "sites") for letter in plan.letters]
+    say("Meanwhile each hospital also trains alone, for comparison.")
+    own_cases = {letter: plan.cases(letter, "train") for letter in plan.letters}
+    alone = AloneTrainings(own_cases, task, plan.effort, scratch / "alone")
     with real_server(scratch / "server", plan.task_file) as server:
         train_together(plan, server, hospitals, clock)
         segment_held_out(plan, hospitals, out / "segmentations", clock)
         links = {hospital.letter: _link(plan, hospital) for hospital in hospitals}
     _picture_what_left(plan, hospitals[0].letter, links, out / "what-left.png")
-    shown = [one for hospital in hospitals for one in _show_site(plan, hospital, out, clock)]
+    with clock.stage("wait for the sites' trainings alone"):
+        networks = {letter: alone.network(letter) for letter in plan.letters}
+    shown = [one for hospital in hospitals for one in _show_site(plan, hospital, networks[hospital.letter], out)]
     cases = [one.case for one in shown]
     records = [r for h in hospitals for r in manifest_records(out / "segmentations" / h.letter)]
     settings = {
@@ -95,12 +101,9 @@ def play(options: argparse.Namespace, scratch: Path) -> None:
     say(f"Segmentations, overlays and index.html are in {out.resolve()}")
 
 
-def _show_site(plan: Plan, hospital: Hospital, out: Path, clock: Stopwatch) -> list[Shown]:
+def _show_site(plan: Plan, hospital: Hospital, network: LocalNetwork, out: Path) -> list[Shown]:
     """Score and picture one site's held-out cases, beside the site alone."""
     task, letter = plan.task, hospital.letter
-    say(f"\n{hospital.name} trains alone, for comparison.")
-    with clock.stage("train each site alone"):
-        network = train_alone(plan.cases(letter, "train"), task, plan.effort)
     cases = plan.cases(letter, "test")
     names = result_names([BatchImage(ImageSource(case.image)) for case in cases])
     shown = []
