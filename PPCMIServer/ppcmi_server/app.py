@@ -10,7 +10,15 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from ppcmi_server import __version__
-from ppcmi_server.api import cohort_routes, identity_routes, metrics_routes, model_routes, task_routes, token_routes
+from ppcmi_server.api import (
+    cohort_routes,
+    identity_routes,
+    map_route,
+    metrics_routes,
+    model_routes,
+    task_routes,
+    token_routes,
+)
 from ppcmi_server.api.access_log import AccessLog
 from ppcmi_server.api.bodies import BodyMemory
 from ppcmi_server.api.examples import add_examples
@@ -18,7 +26,10 @@ from ppcmi_server.api.overload import Overload
 from ppcmi_server.api.problems import add_handlers
 from ppcmi_server.api.rates import FailedAttempts, Rate
 from ppcmi_server.api.request_heads import RequestHeads
+from ppcmi_server.api.storage_problems import add_storage_handlers
+from ppcmi_server.api.volume import MappedVolume
 from ppcmi_server.config import ServerConfig
+from ppcmi_server.garbage import Sweeper
 from ppcmi_server.readiness import ReadinessCheck
 from ppcmi_server.services import Services, open_services, start_mapper
 
@@ -37,12 +48,14 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await run_in_threadpool(opened.cohorts.sweep)
+        sweeper = Sweeper(opened.cohorts.sweep)
+        sweeper.start()
         app.state.mapper = start_mapper(opened)
         try:
             yield
         finally:
             await run_in_threadpool(app.state.mapper.close)
+            await run_in_threadpool(sweeper.close)
             opened.database.close()
 
     app = FastAPI(
@@ -54,10 +67,12 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
     app.state.body_memory = BodyMemory(config.limits.memory_bytes)
     app.state.failed_attempts = FailedAttempts(config.rates.failed_per_minute)
     app.state.request_rate = Rate(config.rates.requests_per_minute, 60.0)
+    app.state.mapped_volume = MappedVolume(config.rates.mapped_slices_per_hour, opened.database)
     app.add_middleware(RequestHeads)
     app.add_middleware(Overload, requests=config.limits.requests)
     app.add_middleware(AccessLog, metrics=opened.metrics)  # the last one added is the outermost
     add_handlers(app)
+    add_storage_handlers(app)
     for router in (
         identity_routes.public,
         identity_routes.router,
@@ -67,7 +82,7 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
         cohort_routes.router,
         cohort_routes.binary,
         model_routes.router,
-        model_routes.binary,
+        map_route.router,
         metrics_routes.router if config.dashboard.open_metrics else metrics_routes.guarded,
     ):
         app.include_router(router)

@@ -20,6 +20,8 @@ from ppcmi_server.errors import OperatorError
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+SEALED_BYTES = NONCE_BYTES + 16
+"""What :func:`encrypt` adds to its content."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ppcmi.bundle_header import Mode
 from ppcmi.channel import Channel, open_channel
 from ppcmi.device import choose_device
 from ppcmi.errors import TrainingError
-from ppcmi_server.blobs import BlobStore
+from ppcmi_server.blobs import BlobStore, open_blobs
 from ppcmi_server.cohorts import CohortStore
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import Database
@@ -22,6 +22,7 @@ from ppcmi_server.keys import ServerKeys
 from ppcmi_server.mapping import Mapper, MapsLatents
 from ppcmi_server.metrics import Metrics
 from ppcmi_server.metrics_state import ServerState
+from ppcmi_server.quota import Room
 from ppcmi_server.umn.model import TrainedUmn
 
 CHANNELS_KEPT = 256
@@ -68,9 +69,12 @@ def open_services(config: ServerConfig) -> Services:
     keys = ServerKeys.load(config.folder)
     database = Database(config)
     database.upgrade()
-    blobs = BlobStore(config.storage.blobs_url or str(config.folder / "blobs"))
+    blobs = open_blobs(config.storage, config.folder)
     channels = Channels(keys)
-    services = Services(config, database, blobs, keys, channels, CohortStore(database, blobs, keys, channels))
+    folders = [config.folder, *([] if blobs.folder is None else [blobs.folder])]
+    room = Room(config.storage, folders)
+    cohorts = CohortStore(database, blobs, keys, channels, config.storage, room)
+    services = Services(config, database, blobs, keys, channels, cohorts)
     services.metrics.add_source(ServerState(config, database))
     return services
 
@@ -93,6 +97,7 @@ def start_mapper(services: Services) -> Mapper:
         batch_slices=limits.batch_slices,
         batch_wait_s=limits.batch_wait_ms / 1000,
         models_in_memory=limits.models_in_memory,
+        metrics=services.metrics,
     )
 
 

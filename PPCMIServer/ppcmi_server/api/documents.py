@@ -87,12 +87,14 @@ class EnrolAnswer(Document):
 
 
 class Me(Document):
-    """The caller."""
+    """The caller, and how much its cohorts take of what it may store."""
 
     site_id: SiteId
     site_name: SiteName
     scopes: Annotated[list[str], Field(examples=[["segment", "validate"]])]
     audit_head: Hex64 | None
+    stored_bytes: Count
+    quota_bytes: Count
 
 
 class TokenText(Document):
@@ -209,12 +211,17 @@ class CohortCreated(Document):
 
 
 class CohortAnswer(Document):
-    """How far a cohort is; ``frames`` are the indices that the server has."""
+    """How far a cohort is; ``frames`` are the indices that the server has.
+
+    ``partial`` has offset and size of every chunk, by index of its frame; ``chunk_bytes`` is the largest that is taken.
+    """
 
     cohort_id: Hex32
     state: Literal["open", "whole", "withdrawn"]
     frames: Annotated[list[int], Field(examples=[[0, 1, 2]])]
+    partial: Annotated[dict[str, list[list[int]]], Field(examples=[{"3": [[0, 8388608], [8388608, 8388608]]}])]
     cases: Count
+    chunk_bytes: Annotated[int, Field(ge=1, examples=[8388608])]
 
 
 class CommitRequest(Document):

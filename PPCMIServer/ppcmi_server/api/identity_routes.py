@@ -11,8 +11,10 @@ from ppcmi_server.api.access import AnyCaller, UsesFailedAttempts, UsesMapper, U
 from ppcmi_server.api.bodies import JsonRoute
 from ppcmi_server.api.documents import EnrolAnswer, EnrolRequest, Health, Info, Me, Readiness, SiteAnswer
 from ppcmi_server.api.problems import describe_problems
+from ppcmi_server.database.schema import Site
 from ppcmi_server.errors import RefusalError
 from ppcmi_server.mapping import shutting_down
+from ppcmi_server.quota import stored_bytes
 from ppcmi_server.readiness import ReadinessCheck
 
 FORBIDDEN = 403
@@ -72,10 +74,19 @@ def enrol(body: EnrolRequest, request: Request, services: UsesServices, attempts
 
 @router.get("/me", tags=["sites"], responses=describe_problems(401))
 def me(caller: AnyCaller, services: UsesServices) -> Me:
-    """The caller's site and scopes, and the digest of the audit log's newest event: a receipt to keep."""
+    """The caller's site, scopes and storage, and the digest of the audit log's newest event: a receipt to keep."""
     with services.database.reading() as session:
         head = audit.head(session)
-    return Me(site_id=caller.site_id, site_name=caller.site_name, scopes=list(caller.scopes), audit_head=head)
+        stored = stored_bytes(session, caller.site_id)
+        quota = services.cohorts.room.quota_of(session.get_one(Site, caller.site_id))
+    return Me(
+        site_id=caller.site_id,
+        site_name=caller.site_name,
+        scopes=list(caller.scopes),
+        audit_head=head,
+        stored_bytes=stored,
+        quota_bytes=quota,
+    )
 
 
 @router.get("/sites", tags=["sites"], responses=describe_problems(401, 404))
