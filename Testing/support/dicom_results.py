@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,11 +115,17 @@ def dciodvfy_errors(path: Path) -> list[str]:
     return sorted(line for line in lines if line.startswith("Error"))
 
 
-def dcmqi_points(path: Path, folder: Path) -> dict[int, Any]:
-    """LPS places ``(n, 3)`` of every segment's voxels as QIICR's dcmqi finds them; skips where it is not installed."""
-    program = shutil.which("segimage2itkimage")
+def dcmqi_program(name: str) -> str:
+    """One of dcmqi's programs, which pip lays beside Python; skips where it is not installed."""
+    program = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if program is None:
         pytest.skip("There is no dcmqi; install it with pip.")
+    return program
+
+
+def dcmqi_points(path: Path, folder: Path) -> dict[int, Any]:
+    """LPS places ``(n, 3)`` of every segment's voxels as QIICR's dcmqi finds them; skips where it is not installed."""
+    program = dcmqi_program("segimage2itkimage")
     folder.mkdir()
     arguments = ["--inputDICOM", str(path), "--outputDirectory", str(folder), "--outputType", "nrrd", "--prefix", "x"]
     subprocess.run([program, *arguments], capture_output=True, check=True, timeout=120)

@@ -1,14 +1,12 @@
 """NAME.labels.json: what the values of a NIfTI label map mean, in the form that dcmqi takes."""
 
 import json
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pydicom
-import pytest
 from pydicom.uid import generate_uid
 
 from ppcmi.label_table import write_label_table
@@ -16,7 +14,7 @@ from ppcmi.task import load_task
 from ppcmi.volume import Volume
 from ppcmi.writing import write_segmentation
 from support.dicom import write_series
-from support.dicom_results import in_order, places_on, planes_of, source_of
+from support.dicom_results import dcmqi_program, in_order, places_on, planes_of, source_of
 from support.volumes import a_geometry, a_task
 
 TASK = load_task(Path(__file__).parents[2] / "Resources" / "Tasks" / "hippocampus-mr.json")
@@ -43,7 +41,6 @@ def test_a_label_without_modifier_has_none_and_names_keep_their_letters(tmp_path
     assert label["SegmentLabel"] == ("Größe" * 40)[:64]
 
 
-@pytest.mark.skipif(shutil.which("itkimage2segimage") is None, reason="There is no dcmqi; install it with pip.")
 def test_dcmqi_makes_dicom_of_a_label_map_with_its_table_and_the_source(tmp_path):
     geometry = a_geometry((4, 6, 9), (0.7, 1.1, 2.5), origin=(10.0, -20.0, 30.0))
     files = write_series(
@@ -57,7 +54,7 @@ def test_dcmqi_makes_dicom_of_a_label_map_with_its_table_and_the_source(tmp_path
     write_segmentation(Volume(labels, geometry), TASK, tmp_path / "x.nii.gz", {})
     write_label_table(TASK, tmp_path / "x.labels.json")
     command = [
-        "itkimage2segimage",
+        dcmqi_program("itkimage2segimage"),
         *("--inputImageList", tmp_path / "x.nii.gz", "--inputMetadata", tmp_path / "x.labels.json"),
         *("--inputDICOMDirectory", tmp_path / "series", "--outputDICOM", tmp_path / "x.dcm"),
     ]
