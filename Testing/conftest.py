@@ -36,3 +36,39 @@ def a_site(kept_site, tmp_path_factory):
 
     with copy_of_a_trained_site(kept_site, tmp_path_factory.mktemp("trained")) as site:
         yield site
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL cluster; skips where Debian's package ``postgresql`` is missing."""
+    pytest.importorskip("pg8000", reason="The extra 'postgresql' is not installed.")
+    from support.postgres import postgres_binary, postgres_cluster
+
+    if postgres_binary("initdb") is None:
+        pytest.skip("There is no PostgreSQL; install Debian's package postgresql.")
+    with postgres_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def s3_store():
+    """An S3 store on loopback; skips where the extra ``dev`` is not installed."""
+    for module in ("moto", "s3fs"):
+        pytest.importorskip(module, reason="The extras 's3' and 'dev' are not installed.")
+    from support.s3 import object_store
+
+    with object_store() as store:
+        yield store
+
+
+@pytest.fixture(scope="module", params=["sqlite-directory", "postgresql-s3"])
+def every_storage(request):
+    """Tests that use this run once with SQLite and a directory, once with PostgreSQL and an S3 store."""
+    if request.param == "sqlite-directory":
+        yield
+        return
+    cluster, store = request.getfixturevalue("postgres"), request.getfixturevalue("s3_store")
+    from support.storages import postgresql_and_s3
+
+    with postgresql_and_s3(cluster, store):
+        yield

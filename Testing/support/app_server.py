@@ -25,11 +25,13 @@ from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi_server import identity, tasks
 from ppcmi_server.app import create_app
-from ppcmi_server.config import create_folder
+from ppcmi_server.config import SETTINGS_NAME, create_folder, settings_text
+from ppcmi_server.connections import ServingConfig
 from ppcmi_server.mapping import Mapper
 from ppcmi_server.services import Services, open_services
 from ppcmi_server.settings import Limits
 from support.codecs import tiny_task
+from support.storages import storage_settings
 
 TASK = tiny_task()
 CODEC = "c0dec" + "0" * 27
@@ -153,12 +155,18 @@ class AppServer:
 @contextmanager
 def app_server(folder: Path, **limits: float) -> Iterator[AppServer]:
     """Serve the task from a new server folder until the context ends."""
-    config = dataclasses.replace(create_folder(folder).on_device("cpu"), limits=Limits(**limits))
+    config = dataclasses.replace(
+        create_folder(folder).on_device("cpu"), limits=Limits(**limits), storage=storage_settings()
+    )
+    (folder / SETTINGS_NAME).write_text(settings_text(config), encoding="utf-8")  # what its workers read
     services = open_services(config)
     with services.database.writing() as session:
         tasks.add_task(session, TASK)
     app = create_app(config, services)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2))
+    serving = ServingConfig(
+        app, config.serve, config.limits.body_seconds, port=0, log_config=None, timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(serving)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + START_S

@@ -17,8 +17,9 @@ _PROGRAMS = {
     "Orthanc": "orthanc",
     "/usr/share/orthanc/plugins/libOrthancDicomWeb.so": "orthanc-dicomweb",
     "dciodvfy": "dicom3tools",
+    "initdb": "postgresql",
 }
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
+_PATH = ":".join([os.environ.get("PATH", ""), "/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))])
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
 

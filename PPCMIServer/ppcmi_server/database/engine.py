@@ -1,4 +1,8 @@
-"""Connections and transactions. Work that writes takes the write lock at its start, not at its end."""
+"""Connections and transactions. Work that writes takes the write lock at its start, not at its end.
+
+SQLite has one writer by itself. On PostgreSQL an advisory lock does the same for all servers on one database: what a
+transaction reads before it writes stays true until it commits, and the code is the same on both.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,32 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.orm import Session, sessionmaker
 
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.errors import OperatorError
+from ppcmi_server.file_systems import require_local
 
 BUSY_TIMEOUT_MS = 20_000
 MIGRATIONS = Path(__file__).with_name("migrations")
+SQLITE_NAME = "ppcmi.sqlite3"
+WRITE_LOCK = 0x7070636D69  # "ppcmi": the advisory lock of whoever writes
 
 
 class Database:
-    """The server's database; :meth:`reading` and :meth:`writing` are its transactions."""
+    """The server's database; :meth:`reading` and :meth:`writing` are its transactions.
+
+    :raises OperatorError: if the address does not work here, or SQLite would lie on a network file system.
+    """
 
     def __init__(self, config: ServerConfig) -> None:
-        self.url = config.storage.database_url or f"sqlite:///{config.folder / 'ppcmi.sqlite3'}"
-        self._engine = _engine(self.url)
+        self.url = config.storage.database_url or f"sqlite:///{config.folder / SQLITE_NAME}"
+        self._engine = _engine(_address(self.url))
+        self.kind = self._engine.dialect.name
         writer = self._engine.execution_options(ppcmi_write=True)
         self._reader = sessionmaker(self._engine, expire_on_commit=False)
         self._writer = sessionmaker(writer, expire_on_commit=False)
@@ -43,34 +56,87 @@ class Database:
             yield session
 
     def upgrade(self) -> None:
-        """Bring the tables to this version's form."""
+        """Bring the tables to this version's form.
+
+        :raises OperatorError: if they are of a newer version.
+        """
+        self.migrate("head")
+
+    def migrate(self, revision: str) -> None:
+        """Bring the tables to the form of a revision, up or down.
+
+        :raises OperatorError: if this version does not know the revision that they have.
+        """
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
-        with self._engine.begin() as connection:
+        script = ScriptDirectory.from_config(config)
+        with self._writer.begin() as session:
+            connection = session.connection()
+            present = _revision(connection)
+            order = [step.revision for step in script.walk_revisions()][::-1]
+            if present is not None and present not in order:
+                raise OperatorError(
+                    "The database is of a newer version of the server; install that version, or restore a backup."
+                )
+            target = order.index(script.get_current_head() or "" if revision == "head" else revision)
+            place = -1 if present is None else order.index(present)
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if target > place:
+                command.upgrade(config, order[target])
+            elif target < place:
+                command.downgrade(config, order[target])
+
+    def revision(self) -> str | None:
+        """The revision of the tables; None where there are none."""
+        with self.reading() as session:
+            return _revision(session.connection())
 
     def erase_traces(self) -> None:
-        """Rewrite SQLite's log, so that what was deleted is not in it any longer."""
-        if self._engine.dialect.name == "sqlite":
+        """Rewrite what keeps deleted rows: SQLite's log, PostgreSQL's dead rows."""
+        statement = {"sqlite": "PRAGMA wal_checkpoint(TRUNCATE)", "postgresql": "VACUUM cohorts"}.get(self.kind)
+        if statement is not None:
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                connection.exec_driver_sql(statement)
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
 
 
-def _engine(url: str) -> Engine:
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _address(url: str) -> URL:
     try:
-        sqlite = make_url(url).get_backend_name() == "sqlite"
-        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000} if sqlite else {})
+        address = make_url(url)
+    except ArgumentError as error:
+        raise OperatorError("Setting storage.database_url is not an address that works here.") from error
+    if address.drivername in ("postgresql", "postgres"):  # pg8000 is what the extra 'postgresql' installs
+        return address.set(drivername="postgresql+pg8000")
+    return address
+
+
+def _engine(address: URL) -> Engine:
+    sqlite = address.get_backend_name() == "sqlite"
+    if sqlite and address.database:
+        require_local(Path(address.database).parent)
+    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_MS / 1000}} if sqlite else _SERVER_OPTIONS
+    try:
+        engine = create_engine(address, **options)
     except (ArgumentError, ImportError) as error:
         raise OperatorError("Setting storage.database_url is not an address that works here.") from error
     if sqlite:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+    elif engine.dialect.name == "postgresql":
+        event.listen(engine, "checkout", _require_alive)
+        event.listen(engine, "begin", _begin_postgresql)
     return engine
+
+
+_SERVER_OPTIONS = {"pool_size": 20, "max_overflow": 20}
+"""As many connections as there are threads that serve requests."""
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:
@@ -89,3 +155,30 @@ def _begin_sqlite(connection: Connection) -> None:
     if connection.get_isolation_level() != "AUTOCOMMIT":
         write = connection.get_execution_options().get("ppcmi_write", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _require_alive(connection: Any, *_: Any) -> None:
+    """Have a connection replaced that a restart of the database ended.
+
+    As the pool's ``pre_ping``, which with pg8000 leaves a transaction open.
+    """
+    connection.autocommit = True
+    try:
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1")
+        cursor.close()
+    except (OSError, connection.Error) as error:
+        raise DisconnectionError from error
+    connection.autocommit = False
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    """Readers see one moment; writers wait for each other, then see all that was committed."""
+    options = connection.get_execution_options()
+    if options.get("isolation_level") == "AUTOCOMMIT":
+        return
+    if options.get("ppcmi_write", False):
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {BUSY_TIMEOUT_MS}")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
+    else:
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
