@@ -1,26 +1,32 @@
 """Mapping: one thread that runs the models, on batches gathered over requests and sites.
 
-A request is admitted (or told to come back), opened, mapped, sealed. The queue holds what is opened and waits; the
-thread takes the oldest, adds others for the same model and codec up to a number of slices, waits a few milliseconds
-only if more requests are on their way, and gives each its own slices back. A cancelled request is dropped unmapped.
+A request is admitted (or told to come back), opened, mapped, sealed. Opened ones wait in a queue that is fair to sites
+(:mod:`ppcmi_server.fair_queue`); the thread fills a batch of one model and codec, waits a few milliseconds only if
+more requests are on their way, and gives each its own slices back. A cancelled request is dropped. One that fails, or
+whose model does, fails alone.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from ppcmi.device_memory import Portions
 from ppcmi.latents import Latents, concatenate
 from ppcmi_server.errors import RefusalError
+from ppcmi_server.fair_queue import Answer, FairQueue, Kind, Part, Waiting
+from ppcmi_server.metrics import Metrics, Refusal
 
+LOG = logging.getLogger("ppcmi_server.mapping")
 SMOOTHING = 0.2
 """Weight of the newest request in the mean time that one takes."""
+LONGEST_RETRY_S = 60
 
 
 class MapsLatents(Protocol):
@@ -31,12 +37,12 @@ class MapsLatents(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class _Request:
-    model: int
-    codec: str
-    images: Latents
-    answer: Future[Latents]
+@dataclass(eq=False)
+class Place:
+    """A request's place in the queue, from :meth:`Mapper.admit`."""
+
+    site: str
+    is_used: bool = False
 
 
 class Mapper:
@@ -47,6 +53,7 @@ class Mapper:
     :param batch_slices: mapped at once.
     :param batch_wait_s: how long a batch waits for requests that were admitted but are not opened yet.
     :param models_in_memory: kept loaded, the least recently used goes first.
+    :param metrics: told of queue and batches.
     """
 
     def __init__(
@@ -57,16 +64,20 @@ class Mapper:
         batch_slices: int,
         batch_wait_s: float,
         models_in_memory: int,
+        metrics: Metrics,
     ) -> None:
         self._load = load
         self._queued_requests = queued_requests
         self._batch_slices = batch_slices
         self._batch_wait_s = batch_wait_s
         self._models_in_memory = models_in_memory
+        self._metrics = metrics
         self._models: OrderedDict[int, MapsLatents] = OrderedDict()
-        self._waiting: deque[_Request] = deque()
+        self._queue = FairQueue()
+        self._portions = Portions(batch_slices)
         self._changed = threading.Condition()
-        self._admitted = 0
+        self._admitted: Counter[str] = Counter()
+        self._unused_places = 0
         self._seconds_a_request = 0.0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="ppcmi-mapper", daemon=True)
@@ -80,41 +91,56 @@ class Mapper:
     @property
     def waiting(self) -> int:
         """Requests that are opened and not taken up yet."""
-        return len(self._waiting)
+        with self._changed:
+            return sum(not request.answer.started for request in self._queue)
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
+    def admit(self, site: str) -> Iterator[Place]:
         """A place in the queue while the context lasts.
+
+        A site gets one as long as it holds fewer than are free. So one that asks for very many gets half of all, two
+        of them a third each, and there is always room for another (A. Choudhury and E. Hahne, Dynamic queue length
+        thresholds for shared-memory packet switches, IEEE/ACM Trans. Networking 1998).
 
         :raises RefusalError: 429 with Retry-After if there is none.
         """
         with self._changed:
-            if self._admitted >= self._queued_requests:
-                wait = max(1, round(self._admitted * self._seconds_a_request))
-                raise RefusalError(
-                    429, "queue-full", "Busy", f"The mapping queue is full; try again in {wait} s.",
-                    {"Retry-After": str(wait)},
-                )  # fmt: skip
-            self._admitted += 1
-        started = time.monotonic()
+            free = self._queued_requests - self._admitted.total()
+            if free <= self._admitted[site]:
+                raise self._refusal("queue-full" if free == 0 else "share-full")
+            self._admitted[site] += 1
+            self._unused_places += 1
+            self._tell()
+        place, started = Place(site), time.monotonic()
         try:
-            yield
+            yield place
         finally:
             with self._changed:
-                seconds = (time.monotonic() - started) / self._admitted
+                seconds = (time.monotonic() - started) / self._admitted.total()
                 self._seconds_a_request += SMOOTHING * (seconds - self._seconds_a_request)
-                self._admitted -= 1
+                self._admitted[site] -= 1
+                if not self._admitted[site]:
+                    del self._admitted[site]
+                self._use(place)
+                self._tell()
                 self._changed.notify()
 
-    def submit(self, model: int, codec: str, images: Latents) -> Future[Latents]:
-        """Queue image latents for the model with this id; the answer is on the CPU. Cancel it to drop the request."""
-        answer: Future[Latents] = Future()
+    def submit(self, place: Place, model: int, codec: str, images: Latents) -> Answer:
+        """Queue image latents for the model with this id."""
+        answer, kind = Answer(), Kind(model, codec, tuple(images.shapes.items()))
         with self._changed:
             if self._closed:
                 raise shutting_down()
-            self._waiting.append(_Request(model, codec, images, answer))
+            self._queue.put(Waiting(place.site, kind, images, answer, since=time.monotonic()))
+            self._use(place)
+            self._tell()
             self._changed.notify()
         return answer
+
+    def too_late(self) -> RefusalError:
+        """For a request that waited too long to be begun: 429 with Retry-After."""
+        with self._changed:
+            return self._refusal("too-late")
 
     def close(self) -> None:
         """End the thread; what waits gets 503."""
@@ -123,66 +149,88 @@ class Mapper:
             self._changed.notify()
         self._thread.join()
 
+    # ---- the thread
+
     def _run(self) -> None:
         while batch := self._next_batch():
-            running = [request for request in batch if request.answer.set_running_or_notify_cancel()]
-            if not running:
-                continue
             try:
-                self._map(running)
-            except Exception as error:  # the requests fail, the service goes on
-                for request in running:
-                    if not request.answer.done():
-                        request.answer.set_exception(error)
+                self._map_together(batch)
+            except Exception as error:  # the batch fails, the service goes on
+                LOG.error("mapping-failed", extra={"fields": {"error": type(error).__name__}})  # noqa: TRY400  # text may tell
+                for part in batch:
+                    self._fail(part.request, error)
 
-    def _map(self, batch: list[_Request]) -> None:
-        model = self._model(batch[0].model)
-        images = concatenate([request.images for request in batch])
-        parts = [
-            model.map(images.select(slice(start, start + self._batch_slices)), batch[0].codec).to("cpu")
-            for start in range(0, len(images), self._batch_slices)
-        ]
-        masks, start = concatenate(parts), 0
-        for request in batch:
-            end = start + len(request.images)
-            request.answer.set_result(masks.select(slice(start, end)).map(lambda _, values: values.clone()))
-            start = end
-
-    def _next_batch(self) -> list[_Request]:
-        """Requests for one model and codec; none when closed."""
+    def _next_batch(self) -> list[Part]:
+        """Slices for one model and codec; none when closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            if self._closed:
-                for request in self._waiting:
-                    if request.answer.set_running_or_notify_cancel():
-                        request.answer.set_exception(shutting_down())
-                return []
-            batch = self._take([])
-            deadline = time.monotonic() + self._batch_wait_s
-            while self._may_grow(batch) and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(left)
-                batch = self._take(batch)
-            return batch
+            while not self._closed:
+                batch = self._queue.take(self._portions.largest)
+                if batch:
+                    deadline = time.monotonic() + self._batch_wait_s
+                    while self._may_grow(batch) and (left := deadline - time.monotonic()) > 0:
+                        self._changed.wait(left)
+                        batch += self._queue.take(self._portions.largest - _slices(batch), batch[0].request.kind)
+                    for part in batch:
+                        if part.is_first:
+                            self._metrics.stage("wait", time.monotonic() - part.request.since)
+                    self._tell()
+                    return batch
+                self._changed.wait()
+            for request in self._queue.clear():
+                self._fail(request, shutting_down())
+            return []
 
-    def _may_grow(self, batch: list[_Request]) -> bool:
+    def _may_grow(self, batch: list[Part]) -> bool:
         """Whether there is room, and a request that was admitted and is not queued yet."""
-        queued = len(batch) + len(self._waiting)
-        return not self._closed and _slices(batch) < self._batch_slices and self._admitted > queued
+        return not self._closed and _slices(batch) < self._portions.largest and self._unused_places > 0
 
-    def _take(self, batch: list[_Request]) -> list[_Request]:
-        """The batch with those that wait and fit to it; the others keep their order."""
-        left: deque[_Request] = deque()
-        for request in self._waiting:
-            first = batch[0] if batch else request
-            fits = (request.model, request.codec, request.images.shapes) == (
-                first.model, first.codec, first.images.shapes,
-            )  # fmt: skip
-            if fits and (not batch or _slices(batch) + len(request.images) <= self._batch_slices):
-                batch.append(request)
-            else:
-                left.append(request)
-        self._waiting = left
-        return batch
+    def _map_together(self, batch: list[Part]) -> None:
+        try:
+            masks = self._map(batch)
+        except Exception:
+            if len({part.request for part in batch}) == 1:
+                raise
+            for part in batch:  # whose fault it is shows when each is mapped alone
+                self._map_alone(part)
+        else:
+            start = 0
+            for part in batch:
+                self._keep(part, masks.select(slice(start, start + part.slices)))
+                start += part.slices
+
+    def _map_alone(self, part: Part) -> None:
+        try:
+            masks = self._map([part])
+        except Exception as error:  # told to whoever asked
+            self._fail(part.request, error)
+        else:
+            self._keep(part, masks)
+
+    def _map(self, batch: list[Part]) -> Latents:
+        kind, largest, started = batch[0].request.kind, self._portions.largest, time.monotonic()
+        model = self._model(kind.model)
+        images = concatenate([part.images for part in batch])
+        masks = concatenate(
+            self._portions.run(len(images), lambda where: model.map(images.select(where), kind.codec).to("cpu"))
+        )
+        if self._portions.largest < largest:
+            self._metrics.out_of_memory()
+        elif len(images) == largest:
+            self._portions.largest = min(largest + 1, self._batch_slices)  # whoever had the memory may be gone
+        self._metrics.mapped(len(images), len({part.request for part in batch}), time.monotonic() - started)
+        return masks
+
+    def _keep(self, part: Part, masks: Latents) -> None:
+        """A request's next masks; with the last it is answered."""
+        request = part.request
+        request.masks.append(masks.map(lambda _, values: values.clone()))  # not a view of everybody's
+        if part.is_last and request.answer.set_running_or_notify_cancel():
+            request.answer.set_result(concatenate(request.masks))
+
+    def _fail(self, request: Waiting, error: Exception) -> None:
+        """Tell a request, once; what is left of it is not mapped."""
+        if not request.answer.done() and request.answer.set_running_or_notify_cancel():
+            request.answer.set_exception(error)
 
     def _model(self, model: int) -> MapsLatents:
         if model not in self._models:
@@ -192,6 +240,30 @@ class Mapper:
         self._models.move_to_end(model)
         return self._models[model]
 
+    # ---- counts
+
+    def _use(self, place: Place) -> None:
+        """No batch waits for this place any longer."""
+        self._unused_places -= not place.is_used
+        place.is_used = True
+
+    def _refusal(self, reason: Refusal) -> RefusalError:
+        wait = min(LONGEST_RETRY_S, max(1, round(self._admitted.total() * self._seconds_a_request)))
+        self._metrics.refused(reason)
+        return RefusalError(
+            429, reason, "Busy", f"{_REFUSALS[reason]}; try again in {wait} s.", {"Retry-After": str(wait)}
+        )
+
+    def _tell(self) -> None:
+        self._metrics.queue(self._admitted.total(), sum(not request.answer.started for request in self._queue))
+
+
+_REFUSALS = {
+    "queue-full": "The mapping queue is full",
+    "share-full": "The site has as many mapping requests under way as it may while others need room",
+    "too-late": "The request waited too long to be mapped",
+}
+
 
 def shutting_down() -> RefusalError:
     """503 while the server ends."""
@@ -200,5 +272,5 @@ def shutting_down() -> RefusalError:
     )
 
 
-def _slices(batch: list[_Request]) -> int:
-    return sum(len(request.images) for request in batch)
+def _slices(batch: list[Part]) -> int:
+    return sum(part.slices for part in batch)

@@ -11,10 +11,12 @@ from sqlalchemy.orm import Session
 from ppcmi.errors import TrainingError
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server import audit, clock
-from ppcmi_server.database.schema import JobEpoch, Model, Site, Task, Validation
+from ppcmi_server.database.schema import AuditEvent, JobEpoch, Model, Site, Task, Validation
 from ppcmi_server.errors import RefusalError, not_found, unprocessable
 from ppcmi_server.identity import Caller
 from ppcmi_server.tasks import membership
+
+ACTIVATED, ROLLED_BACK = "model.activate", "model.roll-back"
 
 
 def list_models(session: Session, task: Task) -> list[Model]:
@@ -41,18 +43,49 @@ def active_model(session: Session, task: Task) -> Model | None:
     return session.scalar(select(Model).where(Model.task_id == task.id, Model.state == "active"))
 
 
-def activate(session: Session, task: Task, number: int) -> None:
-    """Make a model the one that maps; the one before it is retired.
+def activate(session: Session, task: Task, number: int, actor: str = audit.OPERATOR) -> None:
+    """Make a model the one that maps; the one before it is retired. Requests under way are answered by theirs.
 
     :raises TrainingError: if there is no such model.
     """
+    _make_active(session, task, number)
+    audit.record(session, actor, ACTIVATED, task=task.name, model=number)
+
+
+def roll_back(session: Session, task: Task, actor: str = audit.OPERATOR) -> int:
+    """Make the model active that was so before the one that is; its number. Once more goes back further.
+
+    :raises TrainingError: if there was none before.
+    """
+    history = _activations(session, task)
+    if len(history) < 2:
+        raise TrainingError("No model was active before this one; 'ppcmi-server model activate' takes any there is.")
+    _make_active(session, task, history[-2])
+    audit.record(session, actor, ROLLED_BACK, task=task.name, model=history[-2])
+    return history[-2]
+
+
+def _make_active(session: Session, task: Task, number: int) -> None:
     chosen = session.scalar(select(Model).where(Model.task_id == task.id, Model.number == number))
     if chosen is None:
         raise TrainingError("There is no such model; 'ppcmi-server model list' shows those there are.")
     for model in session.scalars(select(Model).where(Model.task_id == task.id, Model.state == "active")):
         model.state = "retired"
     chosen.state = "active"
-    audit.record(session, audit.OPERATOR, "model.activate", task=task.name, model=number)
+
+
+def _activations(session: Session, task: Task) -> list[int]:
+    """Models that were activated and not rolled back since, in order, as the audit log has it; the last is active."""
+    told = select(AuditEvent).where(AuditEvent.action.in_((ACTIVATED, ROLLED_BACK))).order_by(AuditEvent.id)
+    history: list[int] = []
+    for event in session.scalars(told):
+        if event.objects.get("task") != task.name:
+            continue
+        if event.action == ROLLED_BACK:
+            history.pop()
+        elif history[-1:] != [event.objects["model"]]:
+            history.append(event.objects["model"])
+    return history
 
 
 def next_number(session: Session, task_id: int) -> int:

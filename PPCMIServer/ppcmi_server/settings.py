@@ -86,7 +86,10 @@ class Limits:
     idle_seconds: float = _setting(60.0, "without a byte of a request's body")
     body_seconds: float = _setting(1800.0, "for a request's whole body, however slowly it comes")
     requests: int = _setting(256, "under way at the same time; above it the answer is 503")
-    queued_requests: int = _setting(64, "mapping requests at the same time; above it the answer is 429")
+    queued_requests: int = _setting(
+        64, "mapping requests at the same time; a site may hold as many as are free; above it 429"
+    )
+    queue_seconds: float = _setting(20.0, "a mapping request that is not begun after so long is told to come back")
     batch_slices: int = _setting(128, "slices that are mapped at once")
     batch_wait_ms: float = _setting(5.0, "how long a batch waits for requests that are under way")
     models_in_memory: int = _setting(4, "models kept loaded")

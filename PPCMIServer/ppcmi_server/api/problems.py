@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ppcmi.errors import BundleError, KeyMismatchError, PpcmiError, TrainingError, WriteError
+from ppcmi.errors import BundleError, DeviceMemoryError, KeyMismatchError, PpcmiError, TrainingError, WriteError
 from ppcmi_server.api.documents import Document
 from ppcmi_server.errors import RefusalError
 
@@ -25,6 +25,7 @@ _STATUS_OF: Mapping[type[PpcmiError], tuple[int, str]] = {
     BundleError: (422, "invalid"),
     KeyMismatchError: (409, "key-mismatch"),
     TrainingError: (503, "model-unusable"),
+    DeviceMemoryError: (503, "memory"),
     WriteError: (507, "storage"),
 }
 

@@ -23,7 +23,14 @@ def add_parsers(groups: Groups) -> None:
         "Have a model answer the sites from now on; the one before it is retired.",
         "ppcmi-server model activate phantom 1",
     )
-    for parser in (listing, activate):
+    roll_back = add_command(
+        group,
+        "rollback",
+        _roll_back,
+        "Have the model answer again that did so before the active one. Once more goes back further.",
+        "ppcmi-server model rollback phantom",
+    )
+    for parser in (listing, activate, roll_back):
         parser.add_argument("task", metavar="TASK", help="the task's name")
     activate.add_argument("number", type=int, metavar="N", help="the model's number")
 
@@ -63,6 +70,13 @@ def _activate(command: Command) -> int:
         task = task_named(session, command.options.task)
         models.activate(session, task, command.options.number)
     command.console.result(f"Model {command.options.number} of {command.options.task} is active.")
+    return 0
+
+
+def _roll_back(command: Command) -> int:
+    with command.database.writing() as session:
+        number = models.roll_back(session, task_named(session, command.options.task))
+    command.console.result(f"Model {number} of {command.options.task} is active again.")
     return 0
 
 
