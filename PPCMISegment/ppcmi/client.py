@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ppcmi.connection_errors import (
     refusal,
     retry_after,
 )
-from ppcmi.connections import BearerToken, open_adapter
+from ppcmi.connections import BearerToken, ClientCertificate, open_adapter
 from ppcmi.errors import CancelledError, ConnectionFailedError
 from ppcmi.server_address import is_loopback, normalize_url
 
@@ -37,6 +37,7 @@ JSON_BYTES = 4 * MEBIBYTE
 BUNDLE_BYTES = 512 * MEBIBYTE
 CODEC_BYTES = 256 * MEBIBYTE
 NOT_FOUND = 404
+LONGEST_TOKEN = 200
 OCTETS = "application/octet-stream"
 CODEC_HEADER = "X-PPCMI-Codec"
 
@@ -65,6 +66,8 @@ class ServerClient:
     :param url: as :func:`~ppcmi.server_address.normalize_url` takes it.
     :param token: from enrolment, or None before it.
     :param ca_file: certificate authority (PEM) to trust *instead of* the system's.
+    :param pin: SHA-256 (hex) of the one certificate that the server may show, which is in ``ca_file``.
+    :param certificate: what to show to a server that asks for a certificate.
 
     Example::
 
@@ -73,12 +76,19 @@ class ServerClient:
     """
 
     def __init__(
-        self, url: str, token: str | None = None, ca_file: Path | None = None, patience: Patience | None = None
+        self,
+        url: str,
+        token: str | None = None,
+        ca_file: Path | None = None,
+        patience: Patience | None = None,
+        *,
+        pin: str | None = None,
+        certificate: ClientCertificate | None = None,
     ) -> None:
         self.url = normalize_url(url)
         self._patience = patience or Patience()
         self._verify: bool | str = True if ca_file is None else str(ca_file)
-        self._adapter = open_adapter(ca_file)
+        self._adapter = open_adapter(ca_file, pin, certificate)
         self._session = requests.Session()
         self._session.mount("https://", self._adapter)
         self._session.mount("http://", self._adapter)
@@ -121,8 +131,35 @@ class ServerClient:
         return self._json("POST", "/v1/enrol", {"code": code, "public_key": _text(public_key)}, repeatable=False)
 
     def me(self) -> dict[str, Any]:
-        """The caller's site and scopes."""
+        """The caller's site and scopes, and the digest of the audit log's newest event."""
         return self._json("GET", "/v1/me")
+
+    def find_in_audit_log(self, digest: str) -> int:
+        """Number of the event with that digest in the server's audit log; 404 if there is none."""
+        return int(self._json("GET", f"/v1/audit/{_part(digest)}").get("event", 0))
+
+    # ---- tokens
+
+    def rotate_token(self) -> str:
+        """A new token for the caller's; repeated if need be, as only the last one is any good then."""
+        return _token_in(self._json("POST", "/v1/token", {}))
+
+    def retire_token(self) -> None:
+        """End the token that the caller's replaced."""
+        self._call("POST", "/v1/token/retire", {})
+
+    def add_token(self, label: str, scopes: Sequence[str], days: float | None) -> str:
+        """A narrower token for a workstation; ``days`` is None for until it is revoked."""
+        body = {"label": label, "scopes": list(scopes), "days": days}
+        return _token_in(self._json("POST", "/v1/tokens", body, repeatable=False))
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """The site's tokens that work, without the tokens themselves."""
+        return self._list("/v1/tokens")
+
+    def revoke_token(self, token_id: str) -> None:
+        """End one of the site's tokens."""
+        self._call("DELETE", f"/v1/tokens/{_part(token_id)}")
 
     # ---- tasks and consortium
 
@@ -294,6 +331,13 @@ def decode_binary(text: Any) -> bytes:
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError) as error:
         raise OffProtocolError from error
+
+
+def _token_in(answer: Mapping[str, Any]) -> str:
+    token = answer.get("token")
+    if not isinstance(token, str) or not token.isascii() or not 0 < len(token) <= LONGEST_TOKEN:
+        raise OffProtocolError
+    return token
 
 
 def _read_up_to(chunks: Iterable[bytes], limit: int) -> bytes:

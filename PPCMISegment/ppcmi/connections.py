@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,32 @@ from ppcmi.connection_errors import CertificateError
 POOL_SIZE = 16
 
 
+@dataclass(frozen=True)
+class ClientCertificate:
+    """A certificate of our own (PEM, with its chain) and its key, for servers that ask for one."""
+
+    certificate: Path
+    key: Path
+
+
 class AbortableAdapter(HTTPAdapter):
     """HTTP adapter that trusts the system's certificate authorities, or only those in ``ca_file``.
 
-    :raises OSError: if ``ca_file`` cannot be read or is not PEM.
+    :param pin: SHA-256 (hex) of the one certificate that the server may show; ``ca_file`` holds it then.
+    :param certificate: what is shown to a server that asks for a certificate.
+    :raises OSError: if a file cannot be read or is not what it should be.
     """
 
-    def __init__(self, ca_file: Path | None) -> None:
+    def __init__(
+        self, ca_file: Path | None, pin: str | None = None, certificate: ClientCertificate | None = None
+    ) -> None:
         self._context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._pinning = {} if pin is None else {"assert_fingerprint": pin}
+        if pin is not None:
+            self._context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # it need not be an authority
+        if certificate is not None:
+            self._context.load_cert_chain(certificate.certificate, certificate.key, password=lambda: "")
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._lock = threading.Lock()
         super().__init__(pool_connections=POOL_SIZE, pool_maxsize=POOL_SIZE)
@@ -50,12 +68,12 @@ class AbortableAdapter(HTTPAdapter):
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
         """As requests', with connections that are kept track of."""
-        super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **options)
+        super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **self._pinning, **options)
         self._track(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         """As requests', with connections that are kept track of."""
-        manager = super().proxy_manager_for(proxy, ssl_context=self._context, **options)
+        manager = super().proxy_manager_for(proxy, ssl_context=self._context, **self._pinning, **options)
         self._track(manager)
         return manager
 
@@ -86,15 +104,21 @@ class AbortableAdapter(HTTPAdapter):
                 self._sockets.add(connection)
 
 
-def open_adapter(ca_file: Path | None) -> AbortableAdapter:
+def open_adapter(
+    ca_file: Path | None, pin: str | None = None, certificate: ClientCertificate | None = None
+) -> AbortableAdapter:
     """An adapter as above.
 
-    :raises CertificateError: if ``ca_file`` cannot be read or is not PEM.
+    :raises CertificateError: if a file cannot be read or is not what it should be.
     """
     try:
-        return AbortableAdapter(ca_file)
+        return AbortableAdapter(ca_file, pin, certificate)
     except OSError as error:  # ssl.SSLError is one of them
-        raise CertificateError("The certificate authority's file cannot be read; is it PEM?") from error
+        raise CertificateError(
+            "The certificate authority's file cannot be read; is it PEM?"
+            if certificate is None
+            else "The files of certificates cannot be used; are they PEM, and the key without a passphrase?"
+        ) from error
 
 
 class BearerToken(AuthBase):

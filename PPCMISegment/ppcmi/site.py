@@ -2,9 +2,10 @@
 
 ::
 
-    site.json              server address, the site's id and name, the server's public key
-    server-ca.pem          certificate authority to trust, if it is not one of the system's
+    site.json              server address, the site's id and name, the server's public key, its pin if there is one
+    *.pem                  what it trusts the server by, and its own certificate; see ppcmi.site_connection
     private.key  token     secrets, mode 0600
+    audit-receipt          what was seen of the server's audit log, see ppcmi.audit_receipt
     pseudonyms.json        which case hides behind which pseudonym, mode 0600; never leaves
     cohorts.json           what was uploaded
     consents.jsonl         what users agreed to send, mode 0600; see ppcmi.consent_log
@@ -28,9 +29,12 @@ from typing import Any, Literal
 from ppcmi import sealing
 from ppcmi.client import NOT_FOUND, Patience, ServerClient
 from ppcmi.connection_errors import OffProtocolError
+from ppcmi.connections import ClientCertificate
 from ppcmi.errors import ServerRefusedError, SiteError, UsageError
 from ppcmi.files import write_atomically
 from ppcmi.server_address import normalize_url
+from ppcmi.server_certificate import parse_pin
+from ppcmi.site_connection import connect, keep_certificates
 from ppcmi.task import Task, load_task, parse_task, task_to_json
 
 FORMAT = "ppcmi-site/1"
@@ -43,13 +47,17 @@ Scope = Literal["consortium", "site"]
 
 @dataclass(frozen=True)
 class Identity:
-    """Who the site is to its server; nothing of it is secret."""
+    """Who the site is to its server; nothing of it is secret.
+
+    ``pin`` is the SHA-256 (hex) of the one certificate that the server may show, or None.
+    """
 
     server_url: str
     site_id: str
     site_name: str
     server_public_key: bytes
     link_salt: bytes
+    pin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,17 +80,30 @@ class SiteProfile:
         self.identity = identity
 
     @classmethod
-    def enrol(cls, folder: Path, server_url: str, code: str, ca_file: Path | None = None) -> SiteProfile:
+    def enrol(
+        cls,
+        folder: Path,
+        server_url: str,
+        code: str,
+        ca_file: Path | None = None,
+        *,
+        pin: str | None = None,
+        certificate: ClientCertificate | None = None,
+    ) -> SiteProfile:
         """Make keys, trade the one-time ``code`` for an identity, and keep both in ``folder``.
 
+        :param pin: SHA-256 of the one certificate to trust, as the server's operator tells it, instead of ``ca_file``.
+        :param certificate: the site's own, for a server that asks for one; the profile keeps copies.
         :raises SiteError: if there is a profile already.
+        :raises CertificateError: if the server shows another certificate.
         """
+        pin = None if pin is None else parse_pin(pin)
         if (folder / "site.json").exists():
             raise SiteError("There is a site profile already; choose another folder with --site.")
         make_private_folder(folder)
         url = normalize_url(server_url)
-        own_ca = _keep_ca(ca_file, folder)
-        client = ServerClient(url, ca_file=own_ca)
+        keep_certificates(folder, url, ca_file, pin, certificate)
+        client = connect(folder, url, pin)
         client.info()
         # The key is on disk before the code is spent: a full disk must not leave a site that nobody can be.
         private = _secret(folder / "private.key", sealing.new_private_key())
@@ -91,6 +112,7 @@ class SiteProfile:
             raise OffProtocolError
         write_atomically(folder / "token", str(answer["token"]).encode(), mode=0o600)
         document = {"format": FORMAT, "server_url": url, **{name: str(answer[name]) for name in _FROM_SERVER}}
+        document |= {} if pin is None else {"pin": pin}
         write_atomically(folder / "site.json", _json(document))
         return cls.open(folder)
 
@@ -112,6 +134,7 @@ class SiteProfile:
                 site_name=str(document["site_name"]),
                 server_public_key=base64.b64decode(document["server_public_key"], validate=True),
                 link_salt=base64.b64decode(document["link_salt"], validate=True),
+                pin=None if "pin" not in document else parse_pin(str(document["pin"])),
             )
         except (UsageError, KeyError, TypeError, ValueError) as error:
             raise SiteError("The site profile is damaged; restore it from a backup, or enrol again.") from error
@@ -132,13 +155,20 @@ class SiteProfile:
         context = b"ppcmi link|" + self.identity.site_id.encode() + b"|" + self.identity.link_salt
         return sealing.agree(self.private_key, self.identity.server_public_key, context=context)
 
-    def client(self, patience: Patience | None = None) -> ServerClient:
-        """A client that calls as this site."""
-        ca_file = self.folder / "server-ca.pem"
-        token = _read_text(
-            self.folder / "token", "The site's token is missing; restore it from a backup, or enrol again."
-        )
-        return ServerClient(self.identity.server_url, token.strip(), ca_file if ca_file.exists() else None, patience)
+    def client(self, patience: Patience | None = None, token: str | None = None) -> ServerClient:
+        """A client that calls as this site.
+
+        :param token: instead of the profile's own.
+        """
+        if token is None:
+            token = _read_text(
+                self.folder / "token", "The site's token is missing; restore it from a backup, or enrol again."
+            ).strip()
+        return connect(self.folder, self.identity.server_url, self.identity.pin, token, patience)
+
+    def keep_token(self, token: str) -> None:
+        """Call with ``token`` from now on."""
+        write_atomically(self.folder / "token", token.encode(), mode=0o600)
 
     # ---- tasks
 
@@ -339,19 +369,6 @@ def _read_json(path: Path, absent: str | None, command: str = "") -> dict[str, A
     if not isinstance(document, dict):
         raise SiteError("The site profile is damaged; restore it from a backup, or enrol again.")
     return document
-
-
-def _keep_ca(ca_file: Path | None, folder: Path) -> Path | None:
-    """The profile's own copy; without a file none stays, which an enrolment that failed may have left."""
-    if ca_file is None:
-        (folder / "server-ca.pem").unlink(missing_ok=True)
-        return None
-    try:
-        content = ca_file.read_bytes()
-    except OSError as error:
-        raise SiteError("The file with the server's certificate authority cannot be read.") from error
-    write_atomically(folder / "server-ca.pem", content)
-    return folder / "server-ca.pem"
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

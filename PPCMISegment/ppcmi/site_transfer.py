@@ -43,7 +43,14 @@ MAXIMUM_BYTES = 8 << 30
 
 _KIB, _MIB = 1 << 10, 1 << 20
 _REQUIRED = ("site.json", "private.key", "token")
-_PROFILE = {"site.json": 64 * _KIB, "private.key": 4 * _KIB, "token": 4 * _KIB, "server-ca.pem": _MIB}
+_PROFILE = {
+    "site.json": 64 * _KIB,
+    "private.key": 4 * _KIB,
+    "token": 4 * _KIB,
+    "server-ca.pem": _MIB,
+    "client-certificate.pem": _MIB,
+    "client-key.pem": 64 * _KIB,
+}
 _CASE_TABLES = {"pseudonyms.json": 64 * _MIB, "cohorts.json": 64 * _MIB, "consents.jsonl": 64 * _MIB}
 _TASK = {
     "task.json": _MIB,

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppcmi import sealing
+from ppcmi.audit_receipt import compare_receipt
+from ppcmi.cli import site_token
 from ppcmi.cli.options import Command, add_command
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.cli.passphrase import add_passphrase, ask_new_passphrase, ask_passphrase
 from ppcmi.connection_check import check_site
+from ppcmi.connections import ClientCertificate
 from ppcmi.consent_log import ConsentLog
+from ppcmi.errors import UsageError
 from ppcmi.site import SiteProfile, printable
+from ppcmi.site_token import rotate_token
 from ppcmi.site_transfer import export_profile, export_whole_profile, import_profile
 
 
@@ -32,6 +37,15 @@ def add_parsers(groups: Groups) -> None:
         metavar="FILE",
         help="certificate authority (PEM) of the server, where the system does not know it",
     )
+    parser.add_argument(
+        "--pin",
+        metavar="SHA256",
+        help="trust the one certificate with this SHA-256, which the server's operator reads to you, instead of --ca",
+    )
+    parser.add_argument(
+        "--cert", type=Path, metavar="FILE", help="this site's own certificate (PEM), where the server asks for one"
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the private key (PEM) of --cert")
     add_command(group, "show", _show, "Who the site is and what it takes part in; nothing secret.", "ppcmi site show")
     add_command(
         group, "test", _test, "Call the server: does it know the site, and which tasks does it have?", "ppcmi site test"
@@ -43,6 +57,14 @@ def add_parsers(groups: Groups) -> None:
         "What this site's users agreed to send, and when; the log never leaves.",
         "ppcmi site consents",
     )
+    add_command(
+        group,
+        "rotate-token",
+        _rotate_token,
+        "Replace the token by which the server knows this site; the old one ends.",
+        "ppcmi site rotate-token",
+    )
+    site_token.add_parsers(group)
     parser = add_command(
         group,
         "export",
@@ -70,7 +92,12 @@ def add_parsers(groups: Groups) -> None:
 
 def _init(command: Command) -> int:
     options, console = command.options, command.console
-    site = SiteProfile.enrol(command.site_folder, options.server, options.code, options.ca)
+    if (options.cert is None) != (options.key is None):
+        raise UsageError("Options --cert and --key belong together; give both or none.")
+    own = None if options.cert is None else ClientCertificate(options.cert, options.key)
+    site = SiteProfile.enrol(
+        command.site_folder, options.server, options.code, options.ca, pin=options.pin, certificate=own
+    )
     console.result(f"Enrolled as {site.identity.site_name} at {site.identity.server_url}.")
     console.result(f"This site's fingerprint:   {sealing.fingerprint(site.public_key)}")
     console.result(f"The server's fingerprint:  {sealing.fingerprint(site.identity.server_public_key)}")
@@ -88,6 +115,8 @@ def _show(command: Command) -> int:
     console.result(f"Server       {site.identity.server_url}")
     console.result(f"Fingerprint  {sealing.fingerprint(site.public_key)}")
     console.result(f"Server's     {sealing.fingerprint(site.identity.server_public_key)}")
+    if site.identity.pin is not None:
+        console.result(f"Pinned       {site.identity.pin}")
     for part in site.tasks():
         has = [name for name, path in (("codec", part.codec_path), ("decoder", part.decoder_path)) if path.exists()]
         role = "founder" if part.membership.founder else "member"
@@ -137,6 +166,12 @@ def _import(command: Command) -> int:
     return 0
 
 
+def _rotate_token(command: Command) -> int:
+    rotate_token(command.site())
+    command.console.result("The site has a new token; the old one ended.")
+    return 0
+
+
 def _test(command: Command) -> int:
     site, console = command.site(), command.console
     check = check_site(site)
@@ -144,6 +179,9 @@ def _test(command: Command) -> int:
         console.error(f"{check.verdict}: {check.sentence}", check.exit_code)
         return check.exit_code
     console.result(check.sentence)
-    names = [printable(str(dict(answer.get("task") or {}).get("name"))) for answer in site.client().tasks()]
+    client = site.client()
+    if compare_receipt(site.folder, client):
+        console.result("Its audit log still has what this site saw of it last.")
+    names = [printable(str(dict(answer.get("task") or {}).get("name"))) for answer in client.tasks()]
     console.result(f"Its tasks: {', '.join(names) or 'none yet; the server has to be given one'}")
     return 0
