@@ -8,6 +8,8 @@ without harm are, with growing pauses; 429 and 503 are waited out as the server 
 from __future__ import annotations
 
 import base64
+import hashlib
+import io
 import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,7 +88,7 @@ class ServerClient:
         certificate: ClientCertificate | None = None,
     ) -> None:
         self.url = normalize_url(url)
-        self._patience = patience or Patience()
+        self.patience = patience or Patience()
         self._verify: bool | str = True if ca_file is None else str(ca_file)
         self._adapter = open_adapter(ca_file, pin, certificate)
         self._session = requests.Session()
@@ -212,12 +214,30 @@ class ServerClient:
         return str(answer["cohort_id"])
 
     def cohort(self, cohort_id: str) -> dict[str, Any]:
-        """State, received frames and number of cases of a cohort of the caller's."""
+        """State, received frames, chunks of others, and number of cases of a cohort of the caller's."""
         return self._json("GET", f"/v1/cohorts/{_part(cohort_id)}")
 
     def put_frame(self, cohort_id: str, index: int, frame: bytes) -> None:
-        """Send one frame; the same frame again changes nothing."""
-        self._call("PUT", f"/v1/cohorts/{_part(cohort_id)}/frames/{index}", frame)
+        """Send one frame; the same frame again changes nothing.
+
+        Not repeated by itself: :class:`ppcmi.frame_sender.FrameSender` asks first what has arrived.
+        """
+        self._call("PUT", f"/v1/cohorts/{_part(cohort_id)}/frames/{index}", frame, repeatable=False)
+
+    def put_chunk(
+        self, cohort_id: str, index: int, offset: int, chunk: bytes, *, frame_bytes: int, frame_digest: str
+    ) -> None:
+        """Send a part of a frame, not repeated by itself either; with the last one the frame is whole.
+
+        :param frame_bytes: of the whole frame; ``frame_digest`` is its SHA-256 in hex.
+        """
+        headers = {
+            "X-PPCMI-Frame-Bytes": str(frame_bytes),
+            "X-PPCMI-Frame-Digest": frame_digest,
+            "X-PPCMI-Digest": hashlib.sha256(chunk).hexdigest(),
+        }
+        path = f"/v1/cohorts/{_part(cohort_id)}/frames/{index}/chunks/{offset}"
+        self._call("PUT", path, chunk, repeatable=False, headers=headers)
 
     def commit_cohort(self, cohort_id: str, frames: int, digest: str) -> dict[str, Any]:
         """Declare a cohort whole; answers numbers of cases and slices."""
@@ -270,9 +290,9 @@ class ServerClient:
         binary = isinstance(body, bytes)
         content = body if binary or body is None else json.dumps(body).encode()
         kind = {} if content is None else {"Content-Type": OCTETS if binary else "application/json"}
-        abort, pause = self._abort, self._patience.pause_s
-        for attempt in range(1, self._patience.attempts + 1):
-            last = attempt == self._patience.attempts
+        abort, pause = self._abort, self.patience.pause_s
+        for attempt in range(1, self.patience.attempts + 1):
+            last = attempt == self.patience.attempts
             try:
                 status, answer, got = self._once(
                     method, path, content, headers={**kind, **(headers or {})}, limit=limit, abort=abort
@@ -289,7 +309,7 @@ class ServerClient:
                 if last or not (status in (429, 503) or (repeatable and status in (502, 504))):
                     raise refusal(status, answer)
                 wait = max(pause, retry_after(got))
-            if abort.wait(min(wait, self._patience.longest_pause_s)):
+            if abort.wait(min(wait, self.patience.longest_pause_s)):
                 raise CancelledError("Cancelled.")
             pause *= 2
         raise AssertionError("the last attempt returns or raises")
@@ -310,9 +330,9 @@ class ServerClient:
             with self._session.request(
                 method,
                 self.url + path,
-                data=content,
+                data=io.BytesIO(content) if content else content,  # in pieces, each with its own timeout
                 headers=headers,
-                timeout=(self._patience.connect_s, self._patience.read_s),
+                timeout=(self.patience.connect_s, self.patience.read_s),
                 verify=self._verify,  # here, not on the session: there the environment would take precedence
                 allow_redirects=False,
                 stream=True,

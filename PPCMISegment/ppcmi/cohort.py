@@ -1,7 +1,7 @@
 """Upload a cohort file, and take back what was uploaded.
 
 An upload is a generator of progress, a frame at a time, and holds a few frames in memory. One that was cut off goes on
-where it was: the server says which frames it has.
+where it was: the server says which frames it has, and which chunks of others (:mod:`ppcmi.frame_sender`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from pathlib import Path
 from ppcmi.client import ServerClient
 from ppcmi.cohort_file import CohortReader
 from ppcmi.errors import SiteError
+from ppcmi.frame_sender import LARGEST_BYTES, FrameSender, extents_of
 from ppcmi.in_flight import InFlight
 from ppcmi.site import SiteProfile, TaskProfile
 
 POLL_S = 0.1
+MEMORY_BYTES = 64 << 20
+"""Frames that are under way, unless a single one is larger."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,16 @@ class UploadProgress:
 
 @dataclass(frozen=True)
 class UploadSummary:
-    """The cohort's id on the server, and what the server counted."""
+    """The cohort's id on the server, and what the server counted.
+
+    ``bytes_again`` of ``bytes_sent`` were in pieces that a cut of the connection ended.
+    """
 
     cohort_id: str
     cases: int
     slices: int
     bytes_sent: int
+    bytes_again: int = 0
 
 
 def upload_cohort(
@@ -59,28 +66,35 @@ def upload_cohort(
     facts = {"task": part.task.name, "state": "open", "profile": str(reader.header.profile)}
     site.record_cohort(cohort_id, facts)
     there = set(state.get("frames", []))
-    done, sent = len(there), 0
-    yield UploadProgress(done, total, sent)
+    sender = FrameSender(client, cohort_id, min(LARGEST_BYTES, int(state.get("chunk_bytes", LARGEST_BYTES))))
+    done, sizes = len(there), dict[int, int]()
+    yield UploadProgress(done, total, 0)
     pseudonyms: set[str] = set()
-    with InFlight[int, None](in_flight, client.abort) as calls:
+    with InFlight[int, None](in_flight, sender.abort) as calls:
+
+        def finish() -> UploadProgress:
+            nonlocal done
+            for index, _ in calls.finished(POLL_S):
+                sizes.pop(index)
+                done += 1
+            return UploadProgress(done, total, sender.bytes_sent)
+
         for index, frame in reader.frames():
             pseudonyms.add(frame.case)
             if index in there:
                 continue
-            while calls.full:
-                done += len(calls.finished(POLL_S))
-                yield UploadProgress(done, total, sent)
-            sent += len(frame.data)
-            calls.start(index, partial(client.put_frame, cohort_id, index, frame.data))
+            while calls.full or (sizes and sum(sizes.values()) + len(frame.data) > MEMORY_BYTES):
+                yield finish()
+            sizes[index] = len(frame.data)
+            calls.start(index, partial(sender.send, index, frame.data, extents_of(state, index)))
         while len(calls):
-            done += len(calls.finished(POLL_S))
-            yield UploadProgress(done, total, sent)
+            yield finish()
     counted = client.commit_cohort(cohort_id, end.frames, end.digest)
     cases, slices = int(counted.get("cases", 0)), int(counted.get("slices", 0))
     site.record_cohort(
         cohort_id, {**facts, "state": "whole", "cases": cases, "slices": slices, "pseudonyms": sorted(pseudonyms)}
     )
-    return UploadSummary(cohort_id, cases, slices, sent)
+    return UploadSummary(cohort_id, cases, slices, sender.bytes_sent, sender.bytes_again)
 
 
 def withdraw(site: SiteProfile, client: ServerClient, cohort_id: str, case: str | None = None) -> None:

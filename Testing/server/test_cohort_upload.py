@@ -26,7 +26,8 @@ from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.task_labels import read_labelled_case
 from ppcmi_server import identity
 from ppcmi_server.keys import ServerKeys
-from support.app_server import TASK, app_server
+from support.app_server import IMPATIENT, TASK, app_server
+from support.gate import gate_to
 
 NAMES = ("Jane Doe", "John Doe", "third")
 
@@ -127,24 +128,20 @@ def test_a_case_that_cannot_be_read_is_left_out_and_named(a_site, codec, cases):
     assert not (cases / "none.ppcmi").exists()
 
 
-def test_an_upload_that_was_cut_off_goes_on_where_it_was(a_site, codec, cases, monkeypatch):
+def test_an_upload_that_was_cut_off_goes_on_where_it_was(a_site, codec, cases):
     path, _ = export(a_site, codec, cases)
-    frames = {index: len(frame.data) for index, frame in CohortReader(path).frames()}
-    put = ServerClient.put_frame
-
-    def unplugged(self, cohort_id, index, frame):
-        if index >= 2:
-            raise ConnectionFailedError("The server cannot be reached; check its address and that it runs.")
-        put(self, cohort_id, index, frame)
-
+    frames = [len(frame.data) for _, frame in CohortReader(path).frames()]
     client = a_site.profile.client()
-    with monkeypatch.context() as network:
-        network.setattr(ServerClient, "put_frame", unplugged)
+    with gate_to(client.url) as gate:
+        behind = ServerClient(gate.url, (a_site.profile.folder / "token").read_text().strip(), patience=IMPATIENT)
+        gate.shut_after(sum(frames[:2]) + 8000)  # the requests' heads, and half of the third frame
         with pytest.raises(ConnectionFailedError):
-            run(cohort.upload_cohort(path, a_site.profile, a_site.part, client, in_flight=1))
+            run(cohort.upload_cohort(path, a_site.profile, a_site.part, behind, in_flight=1))
+    (cohort_id,) = a_site.profile.cohorts()
+    assert client.cohort(cohort_id)["frames"] == [0, 1]
     assert a_site.profile.uploaded_cases(TASK.name) == frozenset()
     summary = run(cohort.upload_cohort(path, a_site.profile, a_site.part, client))
-    assert summary.bytes_sent == sum(size for index, size in frames.items() if index >= 2)
+    assert (summary.bytes_sent, summary.bytes_again) == (sum(frames[2:]), 0)
     assert (summary.cases, summary.slices) == (3, 15)
     assert a_site.profile.uploaded_cases(TASK.name) == set(NAMES)
     assert run(cohort.upload_cohort(path, a_site.profile, a_site.part, client)).bytes_sent == 0
