@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import Database
@@ -72,17 +72,19 @@ class ServerState(Collector):
 
 
 def _from_database(session: Session) -> Iterator[Metric]:
-    jobs = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).tuples().all())
-    yield _by_state("ppcmi_jobs", "Training jobs.", JOB_STATES, jobs)
-    cohorts = dict(session.execute(select(Cohort.state, func.count()).group_by(Cohort.state)).tuples().all())
-    yield _by_state("ppcmi_cohorts", "Cohorts.", COHORT_STATES, cohorts)
-    models = dict(session.execute(select(Model.state, func.count()).group_by(Model.state)).tuples().all())
-    yield _by_state("ppcmi_models", "Models.", MODEL_STATES, models)
+    yield _by_state("ppcmi_jobs", "Training jobs.", JOB_STATES, _counts(session, Job.state))
+    yield _by_state("ppcmi_cohorts", "Cohorts.", COHORT_STATES, _counts(session, Cohort.state))
+    yield _by_state("ppcmi_models", "Models.", MODEL_STATES, _counts(session, Model.state))
     yield _by_state("ppcmi_sites", "Sites.", ("invited", "enrolled", "revoked"), _sites(session))
     stored = GaugeMetricFamily("ppcmi_cohort_bytes", "Latents stored, encrypted.")
     stored.add_metric([], session.scalar(select(func.coalesce(func.sum(Cohort.stored_bytes), 0))) or 0)
     yield stored
     yield from _progress(session)
+
+
+def _counts(session: Session, state: InstrumentedAttribute[str]) -> Mapping[str, int]:
+    """How many rows are in each state."""
+    return {str(found): int(count) for found, count in session.execute(select(state, func.count()).group_by(state))}
 
 
 def _sites(session: Session) -> Mapping[str, int]:
