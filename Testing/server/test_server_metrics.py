@@ -44,6 +44,14 @@ def token(server):
         return operators.add_operator(session, "monitoring", ("observe",))
 
 
+@pytest.fixture(scope="module")
+def _a_training_under_way(server, site):
+    with server.services.database.writing() as session:
+        session.add(Job(id=7, task_id=1, state="running", config={}, created="2026-01-01T00:00:00Z"))
+        session.flush()
+        session.add(JobEpoch(job_id=7, epoch=3, train_loss=0.5, validation_loss=0.75, seconds=1.0))
+
+
 def scrape(server, token):
     answer = requests.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {token}"}, timeout=30)
     assert answer.status_code == 200, answer.text
@@ -111,11 +119,8 @@ def test_every_label_has_few_values_that_are_known_beforehand(server, site, toke
             assert (value.isdigit() and len(value) < 10) if name == "job" else value in allowed[name], (name, value)
 
 
+@pytest.mark.usefixtures("_a_training_under_way")
 def test_what_the_database_knows_is_counted_when_it_is_asked(server, site, token):
-    with server.services.database.writing() as session:
-        session.add(Job(id=7, task_id=1, state="running", config={}, created="2026-01-01T00:00:00Z"))
-        session.flush()
-        session.add(JobEpoch(job_id=7, epoch=3, train_loss=0.5, validation_loss=0.75, seconds=1.0))
     found = samples(scrape(server, token))
     assert found["ppcmi_jobs", (("state", "running"),)] == 1
     assert found["ppcmi_training_epoch", (("job", "7"),)] == 3
@@ -126,6 +131,7 @@ def test_what_the_database_knows_is_counted_when_it_is_asked(server, site, token
     assert found["process_resident_memory_bytes", ()] > 1 << 20
 
 
+@pytest.mark.usefixtures("_a_training_under_way")
 def test_every_number_that_the_grafana_page_and_the_alerts_ask_for_is_told(server, site, token):
     told = {name for name, _ in samples(scrape(server, token))}
     page = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
