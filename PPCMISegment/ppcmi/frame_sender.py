@@ -72,17 +72,17 @@ class FrameSender:
             try:
                 self._send_piece(index, frame, digest, piece)
             except (ConnectionFailedError, ServerRefusedError) as error:
-                smallest = piece[1] <= self._size.smallest
-                failures += smallest
-                if not _may_pass(error) or failures >= self._client.patience.attempts:
+                failures += _is_cut(error) and piece[1] <= self._size.smallest
+                if failures >= self._client.patience.attempts or not (_is_cut(error) or _is_conflict(error)):
                     raise
-                self._pause(failures)
+                if _is_cut(error):
+                    self._pause(failures)
                 state = self._client.cohort(self._cohort_id)
-                if _is_conflict(error) and extents_of(state, index) == have:
-                    raise  # not because somebody else sends the same
                 if index in state.get("frames", []):
-                    return
-                have = extents_of(state, index)
+                    return  # the commit compares it, should it be another
+                had, have = have, extents_of(state, index)
+                if _is_conflict(error) and have == had:
+                    raise  # not because somebody else sends the same
             else:
                 if piece in have or _is_all(len(frame), [*have, piece]):
                     return
@@ -104,7 +104,7 @@ class FrameSender:
                         self._cohort_id, index, offset, chunk, frame_bytes=len(frame), frame_digest=digest
                     )
             except (ConnectionFailedError, ServerRefusedError) as error:
-                if _may_pass(error):
+                if _is_cut(error):
                     self._size.cut(size)
                     with self._counting:
                         self.bytes_again += size
@@ -173,9 +173,9 @@ def _is_all(total: int, have: Sequence[Extent]) -> bool:
     return sum(size for _, size in have) == total
 
 
-def _may_pass(error: ConnectionFailedError | ServerRefusedError) -> bool:
+def _is_cut(error: ConnectionFailedError | ServerRefusedError) -> bool:
     if isinstance(error, ServerRefusedError):
-        return error.status in (*_CUT, _CONFLICT)
+        return error.status in _CUT
     return not isinstance(error, _LASTING)
 
 
