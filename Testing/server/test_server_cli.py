@@ -1,6 +1,7 @@
 """The operator's commands: help, one-line errors, exit codes, and a server process that starts, serves and stops."""
 
 import argparse
+import json
 import os
 import re
 import signal
@@ -222,10 +223,13 @@ def test_a_server_process_serves_alone_and_ends_on_sigterm_with_a_plain_log(fold
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0
-    assert re.search(r"ppcmi_server\.access GET /v1/info 200 [\d.]+ms [0-9a-f]{16}\n", log)
+    lines = [json.loads(line) for line in log.splitlines()]
+    (request,) = [line for line in lines if line["event"] == "request"]
+    assert (request["method"], request["route"], request["status"]) == ("GET", "/v1/info", 200)
+    assert request["request"] == answer.headers["X-Request-ID"]
     for never in ("secret", "Traceback", "127.0.0.1", str(folder)):
         assert never not in log
-    assert log.endswith("Stopped.\n")
+    assert lines[-1]["event"] == "server-stopped"
 
 
 def test_a_server_that_starts_goes_on_with_interrupted_jobs(folder):

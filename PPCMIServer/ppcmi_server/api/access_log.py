@@ -8,17 +8,17 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-import traceback
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ppcmi_server.api.problems import internal_error
+from ppcmi_server.logs import REQUEST_ID, log_error
 from ppcmi_server.metrics import Metrics
 
 LOG = logging.getLogger("ppcmi_server.access")
-ERRORS = logging.getLogger("ppcmi_server.errors")
 DISCONNECTED = 499
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
@@ -35,6 +35,7 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         request_id, started, status = secrets.token_hex(8), time.perf_counter(), 0
+        serving = REQUEST_ID.set(request_id)
 
         async def send_marked(message: Message) -> None:
             nonlocal status
@@ -49,19 +50,14 @@ class AccessLog:
         except ClientDisconnect:
             status = DISCONNECTED
         except Exception as error:
-            ERRORS.error("%s %s", request_id, _where(error))
+            log_error("unexpected", error)
             if not status:
                 await internal_error()(scope, receive, send_marked)
         finally:
             route = getattr(scope.get("route"), "path", "-")
             seconds = time.perf_counter() - started
             self._metrics.request(route, scope["method"], status, seconds)
-            method = scope["method"] if scope["method"].isalpha() and len(scope["method"]) < 10 else "-"
-            LOG.info("%s %s %d %.1fms %s", method, route, status, 1000 * seconds, request_id)
-
-
-def _where(error: BaseException) -> str:
-    """Kind and place of an error, without its text: that may hold anything."""
-    frames = traceback.extract_tb(error.__traceback__)[-4:]
-    places = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
-    return f"{type(error).__name__} at {places}"
+            method = scope["method"] if scope["method"] in METHODS else "-"
+            fields = {"method": method, "route": route, "status": status, "ms": round(1000 * seconds, 1)}
+            LOG.info("request", extra={"fields": fields})
+            REQUEST_ID.reset(serving)
