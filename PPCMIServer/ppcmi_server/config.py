@@ -4,7 +4,7 @@
 
     server.toml            settings; every one is also an environment variable, which takes precedence
     private.key            the server's X25519 key (0600): agrees on link keys, opens cohorts' file keys
-    storage.key            wraps each cohort's key at rest (0600)
+    storage.key            wraps each cohort's key at rest (0600); storage.key.next while it is being replaced
     ppcmi.sqlite3          the database, unless storage.database_url names another
     blobs/                 encrypted latents and codecs, unless storage.blobs_url names another place
     models/                trained models
@@ -68,6 +68,11 @@ class ServerConfig:
     def job_folder(self, job: int) -> Path:
         """Where a training job keeps its checkpoint, log and lock."""
         return self.folder / "jobs" / str(job)
+
+    @property
+    def key_file(self) -> Path | None:
+        """Where the key lies that the server's key files are encrypted under, if they are."""
+        return None if self.storage.key_file is None else self.file(self.storage.key_file)
 
     def file(self, name: str) -> Path:
         """A file that a setting names."""

@@ -15,6 +15,7 @@ from ppcmi.errors import TrainingError
 from ppcmi_server.blobs import BlobStore, open_blobs
 from ppcmi_server.cohorts import CohortStore
 from ppcmi_server.config import ServerConfig
+from ppcmi_server.core_dumps import forbid_core_dumps
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Model
 from ppcmi_server.identity import Caller
@@ -66,7 +67,8 @@ def open_services(config: ServerConfig) -> Services:
 
     :raises OperatorError: if keys or database are not usable.
     """
-    keys = ServerKeys.load(config.folder)
+    forbid_core_dumps()
+    keys = ServerKeys.load(config.folder, config.key_file)
     database = Database(config)
     database.upgrade()
     blobs = open_blobs(config.storage, config.folder)

@@ -63,6 +63,9 @@ class StorageSettings:
         secret=True,
     )  # fmt: skip
     s3_endpoint: str | None = _setting(None, "address of an S3-compatible store that is not Amazon's")
+    key_file: str | None = _setting(
+        None, "a file on another disk with the key that 'keys wrap' encrypts the server's key files under"
+    )
     reserve_bytes: int = _setting(
         GIBIBYTE, "free space that uploads leave to the database and to checkpoints; below it they get 507", least=0
     )
