@@ -122,32 +122,27 @@ class DeadlineProtocol(H11Protocol):
         self._close_surely()
 
     def send_400_response(self, msg: str) -> None:
-        """What cannot be read as HTTP gets a problem document too, if there is no other answer under way."""
+        """What cannot be read as HTTP gets a problem document too, unless another answer is half written."""
+        answerable = self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        if self._is_under_way():  # its handler sees that the client is gone, and writes no more
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if answerable:
+            body = json.dumps(MALFORMED).encode()
+            headers = {
+                "Content-Type": "application/problem+json",
+                "Content-Length": str(len(body)),
+                "Connection": "close",
+            }
+            for event in (h11.Response(status_code=400, headers=[*headers.items()]), h11.Data(data=body)):
+                self.transport.write(self.conn.send(event) or b"")
         self._close_surely()
-        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE) or not self._is_answerable():
-            self.transport.close()
-            return
-        body = json.dumps(MALFORMED).encode()
-        head = h11.Response(
-            status_code=400,
-            headers=[
-                ("Content-Type", "application/problem+json"),
-                ("Content-Length", str(len(body))),
-                ("Connection", "close"),
-            ],
-        )
-        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
     # ---- deadlines
 
     def _is_under_way(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
-
-    def _is_answerable(self) -> bool:
-        """Whether no answer is half written."""
-        return not self._is_under_way() or not self.cycle.response_started
 
     def _look(self) -> None:
         """Start or end the wait for a head, or for the rest of a body that nobody reads."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import requests
 import torch
@@ -153,10 +154,13 @@ class AppServer:
 
 
 @contextmanager
-def app_server(folder: Path, **limits: float) -> Iterator[AppServer]:
-    """Serve the task from a new server folder until the context ends."""
+def app_server(folder: Path, sections: Mapping[str, Any] | None = None, **limits: float) -> Iterator[AppServer]:
+    """Serve the task from a new server folder until the context ends.
+
+    :param sections: whole sections of the settings, by name, beside the limits.
+    """
     config = dataclasses.replace(
-        create_folder(folder).on_device("cpu"), limits=Limits(**limits), storage=storage_settings()
+        create_folder(folder).on_device("cpu"), limits=Limits(**limits), storage=storage_settings(), **(sections or {})
     )
     (folder / SETTINGS_NAME).write_text(settings_text(config), encoding="utf-8")  # what its workers read
     services = open_services(config)
