@@ -1,0 +1,127 @@
+"""kill -9 at every step of an upload and of a withdrawal: what was acknowledged is there, and the rest goes on (F1)."""
+
+import itertools
+
+import pytest
+
+from ppcmi.client import Patience
+from ppcmi.errors import ConnectionFailedError
+from ppcmi_server import identity
+from ppcmi_server.config import load_config
+from ppcmi_server.database.schema import Cohort
+from ppcmi_server.services import open_services
+from support.killable import killable_server
+from support.uploads import (
+    RecordingClient,
+    UploadingSite,
+    add_task,
+    differences,
+    make_server,
+    missing_of,
+    orphans,
+)
+
+GIVES_UP = Patience(connect_s=5, read_s=20, attempts=1, pause_s=0.01)
+CHUNK_BYTES = 30 << 10
+SLICES = (4, 1)
+"""A frame that comes in two chunks, and one that comes whole."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed") / "server"
+    make_server(folder, chunk_bytes=CHUNK_BYTES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def services(folder):
+    """What lies in the server's folder, looked at from beside it."""
+    services = open_services(load_config(folder))
+    add_task(services)
+    yield services
+    services.database.close()
+
+
+@pytest.fixture(scope="module")
+def server(folder, services):
+    with killable_server(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def site(server, services, tmp_path_factory):
+    with services.database.writing() as session:
+        code = identity.add_site(session, "Hospital A")
+    return UploadingSite(tmp_path_factory.mktemp("site") / "profile", server.url, code)
+
+
+def upload_until_it_dies(server, site, path, step):
+    """A client that knows what was acknowledged; None if the server lived on to the end."""
+    client = RecordingClient(server.url, site.token, patience=GIVES_UP)
+    server.die_at(step)
+    try:
+        site.upload(path, client, in_flight=1)
+    except ConnectionFailedError:
+        assert server.died()
+        server.restart()
+        return client
+    assert not server.died()
+    server.die_at(0)
+    return None
+
+
+def test_a_server_killed_at_any_step_of_an_upload_loses_nothing_that_it_acknowledged(server, services, site, tmp_path):
+    for step in itertools.count(1):
+        path = tmp_path / f"{step}.ppcmi"
+        source = site.write_cohort(path, SLICES, first=2 * step)
+        client = upload_until_it_dies(server, site, path, step)
+        with services.database.reading() as session:
+            found = list(session.query(Cohort))
+        assert len(found) <= step  # none is there twice
+        cohort_id = site.client.create_cohort(site.part.task.name, source.header_bytes)
+        if client is None:
+            break
+        assert missing_of(getattr(client, "acknowledged", []), site.client.cohort(cohort_id)) == []
+        summary = site.upload(path)
+        assert (summary.cases, summary.slices) == (len(SLICES), sum(SLICES))
+        assert differences(services, cohort_id, source) == []
+    assert step > 20, "the upload has fewer steps than it should"
+    with services.database.reading() as session:
+        assert session.query(Cohort).count() == step
+    services.cohorts.sweep(older_than_s=0)
+    assert orphans(services) == set()
+    assert site.client.me()["stored_bytes"] == sum(
+        len(services.blobs.read(f"cohorts/{cohort.id}/{name}"))
+        for cohort in found
+        for name in services.blobs.names(f"cohorts/{cohort.id}")
+    ) + sum(len(cohort.header) for cohort in found)
+
+
+def test_a_withdrawal_that_a_kill_interrupts_has_happened_whole_or_not_at_all(server, services, site, tmp_path):
+    for step in itertools.count(1):
+        path = tmp_path / f"{step}.ppcmi"
+        source = site.write_cohort(path, (1, 1), first=1000 + 2 * step)
+        cohort_id = site.upload(path).cohort_id
+        client = RecordingClient(server.url, site.token, patience=GIVES_UP)
+        server.die_at(step)
+        try:
+            client.withdraw(cohort_id)
+        except ConnectionFailedError:
+            assert server.died()
+        else:
+            break
+        with services.database.reading() as session:
+            cohort = session.get_one(Cohort, cohort_id)
+        if cohort.state == "whole":
+            assert differences(services, cohort_id, source) == []
+        else:
+            assert (cohort.state, cohort.wrapped_key, cohort.header) == ("withdrawn", None, None)
+            services.cohorts.sweep()  # as the next start does; what was withdrawn is never too young
+            assert services.blobs.names(f"cohorts/{cohort_id}") == []
+        server.restart()
+        site.client.withdraw(cohort_id)
+        assert services.blobs.names(f"cohorts/{cohort_id}") == []
+        assert orphans(services) == set()
+    assert step > 3, "the withdrawal has fewer steps than it should"
+    server.die_at(0)
