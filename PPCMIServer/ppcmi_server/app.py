@@ -29,6 +29,7 @@ from ppcmi_server.api.request_heads import RequestHeads
 from ppcmi_server.api.storage_problems import add_storage_handlers
 from ppcmi_server.api.volume import MappedVolume
 from ppcmi_server.config import ServerConfig
+from ppcmi_server.dashboard import add_dashboard
 from ppcmi_server.garbage import Sweeper
 from ppcmi_server.readiness import ReadinessCheck
 from ppcmi_server.services import Services, open_services, start_mapper
@@ -86,6 +87,8 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
         metrics_routes.router if config.dashboard.open_metrics else metrics_routes.guarded,
     ):
         app.include_router(router)
+    if config.dashboard.enabled:
+        add_dashboard(app)
     _describe_with_examples(app)
     return app
 

@@ -25,7 +25,7 @@ class TaskMembership:
     consortium: Consortium
 
 
-def add_task(session: Session, document: TaskDocument) -> None:
+def add_task(session: Session, document: TaskDocument, actor: str = audit.OPERATOR) -> None:
     """Offer a task to the sites.
 
     :raises TaskError: if there is a task of that name.
@@ -39,7 +39,7 @@ def add_task(session: Session, document: TaskDocument) -> None:
             "The server has another task of this name; latents are bound to it, so give yours another name."
         )
     session.add(Task(name=document.name, document=text, created=clock.now()))
-    audit.record(session, audit.OPERATOR, "task.add", task=document.identity)
+    audit.record(session, actor, "task.add", task=document.identity)
 
 
 def list_tasks(session: Session) -> list[Task]:

@@ -18,6 +18,7 @@ _PROGRAMS = {
     "/usr/share/orthanc/plugins/libOrthancDicomWeb.so": "orthanc-dicomweb",
     "dciodvfy": "dicom3tools",
     "initdb": "postgresql",
+    "chromium": "chromium",
 }
 _PATH = ":".join([os.environ.get("PATH", ""), "/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))])
 _POLICY = Path("/usr/sbin/policy-rc.d")

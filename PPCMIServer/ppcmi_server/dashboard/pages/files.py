@@ -1,0 +1,34 @@
+"""Style sheet, script and icon, and the answer for addresses that there are not."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+
+from fastapi import Response
+from starlette.exceptions import HTTPException
+
+from ppcmi_server.dashboard.guard import UsesVisit
+from ppcmi_server.dashboard.pages import page_router
+
+STATIC = FilePath(__file__).parents[1] / "static"
+KINDS = {
+    "dashboard.css": "text/css; charset=utf-8",
+    "dashboard.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+
+router = page_router()
+
+
+@router.get("/static/{name}")
+def get_file(name: str) -> Response:
+    """One of the three files; a name is looked up, never made into a path."""
+    if name not in KINDS:
+        raise HTTPException(404)
+    return Response((STATIC / name).read_bytes(), media_type=KINDS[name])
+
+
+@router.api_route("/{anything:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+def get_nothing(visit: UsesVisit) -> Response:
+    """404 for who is logged in; others are asked to log in first."""
+    raise HTTPException(404)

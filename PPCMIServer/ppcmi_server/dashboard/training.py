@@ -1,0 +1,179 @@
+"""What the pages show of a training: how far it is, its curve, and what its report says of each site."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from ppcmi_server import models
+from ppcmi_server.dashboard import view
+from ppcmi_server.dashboard.charts import Curve, Line
+from ppcmi_server.dashboard.site_facts import site_names
+from ppcmi_server.database.schema import Cohort, Job, JobCohort, JobEpoch, Model, Task
+
+QUEUED, RUNNING, PAUSED = "queued", "running", "paused"
+UNFINISHED = (QUEUED, RUNNING, PAUSED)
+_SITE_ID = re.compile(r"\b[0-9a-f]{16}\b")
+
+
+@dataclass(frozen=True)
+class SiteVerdict:
+    """What a training's report says of a site.
+
+    :param without: the others' loss without this site's cohorts, if that was measured.
+    :param cohorts: how many of its cohorts would be in a training that began now.
+    """
+
+    site_id: str
+    name: str
+    slices: int | None
+    weight: float | None
+    validation_loss: float | None
+    without: float | None
+    suspect: bool
+    reason: Markup | None
+    cohorts: int
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """A training job as its page shows it.
+
+    :param position: place in the queue, from 1.
+    :param left_s: about how many seconds are left.
+    """
+
+    job: Job
+    task: Task
+    state: str
+    position: int | None
+    epochs: tuple[JobEpoch, ...]
+    epochs_in_all: int
+    left_s: float | None
+    curve: Curve
+    site_names: Mapping[str, str]
+    verdicts: tuple[SiteVerdict, ...]
+    text: tuple[Markup, ...]
+    model: Model | None
+    cohorts: int
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it may still change."""
+        return self.job.state in UNFINISHED
+
+    @property
+    def sites_of_curve(self) -> list[str]:
+        """Ids of the sites that have losses of their own, by name."""
+        found = {site for point in self.epochs for site in (point.by_site or {})}
+        return sorted(found, key=lambda site: self.site_names.get(site, site))
+
+
+def job_facts(session: Session, job: Job, task: Task) -> JobFacts:
+    """What is known of a job."""
+    epochs = tuple(models.curve(session, job.id))
+    names = site_names(session)
+    in_all = int(job.config.get("epochs", 0))
+    report = job.report or {}
+    return JobFacts(
+        job=job,
+        task=task,
+        state=state_of(job),
+        position=_position(session, job),
+        epochs=epochs,
+        epochs_in_all=in_all,
+        left_s=_left(job, epochs, in_all),
+        curve=_curve(epochs, in_all, names),
+        site_names=names,
+        verdicts=tuple(_verdict(session, task, names, part) for part in report.get("sites", ())),
+        text=tuple(with_names(sentence, names) for sentence in report.get("text", ())),
+        model=models.model_of_job(session, job.id),
+        cohorts=session.scalar(select(func.count()).select_from(JobCohort).where(JobCohort.job_id == job.id)) or 0,
+    )
+
+
+def state_of(job: Job) -> str:
+    """A job's state, with what was asked of it and has not happened yet."""
+    if job.state in (QUEUED, RUNNING) and job.stop_requested:
+        return "stopping"
+    if job.state in (QUEUED, RUNNING) and job.pause_requested:
+        return "pausing"
+    return job.state
+
+
+def suspects(job: Job) -> list[str]:
+    """Ids of the sites that a training's report calls suspect."""
+    return [part["site"] for part in (job.report or {}).get("sites", ()) if part.get("verdict") == "suspect"]
+
+
+def usable_cohorts(session: Session, task_id: int, site_id: str) -> Sequence[Cohort]:
+    """A site's cohorts that a training which began now would take."""
+    return session.scalars(
+        select(Cohort).where(
+            Cohort.task_id == task_id, Cohort.site_id == site_id, Cohort.state == "whole", Cohort.excluded.is_(None)
+        )
+    ).all()
+
+
+def with_names(sentence: str, names: Mapping[str, str]) -> Markup:
+    """A sentence of a report, with the sites' names in place of their ids."""
+    parts, start = [], 0
+    for found in _SITE_ID.finditer(sentence):
+        parts += [escape(sentence[start : found.start()]), view.name(names.get(found[0], found[0]))]
+        start = found.end()
+    return Markup("").join([*parts, escape(sentence[start:])])
+
+
+def _verdict(session: Session, task: Task, names: Mapping[str, str], part: Mapping[str, Any]) -> SiteVerdict:
+    reason = part.get("reason")
+    return SiteVerdict(
+        site_id=part["site"],
+        name=names.get(part["site"], part["site"]),
+        slices=part.get("slices"),
+        weight=part.get("weight"),
+        validation_loss=part.get("validation_loss"),
+        without=part.get("without"),
+        suspect=part.get("verdict") == "suspect",
+        reason=None if reason is None else with_names(reason, names),
+        cohorts=len(usable_cohorts(session, task.id, part["site"])),
+    )
+
+
+def _position(session: Session, job: Job) -> int | None:
+    if job.state != QUEUED:
+        return None
+    before = select(func.count()).select_from(Job).where(Job.state == QUEUED, Job.id < job.id)
+    return 1 + (session.scalar(before) or 0)
+
+
+def _left(job: Job, epochs: Sequence[JobEpoch], in_all: int) -> float | None:
+    if job.state != RUNNING or not epochs or in_all <= len(epochs):
+        return None
+    newest = [point.seconds for point in epochs[-5:]]
+    return (in_all - len(epochs)) * sum(newest) / len(newest)
+
+
+def _curve(epochs: Sequence[JobEpoch], in_all: int, names: Mapping[str, str]) -> Curve:
+    sites = sorted({site for point in epochs for site in (point.by_site or {})}, key=lambda s: names.get(s, s))
+    return Curve(
+        in_all,
+        (
+            Line("Training", _finite((point.epoch, point.train_loss) for point in epochs)),
+            Line("Held-out cases", _finite((point.epoch, point.validation_loss) for point in epochs)),
+            *(
+                Line(names.get(site, site), _finite((point.epoch, (point.by_site or {}).get(site)) for point in epochs))
+                for site in sites
+            ),
+        ),
+    )
+
+
+def _finite(points: Any) -> tuple[tuple[int, float], ...]:
+    return tuple((epoch, float(loss)) for epoch, loss in points if loss is not None and math.isfinite(loss))
