@@ -1,6 +1,5 @@
 """Mapping: requests of several sites in one batch, each answered under its own key; a full queue says so."""
 
-import hashlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +11,10 @@ from ppcmi.bundle_header import read_header
 from ppcmi.client import Patience, ServerClient
 from ppcmi.errors import CancelledError, KeyMismatchError, ServerRefusedError
 from ppcmi.latents import Latents
-from ppcmi.scales import Profile, Stream, scale_shapes
-from ppcmi_server import tasks
-from ppcmi_server.database.schema import Job, Model
-from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
+from ppcmi.scales import Profile, Stream
+from ppcmi_server.umn.model import TrainedUmn
 from support.app_server import CODEC, TASK, app_server, make_latents, pseudonym
+from support.random_models import add_model, random_umn
 
 QUEUED = 6
 WAIT_S = 30
@@ -36,34 +34,9 @@ def sites(server):
 @pytest.fixture(scope="module")
 def umn(server, sites):
     """An active model: a real network with random weights."""
-    shapes = scale_shapes(TASK.slicing.size, Profile.COARSE.scales)
-    description = UmnDescription("default", Profile.COARSE, shapes, (CODEC,))
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        umn = TrainedUmn(description, build_network(description))
-    for parameter in umn.network.parameters():
-        parameter.requires_grad_(False).add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator()))
-    add_model(server, sites[0], umn)
+    umn = random_umn()
+    add_model(server.services, umn)
     return umn
-
-
-def add_model(server, site, umn, digest=None):
-    """The network as the task's active model 1."""
-    file = server.services.config.models_folder / "a.safetensors"
-    umn.save(file)
-    digest = digest or hashlib.sha256(file.read_bytes()).hexdigest()
-    with server.services.database.writing() as session:
-        task = tasks.find_task(session, TASK.name)
-        session.add(Job(id=1, task_id=task.id, state="done", config={}, created="2026-01-01T00:00:00Z"))
-        session.flush()
-        session.add(
-            Model(
-                task_id=task.id, number=1, job_id=1, state="active", preset="default", profile="coarse",
-                mode="two-layer", scope="consortium", codecs={CODEC: site.protection().inner.check()}, config={},
-                seed=1, code_version="-", file=file.name, file_digest=digest, cases=1, slices=1,
-                created="2026-01-01T00:00:00Z",
-            )
-        )  # fmt: skip
 
 
 class Gate:
@@ -225,7 +198,7 @@ def test_without_an_active_model_or_with_an_unknown_one_there_is_no_mapping(serv
 def test_a_model_whose_file_was_exchanged_does_not_map(tmp_path, umn):
     with app_server(tmp_path / "server") as server:
         (site,) = server.add_consortium("Hospital A")
-        add_model(server, site, umn, digest="0" * 64)
+        add_model(server.services, umn, digest="0" * 64)
         with pytest.raises(ServerRefusedError, match="not the one that was trained") as caught:
             ask(site, site.bundle(make_latents(1, 1)))
         assert caught.value.status == 503
