@@ -160,7 +160,9 @@ def app_server(folder: Path, sections: Mapping[str, Any] | None = None, **limits
     :param sections: whole sections of the settings, by name, beside the limits.
     """
     config = dataclasses.replace(
-        create_folder(folder).on_device("cpu"), limits=Limits(**limits), storage=storage_settings(), **(sections or {})
+        create_folder(folder).on_device("cpu"),
+        limits=Limits(**limits),
+        **{"storage": storage_settings(), **(sections or {})},
     )
     (folder / SETTINGS_NAME).write_text(settings_text(config), encoding="utf-8")  # what its workers read
     services = open_services(config)
