@@ -36,7 +36,7 @@ class Caller:
     link_salt: bytes = field(repr=False)
     scopes: tuple[str, ...]
     token_id: int = 0
-    use_is_news: bool = False
+    use: tokens.Use = "noted"
     certificate: str | None = None
 
 
@@ -144,7 +144,7 @@ def authenticate(session: Session, token: str) -> Caller | None:
         site.link_salt,
         scopes,
         found.id,
-        tokens.use_is_news(found),
+        tokens.use_of(found),
         site.certificate,
     )
 

@@ -24,7 +24,7 @@ class Operator:
     token_id: int
     label: str
     scopes: tuple[str, ...]
-    use_is_news: bool = False
+    use: tokens.Use = "noted"
 
     @property
     def actor(self) -> str:
@@ -83,4 +83,4 @@ def revoke_operator(session: Session, token_id: int, actor: str = audit.OPERATOR
 def _as_operator(token: Token | None) -> Operator | None:
     if token is None or token.site_id is not None or not tokens.is_valid(token):
         return None
-    return Operator(token.id, token.label, tuple(token.scopes), tokens.use_is_news(token))
+    return Operator(token.id, token.label, tuple(token.scopes), tokens.use_of(token))

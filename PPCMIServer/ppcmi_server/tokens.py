@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
+from typing import Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -28,6 +29,8 @@ LONGEST_DAYS = 3650.0
 LEEWAY_S = 60.0
 """By how much clocks may differ, or jump, before a token or code counts as expired."""
 USE_NOTED_EVERY_S = 3600.0
+
+Use = Literal["first", "news", "noted"]
 
 
 def digest_of(secret: str) -> bytes:
@@ -84,6 +87,8 @@ def is_past(moment: str | None) -> bool:
     return moment is not None and moment <= clock.ago(LEEWAY_S)
 
 
-def use_is_news(token: Token) -> bool:
-    """Whether its last use was noted so long ago that this one should be."""
-    return token.last_used is None or token.last_used <= clock.ago(USE_NOTED_EVERY_S)
+def use_of(token: Token) -> Use:
+    """Whether using it now is its first use, or one that should be noted since the last was noted long ago."""
+    if token.last_used is None:
+        return "first"
+    return "news" if token.last_used <= clock.ago(USE_NOTED_EVERY_S) else "noted"

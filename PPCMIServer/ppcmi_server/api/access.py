@@ -20,7 +20,7 @@ from ppcmi_server.mapping import Mapper
 from ppcmi_server.operators import Operator, authenticate_operator
 from ppcmi_server.services import Services
 from ppcmi_server.site_tokens import note_use
-from ppcmi_server.tokens import OPERATOR_SCOPES, SITE_SCOPES, find_token, is_past, is_valid
+from ppcmi_server.tokens import OPERATOR_SCOPES, SITE_SCOPES, Use, find_token, is_past, is_valid
 
 _BEARER = HTTPBearer(auto_error=False, description="The token from enrolment.")
 
@@ -77,8 +77,7 @@ def caller_with(scope: str | None) -> Callable[..., Caller]:
                 raise _no_entry(session, request, token)
         _count(request, found.token_id)
         _require_own_certificate(request, services, found)
-        if found.use_is_news:
-            after.add_task(_note_use, services, found.token_id)
+        _note_use(services, found.token_id, found.use, after)
         if scope is not None and scope not in found.scopes:
             raise forbidden(f"The site's token does not have the scope '{scope}'.")
         return found
@@ -100,8 +99,7 @@ def operator_with(scope: str) -> Callable[..., Operator]:
             if found is None:
                 raise _no_entry(session, request, token)
         _count(request, found.token_id)
-        if found.use_is_news:
-            after.add_task(_note_use, services, found.token_id)
+        _note_use(services, found.token_id, found.use, after)
         if scope not in found.scopes:
             raise forbidden(f"The operator's token does not have the scope '{scope}'.")
         return found
@@ -177,8 +175,15 @@ def _require_own_certificate(request: Request, services: Services, caller: Calle
         raise forbidden("The certificate is not this site's; a new one has to be announced to the server's operator.")
 
 
-def _note_use(services: Services, token_id: int) -> None:
-    """Done after the answer, in a transaction of its own: nobody waits for it."""
+def _note_use(services: Services, token_id: int, use: Use, after: BackgroundTasks) -> None:
+    """A first use is noted at once: it begins the end of the token before. For a later one nobody waits."""
+    if use == "first":
+        _note(services, token_id)
+    elif use == "news":
+        after.add_task(_note, services, token_id)
+
+
+def _note(services: Services, token_id: int) -> None:
     with services.database.writing() as session:
         note_use(session, token_id)
 
