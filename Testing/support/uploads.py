@@ -43,7 +43,7 @@ class UploadingSite:
         return protection_of(self.profile, self.part, CODEC, Profile.COARSE, quantization=Quantization.F32)
 
     def write_cohort(self, path: Path, slices: Sequence[int], first: int = 1) -> CohortReader:
-        """A cohort file with a frame, and a case, for each number of slices; a slice takes 12 KiB."""
+        """A cohort file with a frame, and a case, for each number of slices; a slice takes 24 KiB."""
         protection = self.protection()
         with CohortWriter(
             path,
