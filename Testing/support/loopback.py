@@ -44,8 +44,13 @@ class Loopback:
 
 
 @contextmanager
-def loopback_server(respond: Responder, certificate: Path | None = None) -> Iterator[Loopback]:
-    """Serve ``respond`` until the context ends; ``certificate`` is a PEM with key and certificate."""
+def loopback_server(
+    respond: Responder, certificate: Path | None = None, configure: Callable[[ssl.SSLContext], None] | None = None
+) -> Iterator[Loopback]:
+    """Serve ``respond`` until the context ends; ``certificate`` is a PEM with key and certificate.
+
+    :param configure: what else there is to say about TLS.
+    """
     requests: list[Request] = []
     disconnects = threading.Event()
 
@@ -77,6 +82,8 @@ def loopback_server(respond: Responder, certificate: Path | None = None) -> Iter
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
+        if configure is not None:
+            configure(context)
         server.socket = context.wrap_socket(server.socket, server_side=True)
         scheme = "https"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
