@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -9,12 +10,12 @@ from torch import Tensor
 
 from ppcmi.errors import BundleError
 from ppcmi.latents import Latents
-from ppcmi.quantization import Quantization
+from ppcmi.quantization import GAUSSIAN_LEVELS, Quantization
 from ppcmi.scales import Shape
 
 
 def quantize(latents: Latents, quantization: Quantization) -> dict[str, Tensor]:
-    """CPU tensors by name: ``s4`` of shape ``(n, C H W)``, and for ``i8`` the factors ``s4.scale``, float32 ``(n,)``.
+    """CPU tensors by name: ``s4`` of shape ``(n, C H W)``, for ``i4`` half as long, and factors ``s4.scale`` ``(n,)``.
 
     :raises BundleError: if a value is not finite, or too large for ``f16``.
     """
@@ -25,6 +26,8 @@ def quantize(latents: Latents, quantization: Quantization) -> dict[str, Tensor]:
             raise BundleError("The latents hold values that are not finite; check the image and the codec.")
         if quantization is Quantization.I8:
             flat, tensors[f"{scale}.scale"] = _to_int8(flat)
+        elif quantization is Quantization.I4:
+            flat, tensors[f"{scale}.scale"] = _to_int4(flat)
         elif quantization is Quantization.F16:
             flat = flat.half()
             if not torch.isfinite(flat).all():
@@ -41,8 +44,9 @@ def dequantize(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape], quant
     """
     scales = {}
     for scale, shape in shapes.items():
-        values = tensors[scale].float()
-        if quantization is Quantization.I8:
+        values = tensors[scale]
+        values = _levels_of(values, math.prod(shape)) if quantization is Quantization.I4 else values.float()
+        if quantization.has_factors:
             factors = tensors[f"{scale}.scale"]
             if (factors < 0).any():
                 raise BundleError("The bundle holds a negative quantization factor; ask its sender for it again.")
@@ -57,3 +61,19 @@ def _to_int8(flat: Tensor) -> tuple[Tensor, Tensor]:
     factors = flat.abs().amax(dim=1) / 127
     divisors = torch.where(factors > 0, factors, 1.0)
     return (flat / divisors[:, None]).round_().clamp_(-127, 127).to(torch.int8), factors.cpu()
+
+
+def _to_int4(flat: Tensor) -> tuple[Tensor, Tensor]:
+    factors = flat.double().square().mean(dim=1).sqrt().float()  # squares of large values fit float64 alone
+    divisors = torch.where(factors > 0, factors, 1.0)
+    levels = torch.tensor(GAUSSIAN_LEVELS, device=flat.device)
+    numbers = torch.bucketize(flat / divisors[:, None], (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
+    if numbers.shape[1] % 2:
+        numbers = torch.nn.functional.pad(numbers, (0, 1))
+    return numbers[:, 0::2] | numbers[:, 1::2] << 4, factors.cpu()
+
+
+def _levels_of(packed: Tensor, values: int) -> Tensor:
+    """Levels, before the factors, from pairs of numbers ``(n, ceil(values / 2))``."""
+    numbers = torch.stack((packed & 15, packed >> 4), dim=2).flatten(1)[:, :values]
+    return torch.tensor(GAUSSIAN_LEVELS)[numbers.long()]

@@ -70,19 +70,22 @@ def test_a_bundle_comes_back_as_it_was_packed(profile, quantization, slices, bot
     assert back == header
     assert read_header(data) == header
     assert latents.keys() == streams.keys()
-    tolerance = {Quantization.F32: 0.0, Quantization.F16: 2e-3, Quantization.I8: 0.03}[quantization]
+    tolerance = {Quantization.F32: 0.0, Quantization.F16: 2e-3, Quantization.I8: 0.03, Quantization.I4: 2.5}[
+        quantization
+    ]
     for stream, original in streams.items():
         for scale, values in original.items():
             assert latents[stream][scale].dtype == torch.float32
             torch.testing.assert_close(latents[stream][scale], values, atol=tolerance, rtol=0)
 
 
-def test_eight_bits_take_a_quarter_of_the_bytes():
+def test_fewer_bits_take_fewer_bytes():
     latents = Latents({"s4": torch.randn(4, 128, 16, 16), "b": torch.randn(4, 256, 8, 8)})
     sizes = {}
     for quantization in Quantization:
         header = make_header(quantization=quantization, slice_indices=(0, 1, 2, 3), shapes=latents.shapes)
         sizes[quantization] = len(pack(header, {Stream.IMAGE: latents}))
+    assert sizes[Quantization.I4] < 0.14 * sizes[Quantization.F32]
     assert sizes[Quantization.I8] < 0.26 * sizes[Quantization.F32]
     assert sizes[Quantization.F16] < 0.51 * sizes[Quantization.F32]
 

@@ -32,7 +32,9 @@ def test_what_one_end_seals_the_other_opens(mode, profile, quantization, slices,
     header, streams = make_channel(mode=mode).open(data)
     assert (header.case, header.codec, header.mode, header.profile) == (CASE, CODEC, mode, profile)
     assert header.slice_indices == tuple(range(slices))
-    tolerance = {Quantization.F32: 1e-4, Quantization.F16: 1e-2, Quantization.I8: 0.1}[quantization]
+    tolerance = {Quantization.F32: 1e-4, Quantization.F16: 1e-2, Quantization.I8: 0.1, Quantization.I4: 2.5}[
+        quantization
+    ]
     for scale, values in latents.items():
         torch.testing.assert_close(streams[Stream.IMAGE][scale], values, atol=tolerance, rtol=0)
 

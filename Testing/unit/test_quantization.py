@@ -10,7 +10,7 @@ from ppcmi.errors import BundleError
 from ppcmi.klt.link import LinkLayer
 from ppcmi.latent_tensors import dequantize, quantize
 from ppcmi.latents import Latents
-from ppcmi.quantization import Quantization, tensor_layout
+from ppcmi.quantization import GAUSSIAN_LEVELS, Quantization, tensor_layout
 from ppcmi.scales import Stream
 
 few_examples = settings(max_examples=30, deadline=None)
@@ -61,9 +61,10 @@ def test_i8_after_mixing_errs_by_about_one_percent_even_for_a_spiky_slice():
     assert unmixed[0] > 5 * (result["s4"] - values)[0].norm()
 
 
-def test_i8_keeps_a_slice_of_zeros():
+@pytest.mark.parametrize("quantization", [Quantization.I8, Quantization.I4])
+def test_a_slice_of_zeros_stays_one(quantization):
     zeros = Latents({"b": torch.zeros(1, 2, 2, 2)})
-    assert torch.equal(there_and_back(zeros, Quantization.I8)["b"], zeros["b"])
+    assert torch.equal(there_and_back(zeros, quantization)["b"], zeros["b"])
 
 
 def test_i8_has_a_factor_for_every_slice_and_scale():
@@ -73,10 +74,32 @@ def test_i8_has_a_factor_for_every_slice_and_scale():
     torch.testing.assert_close(tensors["b.scale"], torch.full((3,), 2 / 127))
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+def test_i4_takes_the_nearest_of_sixteen_levels_and_packs_two_values_in_a_byte(count):
+    values = torch.randn((3, count, 1, 1), generator=torch.Generator().manual_seed(count))
+    tensors = quantize(Latents({"b": values}), Quantization.I4)
+    assert tensors["b"].shape == (3, (count + 1) // 2)
+    factors = values.flatten(1).square().mean(dim=1).sqrt()
+    torch.testing.assert_close(tensors["b.scale"], factors)
+    levels = torch.tensor(GAUSSIAN_LEVELS) * factors[:, None]
+    nearest = levels.gather(1, (values.flatten(1)[..., None] - levels[:, None]).abs().argmin(dim=2))
+    torch.testing.assert_close(there_and_back(Latents({"b": values}), Quantization.I4)["b"].flatten(1), nearest)
+
+
+def test_i4_after_mixing_errs_by_a_tenth_even_for_a_spiky_slice():
+    values = torch.randn((3, 128, 16, 16), generator=torch.Generator().manual_seed(0)).relu() ** 3
+    values[0, 0, 0, 0] = 1000.0
+    link = LinkLayer(bytes(32), "phantom@1")
+    mixed = link.apply(Latents({"s4": values}), Stream.IMAGE, bytes(16))
+    result = link.invert(there_and_back(mixed, Quantization.I4), Stream.IMAGE, bytes(16))
+    error = (result["s4"] - values).flatten(1).norm(dim=1) / values.flatten(1).norm(dim=1)
+    assert error.max() < 0.1  # the bound of any code of four bits for a Gaussian is 0.0625
+
+
 @every_quantization
 def test_tensors_have_the_layout_that_is_told_beforehand(quantization):
     latents = Latents({"s4": torch.ones(3, 4, 2, 2), "b": torch.ones(3, 4, 1, 1)})
-    names = {torch.float32: "F32", torch.float16: "F16", torch.int8: "I8"}
+    names = {torch.float32: "F32", torch.float16: "F16", torch.int8: "I8", torch.uint8: "U8"}
     described = {
         name: (names[values.dtype], tuple(values.shape)) for name, values in quantize(latents, quantization).items()
     }
@@ -89,7 +112,8 @@ def test_values_that_are_not_finite_are_refused_both_ways(quantization, value):
     latents = Latents({"b": torch.full((1, 2, 1, 1), value)})
     with pytest.raises(BundleError, match="not finite"):
         quantize(latents, quantization)
-    tensors = {"b": torch.full((1, 2), value), "b.scale": torch.tensor([value])}
+    values = torch.zeros((1, 1), dtype=torch.uint8) if quantization is Quantization.I4 else torch.full((1, 2), value)
+    tensors = {"b": values, "b.scale": torch.tensor([value])}
     with pytest.raises(BundleError):
         dequantize(tensors, {"b": (2, 1, 1)}, quantization)
 
