@@ -94,16 +94,28 @@ _PARTS = ("dice", "alone_dice", "hd95_mm", "alone_hd95_mm")
 
 def validated(session: Session, model: Model) -> Validated:
     """A model with what the sites say of it."""
-    scores = tuple(
-        SiteScores(site, validation.created, int(validation.numbers.get("cases", 0)), _labels(validation.numbers))
-        for validation, site in models.validations(session, model)
-    )
+    (found,) = all_validated(session, [model])
+    return found
+
+
+def all_validated(session: Session, found: Sequence[Model]) -> list[Validated]:
+    """Models of one task, each with what the sites say of it."""
+    if not found:
+        return []
     members = session.scalars(
         select(Site)
         .join(Member, Member.site_id == Site.id)
-        .where(Member.task_id == model.task_id, Site.revoked.is_(None))
+        .where(Member.task_id == found[0].task_id, Site.revoked.is_(None))
         .order_by(Site.name)
-    )
+    ).all()
+    return [_validated(session, model, members) for model in found]
+
+
+def _validated(session: Session, model: Model, members: Sequence[Site]) -> Validated:
+    scores = [
+        SiteScores(site, validation.created, int(validation.numbers.get("cases", 0)), _labels(validation.numbers))
+        for validation, site in models.validations(session, model)
+    ]
     have = {part.site.id for part in scores}
     return Validated(
         model,

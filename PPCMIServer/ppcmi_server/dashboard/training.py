@@ -76,12 +76,57 @@ class JobFacts:
         return sorted(found, key=lambda site: self.site_names.get(site, site))
 
 
+@dataclass(frozen=True)
+class JobRow:
+    """A training job as the list shows it; ``loss`` is the training's newest."""
+
+    job: Job
+    task: Task
+    state: str
+    position: int | None
+    epochs_done: int
+    epochs_in_all: int
+    loss: float | None
+    cohorts: int
+    model: int | None
+    suspect: bool
+
+
+def job_rows(session: Session, count: int, before: int | None) -> list[JobRow]:
+    """The newest jobs.
+
+    :param before: only jobs with smaller numbers.
+    """
+    query = select(Job, Task).join(Task, Task.id == Job.task_id).order_by(Job.id.desc()).limit(count)
+    found = list(session.execute(query if before is None else query.where(Job.id < before)))
+    numbers = [job.id for job, _ in found]
+    epochs = select(JobEpoch.job_id, func.count(), func.max(JobEpoch.epoch)).where(JobEpoch.job_id.in_(numbers))
+    done = {row[0]: (row[1], row[2]) for row in session.execute(epochs.group_by(JobEpoch.job_id))}
+    cohorts = select(JobCohort.job_id, func.count()).where(JobCohort.job_id.in_(numbers)).group_by(JobCohort.job_id)
+    counts = {row[0]: row[1] for row in session.execute(cohorts)}
+    models_of = select(Model.job_id, Model.number).where(Model.job_id.in_(numbers))
+    made = {row[0]: row[1] for row in session.execute(models_of)}
+    rows = []
+    for job, task in found:
+        epochs_done, last = done.get(job.id, (0, None))
+        newest = None if last is None else session.get(JobEpoch, (job.id, last))
+        rows.append(
+            JobRow(
+                job, task, state_of(job), _position(session, job), epochs_done, int(job.config.get("epochs", 0)),
+                None if newest is None else newest.train_loss, counts.get(job.id, 0), made.get(job.id),
+                bool(suspects(job)),
+            )
+        )  # fmt: skip
+    return rows
+
+
 def job_facts(session: Session, job: Job, task: Task) -> JobFacts:
     """What is known of a job."""
     epochs = tuple(models.curve(session, job.id))
     names = site_names(session)
     in_all = int(job.config.get("epochs", 0))
     report = job.report or {}
+    usable = _usable(session, task.id)
     return JobFacts(
         job=job,
         task=task,
@@ -92,7 +137,7 @@ def job_facts(session: Session, job: Job, task: Task) -> JobFacts:
         left_s=_left(job, epochs, in_all),
         curve=_curve(epochs, in_all, names),
         site_names=names,
-        verdicts=tuple(_verdict(session, task, names, part) for part in report.get("sites", ())),
+        verdicts=tuple(_verdict(names, usable, part) for part in report.get("sites", ())),
         text=tuple(with_names(sentence, names) for sentence in report.get("text", ())),
         model=models.model_of_job(session, job.id),
         cohorts=session.scalar(select(func.count()).select_from(JobCohort).where(JobCohort.job_id == job.id)) or 0,
@@ -131,7 +176,15 @@ def with_names(sentence: str, names: Mapping[str, str]) -> Markup:
     return Markup("").join([*parts, escape(sentence[start:])])
 
 
-def _verdict(session: Session, task: Task, names: Mapping[str, str], part: Mapping[str, Any]) -> SiteVerdict:
+def _usable(session: Session, task_id: int) -> dict[str, int]:
+    """How many cohorts of each site a training which began now would take."""
+    query = select(Cohort.site_id, func.count()).where(
+        Cohort.task_id == task_id, Cohort.state == "whole", Cohort.excluded.is_(None)
+    )
+    return {row[0]: row[1] for row in session.execute(query.group_by(Cohort.site_id))}
+
+
+def _verdict(names: Mapping[str, str], usable: Mapping[str, int], part: Mapping[str, Any]) -> SiteVerdict:
     reason = part.get("reason")
     return SiteVerdict(
         site_id=part["site"],
@@ -142,7 +195,7 @@ def _verdict(session: Session, task: Task, names: Mapping[str, str], part: Mappi
         without=part.get("without"),
         suspect=part.get("verdict") == "suspect",
         reason=None if reason is None else with_names(reason, names),
-        cohorts=len(usable_cohorts(session, task.id, part["site"])),
+        cohorts=usable.get(part["site"], 0),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Response
+from fastapi import Path, Query, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -14,7 +14,7 @@ from ppcmi_server import jobs, tasks
 from ppcmi_server.cohorts import set_excluded
 from ppcmi_server.dashboard.guard import Change, UsesChange, UsesVisit
 from ppcmi_server.dashboard.pages import page_router
-from ppcmi_server.dashboard.training import job_facts, suspects, usable_cohorts
+from ppcmi_server.dashboard.training import job_facts, job_rows, suspects, usable_cohorts
 from ppcmi_server.database.schema import Job, Site, Task
 from ppcmi_server.errors import conflict, not_found
 
@@ -25,15 +25,15 @@ router = page_router()
 
 
 @router.get("/jobs")
-def list_jobs(visit: UsesVisit) -> Response:
+def list_jobs(visit: UsesVisit, before: Annotated[int | None, Query(ge=1, lt=1 << 31)] = None) -> Response:
     """Every job, the newest first, and the form for another."""
     with visit.services.database.reading() as session:
-        found = jobs.list_jobs(session)[::-1]
-        facts = [job_facts(session, job, task) for job, task in found[:SHOWN]]
+        rows = job_rows(session, SHOWN + 1, before)
         names = [task.name for task in tasks.list_tasks(session)]
     return visit.page(
-        "jobs.html", jobs=facts, tasks=names, profiles=[str(p) for p in Profile],
-        workers=visit.services.config.training.workers, more=len(found) - len(facts),
+        "jobs.html", jobs=rows[:SHOWN], tasks=names, profiles=[str(p) for p in Profile],
+        workers=visit.services.config.training.workers,
+        older=rows[SHOWN - 1].job.id if len(rows) > SHOWN else None,
     )  # fmt: skip
 
 

@@ -12,9 +12,12 @@ from ppcmi_server import models, tasks
 from ppcmi_server.dashboard.guard import UsesChange, UsesVisit
 from ppcmi_server.dashboard.pages import page_router
 from ppcmi_server.dashboard.pages.tasks import TaskName
-from ppcmi_server.dashboard.scores import validated
+from ppcmi_server.dashboard.scores import Validated, all_validated, validated
 from ppcmi_server.dashboard.training import job_facts
-from ppcmi_server.database.schema import Cohort, Job, JobCohort, Model, Site
+from ppcmi_server.database.schema import Cohort, Job, JobCohort, Model, Site, Task
+
+SHOWN = 30
+"""Models of each task in the list; every other has its page."""
 
 Number = Annotated[int, Path(ge=1, lt=1 << 31)]
 
@@ -25,11 +28,8 @@ router = page_router()
 def list_models(visit: UsesVisit) -> Response:
     """Every task's models, the newest first."""
     with visit.services.database.reading() as session:
-        found = [
-            (task, [validated(session, model) for model in models.list_models(session, task)[::-1]])
-            for task in tasks.list_tasks(session)
-        ]
-    return visit.page("models.html", tasks=found)
+        found = [_listed(session, task) for task in tasks.list_tasks(session)]
+    return visit.page("models.html", tasks=found, shown=SHOWN)
 
 
 @router.get("/models/{name}/roll-back")
@@ -104,6 +104,14 @@ def activate(name: TaskName, number: Number, change: UsesChange) -> Response:
     with change.services.database.writing() as session:
         models.activate(session, tasks.find_task(session, name), number, actor=change.actor)
     return change.done(f"/models/{name}/{number}", f"Model {number} is active.")
+
+
+def _listed(session: Session, task: Task) -> tuple[Task, list[Validated], bool]:
+    """A task's newest models, with the active one however old it is, and whether there is one to go back to."""
+    every = models.list_models(session, task)[::-1]
+    listed = [model for place, model in enumerate(every) if place < SHOWN or model.state == "active"]
+    states = {model.state for model in every}
+    return task, all_validated(session, listed), {"active", "retired"} <= states
 
 
 def _trained_on(session: Session, model: Model) -> list[tuple[Cohort, Site, bool]]:
