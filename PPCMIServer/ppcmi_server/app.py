@@ -23,7 +23,7 @@ from ppcmi_server.api.access_log import AccessLog
 from ppcmi_server.api.bodies import BodyMemory
 from ppcmi_server.api.examples import add_examples
 from ppcmi_server.api.overload import Overload
-from ppcmi_server.api.problems import add_handlers
+from ppcmi_server.api.problems import add_common_problems, add_handlers
 from ppcmi_server.api.rates import FailedAttempts, Rate
 from ppcmi_server.api.request_heads import RequestHeads
 from ppcmi_server.api.storage_problems import add_storage_handlers
@@ -33,6 +33,7 @@ from ppcmi_server.dashboard import add_dashboard
 from ppcmi_server.garbage import Sweeper
 from ppcmi_server.readiness import ReadinessCheck
 from ppcmi_server.services import Services, open_services, start_mapper
+from ppcmi_server.supervisor import Supervisor
 
 DESCRIPTION = """\
 Private collaborative segmentation: sites send protected latents, never images. Research use only.
@@ -52,9 +53,12 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
         sweeper = Sweeper(opened.cohorts.sweep)
         sweeper.start()
         app.state.mapper = start_mapper(opened)
+        app.state.supervisor = Supervisor(opened)
+        app.state.supervisor.start()
         try:
             yield
         finally:
+            await run_in_threadpool(app.state.supervisor.close)
             await run_in_threadpool(app.state.mapper.close)
             await run_in_threadpool(sweeper.close)
             opened.database.close()
@@ -99,7 +103,7 @@ def _describe_with_examples(app: FastAPI) -> None:
 
     def with_examples() -> dict[str, Any]:
         if not described:
-            described.update(add_examples(describe()))
+            described.update(add_examples(add_common_problems(describe())))
         return described
 
     app.openapi = with_examples  # type: ignore[method-assign]  # as FastAPI says to

@@ -1,29 +1,28 @@
-"""Training jobs as the database has them: queued, running, then done, failed or stopped.
+"""Training jobs as the database has them: queued, running, perhaps paused, then done, failed or stopped.
 
-A job is made once and says which cohorts it trains on and how. The process that runs it holds the lock in its folder;
-a job that is ``running`` while nobody holds the lock was interrupted, and goes on from its checkpoint.
+A job is made once and says which cohorts it trains on and how. A worker process claims it (:mod:`ppcmi_server.leases`);
+one that is ``running`` while its worker is dead was interrupted, and goes on from its checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from ppcmi.errors import TrainingError, UsageError
-from ppcmi.locks import is_locked
 from ppcmi.scales import Profile
 from ppcmi_server import audit, clock
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.schema import Cohort, Consortium, Job, JobCohort, JobEpoch, Task
+from ppcmi_server.leases import CLAIMABLE, Lease, died_here, hold
 from ppcmi_server.umn.model import Preset
-from ppcmi_server.umn.training import CHECKPOINT_NAME, EpochReport, UmnConfig, paper_config
+from ppcmi_server.umn.training import EpochReport, UmnConfig, paper_config
 
-UNFINISHED = ("queued", "running")
+UNFINISHED = (*CLAIMABLE, "paused")
 MAXIMUM_EPOCHS = 10_000
 
 
@@ -43,15 +42,20 @@ class TrainingRequest:
             raise UsageError("A seed is a whole number from 0 to 2147483647.")
 
 
-def queue_job(session: Session, task: Task, request: TrainingRequest) -> tuple[Job, bool]:
+def queue_job(session: Session, task: Task, request: TrainingRequest, actor: str = audit.OPERATOR) -> tuple[Job, bool]:
     """The task's unfinished job, or a new one on all whole cohorts that fit; and whether it is new.
+
+    A paused one goes on.
 
     :raises TrainingError: if there is no cohort to train on, more than one profile to choose from, or an unfinished job
         that was asked for otherwise.
     """
+    session.execute(select(Task.id).where(Task.id == task.id).with_for_update())  # one job a task, also on PostgreSQL
     unfinished = session.scalar(select(Job).where(Job.task_id == task.id, Job.state.in_(UNFINISHED)))
     if unfinished is not None:
         _require_same(unfinished, request)
+        if unfinished.state == "paused" or unfinished.pause_requested:
+            resume(session, unfinished.id, actor)
         return unfinished, False
     candidates = _candidates(session, task)
     profile = request.profile or _only_profile(candidates)
@@ -63,7 +67,7 @@ def queue_job(session: Session, task: Task, request: TrainingRequest) -> tuple[J
     session.add(job)
     session.flush()
     session.add_all(JobCohort(job_id=job.id, cohort_id=cohort.id) for cohort in cohorts)
-    audit.record(session, audit.OPERATOR, "job.queue", task=task.name, job=job.id)
+    audit.record(session, actor, "job.queue", task=task.name, job=job.id)
     return job, True
 
 
@@ -80,65 +84,79 @@ def find_job(session: Session, number: int) -> Job:
     """
     job = session.get(Job, number)
     if job is None:
-        raise TrainingError("There is no such job; 'ppcmi-server job list' shows those there are.")
+        raise _no_such_job()
     return job
 
 
-def is_running(config: ServerConfig, job: Job) -> bool:
-    """Whether a process works on the job."""
-    return job.state in UNFINISHED and is_locked(lock_file(config, job.id))
+def is_alive(config: ServerConfig, job: Job) -> bool:
+    """Whether a process works on the job, as far as one look tells: it has one that did not die on this machine.
+
+    Of a worker on another machine only a :class:`~ppcmi_server.leases.Watch` can tell, by looking more than once.
+    """
+    return job.state == "running" and job.worker is not None and not died_here(config, job)
 
 
-def interrupted(session: Session, config: ServerConfig) -> list[int]:
-    """Numbers of the jobs that are unfinished while no process works on them."""
-    unfinished = session.scalars(select(Job).where(Job.state.in_(UNFINISHED)).order_by(Job.id))
-    return [job.id for job in unfinished if not is_running(config, job)]
+def unfinished_jobs(session: Session) -> list[Job]:
+    """Jobs that run or wait for a worker, or were paused, the oldest first."""
+    return list(session.scalars(select(Job).where(Job.state.in_(UNFINISHED)).order_by(Job.id)))
 
 
-def request_stop(session: Session, config: ServerConfig, number: int) -> bool:
-    """Have a job stopped; whether a process has to notice first.
+def queue_positions(session: Session) -> dict[int, int]:
+    """How many-th in the queue each job is that waits for a worker, from 1."""
+    queued = session.scalars(select(Job.id).where(Job.state == "queued").order_by(Job.id))
+    return {number: place for place, number in enumerate(queued, start=1)}
+
+
+def request_stop(session: Session, number: int, actor: str = audit.OPERATOR) -> None:
+    """End a job for good, without a model. Its worker has lost it at once, and ends when it notices.
 
     :raises TrainingError: if there is no such job, or it has ended.
     """
-    job = find_job(session, number)
-    if job.state not in UNFINISHED:
-        raise TrainingError(f"The job has ended already: {job.state}.")
+    job = _unfinished(session, number)
     job.stop_requested = True
-    audit.record(session, audit.OPERATOR, "job.stop", job=job.id)
-    if is_running(config, job):
-        return True
-    job.state, job.finished = "stopped", clock.now()
-    delete_checkpoint(config, number)
-    return False
+    job.state, job.message, job.finished = "stopped", "The operator stopped it.", clock.now()
+    job.worker, job.fence = None, job.fence + 1
+    audit.record(session, actor, "job.stop", job=job.id)
 
 
-def lock_file(config: ServerConfig, job: int) -> Path:
-    """What the process that runs a job holds; makes the job's folder."""
-    folder = config.job_folder(job)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder / "lock"
+def request_pause(session: Session, number: int, actor: str = audit.OPERATOR) -> bool:
+    """Have a job put aside until :func:`resume`; whether its worker has to notice first, and make a checkpoint.
 
-
-def delete_checkpoint(config: ServerConfig, job: int) -> None:
-    """Remove what an ended job has learned: nothing goes on from it, and sites may withdraw what it learned from."""
-    (config.job_folder(job) / CHECKPOINT_NAME).unlink(missing_ok=True)
-
-
-def claim(session: Session, config: ServerConfig, number: int) -> Job:
-    """Start or go on with a job whose lock the caller holds.
-
-    What was withdrawn since the job was made is left out, and a training that has seen it begins anew.
-
-    :raises TrainingError: if there is no such job, it has ended, or nothing is left to train on.
+    :raises TrainingError: if there is no such job, or it has ended.
     """
-    job = find_job(session, number)
-    if job.state not in UNFINISHED:
-        raise TrainingError(f"The job has ended already: {job.state}.")
-    if session.scalar(select(JobCohort).where(JobCohort.job_id == number, JobCohort.withdrawn).limit(1)) is not None:
-        _forget_withdrawn(session, number)
-        delete_checkpoint(config, number)
-    job.state = "running"
-    return job
+    job = _unfinished(session, number)
+    audit.record(session, actor, "job.pause", job=job.id)
+    if job.worker is None:
+        job.state = "paused"
+        return False
+    job.pause_requested = True
+    return True
+
+
+def resume(session: Session, number: int, actor: str = audit.OPERATOR) -> None:
+    """Put a job that was paused, or is about to be, back into the queue.
+
+    :raises TrainingError: if there is no such job, it has ended, or it is not paused.
+    """
+    job = _unfinished(session, number)
+    if job.state != "paused" and not job.pause_requested:
+        raise TrainingError(f"The job is not paused: {job.state}.")
+    if job.state == "paused":
+        job.state = "queued"
+    job.pause_requested = False
+    audit.record(session, actor, "job.resume", job=job.id)
+
+
+def leave_out_withdrawn(session: Session, job: Job) -> bool:
+    """Leave out what was withdrawn since the job was made; if there is any, what it learned so far is void.
+
+    :raises TrainingError: if nothing is left to train on.
+    """
+    if not was_withdrawn(session, job):
+        return False
+    _forget_withdrawn(session, job.id)
+    job.report = None
+    return True
 
 
 def cohorts_of(session: Session, job: Job) -> list[Cohort]:
@@ -158,16 +176,19 @@ def record_epoch(session: Session, job: int, report: EpochReport) -> None:
     session.merge(
         JobEpoch(
             job_id=job, epoch=report.epoch, train_loss=report.train_loss,
-            validation_loss=report.validation_loss, seconds=report.seconds,
+            validation_loss=report.validation_loss, seconds=report.seconds, by_site=dict(report.by_site) or None,
         )
     )  # fmt: skip
 
 
-def finish(session: Session, number: int, state: str, message: str | None = None) -> None:
-    """End a job as done, failed or stopped."""
-    job = session.get_one(Job, number)
-    job.state, job.message, job.finished = state, message, clock.now()
-    audit.record(session, audit.OPERATOR, f"job.{state}", job=number)
+def finish(session: Session, lease: Lease, state: str, message: str | None = None) -> None:
+    """End a job as done or failed.
+
+    :raises LeaseLostError: if it is another worker's by now.
+    """
+    job = hold(session, lease)
+    job.state, job.message, job.finished, job.worker = state, message, clock.now(), None
+    audit.record(session, audit.OPERATOR, f"job.{state}", job=lease.job)
 
 
 def config_of(job: Job) -> UmnConfig:
@@ -187,10 +208,27 @@ def codec_checks(cohorts: Sequence[Cohort]) -> dict[str, str | None]:
     return checks
 
 
+def _unfinished(session: Session, number: int) -> Job:
+    job = session.get(Job, number, with_for_update=True)
+    if job is None:
+        raise _no_such_job()
+    if job.state not in UNFINISHED:
+        raise TrainingError(f"The job has ended already: {job.state}.")
+    return job
+
+
+def _no_such_job() -> TrainingError:
+    return TrainingError("There is no such job; 'ppcmi-server job list' shows those there are.")
+
+
 def _candidates(session: Session, task: Task) -> list[Cohort]:
-    """Whole cohorts in the consortium's mode and, where members share one, with its present codec."""
+    """Whole cohorts in the consortium's mode and, where members share one, with its present codec; none excluded."""
     consortium = session.get(Consortium, task.id)
-    whole = select(Cohort).where(Cohort.task_id == task.id, Cohort.state == "whole").order_by(Cohort.id)
+    whole = (
+        select(Cohort)
+        .where(Cohort.task_id == task.id, Cohort.state == "whole", Cohort.excluded.is_(None))
+        .order_by(Cohort.id)
+    )
     cohorts = [] if consortium is None else list(session.scalars(whole.where(Cohort.mode == consortium.mode)))
     if consortium is not None and consortium.scope == "consortium":
         cohorts = [cohort for cohort in cohorts if cohort.codec == consortium.codec]

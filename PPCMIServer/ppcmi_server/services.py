@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ppcmi.bundle_header import Mode
 from ppcmi.channel import Channel, open_channel
@@ -23,6 +21,7 @@ from ppcmi_server.keys import ServerKeys
 from ppcmi_server.mapping import Mapper, MapsLatents
 from ppcmi_server.metrics import Metrics
 from ppcmi_server.metrics_state import ServerState
+from ppcmi_server.model_files import ModelFiles
 from ppcmi_server.quota import Room
 from ppcmi_server.umn.model import TrainedUmn
 
@@ -85,13 +84,14 @@ def start_mapper(services: Services) -> Mapper:
     """The mapper with the server's models."""
     limits, config = services.config.limits, services.config
     device = choose_device(config.training.device)
+    files = ModelFiles(config.models_folder, services.blobs)
 
     def load(model_id: int) -> MapsLatents:
         with services.database.reading() as session:
             model = session.get(Model, model_id)
         if model is None:
             raise TrainingError("The model does not exist any longer; choose another.")
-        return _load_umn(config.models_folder / model.file, model.file_digest).to(device)
+        return TrainedUmn.load(files.find(model.file, model.file_digest)).to(device)
 
     return Mapper(
         load,
@@ -101,13 +101,3 @@ def start_mapper(services: Services) -> Mapper:
         models_in_memory=limits.models_in_memory,
         metrics=services.metrics,
     )
-
-
-def _load_umn(file: Path, digest: str) -> TrainedUmn:
-    """A model's network, if its file is the one that was trained."""
-    umn = TrainedUmn.load(file)
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != digest:
-        raise TrainingError("The model's file is not the one that was trained; restore it from a backup.")
-    return umn

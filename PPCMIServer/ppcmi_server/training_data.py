@@ -1,16 +1,25 @@
 """Cohorts as a data set: bundles decrypted, the link layer undone, latents kept as the inner key leaves them.
 
-Room for all slices is made once, in float16, and filled a bundle at a time: nothing else is in memory but one bundle.
+They are read a bundle at a time. Up to the setting ``training.memory_bytes`` they are kept in memory, in float16; more
+goes to an encrypted file without a name (:mod:`ppcmi_server.umn.scratch`). On the way each slice's weight in the loss
+is found, such that what is out of all proportion, or was sent many times over, cannot outweigh the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from torch import Tensor
 
 from ppcmi.bundle_header import Mode
 from ppcmi.channel import Channel
@@ -22,6 +31,12 @@ from ppcmi_server.database.schema import Cohort, Frame, Site
 from ppcmi_server.identity import Caller
 from ppcmi_server.services import Services
 from ppcmi_server.umn.dataset import LatentDataset
+from ppcmi_server.umn.scratch import MemoryLatents, ScratchLatents
+
+LARGEST_LATENT = 1000.0
+"""Standardized latents are about 1; they are cut off here, so that float16 and the squares of errors hold them."""
+LARGEST_POWER = 4.0
+"""Mean square of a slice, relative to what the strongest twentieth of a usual site's slices have, that counts fully."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,28 @@ class StoredCohort:
     cohort: Cohort
     site: Site
     frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class SliceFacts:
+    """What was seen of each slice when it was read: ``(n,)`` each.
+
+    :param image_power: mean square of its image latents, before anything was cut off.
+    :param mask_power: of its mask latents.
+    :param digest: of the content, int64; equal for equal slices.
+    """
+
+    image_power: Tensor
+    mask_power: Tensor
+    digest: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """A data set, and what was seen of each slice."""
+
+    dataset: LatentDataset
+    facts: SliceFacts
 
 
 def stored_cohorts(session: Session, cohorts: Sequence[Cohort]) -> list[StoredCohort]:
@@ -45,13 +82,30 @@ def stored_cohorts(session: Session, cohorts: Sequence[Cohort]) -> list[StoredCo
     ]
 
 
+def fingerprint(config: Mapping[str, Any], cohorts: Sequence[StoredCohort], weights: Mapping[str, float]) -> str:
+    """SHA-256 (hex) of what a training's outcome depends on: options, data, sites' weights."""
+    frames = [
+        [stored.cohort.id, stored.site.id, *((frame.index, frame.digest.hex()) for frame in stored.frames)]
+        for stored in cohorts
+    ]
+    return hashlib.sha256(json.dumps([dict(config), frames, dict(weights)], sort_keys=True).encode()).hexdigest()
+
+
 def load_dataset(
-    services: Services, task: TaskDocument, profile: Profile, cohorts: Sequence[StoredCohort]
-) -> LatentDataset:
+    services: Services,
+    task: TaskDocument,
+    profile: Profile,
+    cohorts: Sequence[StoredCohort],
+    *,
+    scratch: Path,
+    weights: Mapping[str, float] | None = None,
+) -> TrainingData:
     """All slices of the cohorts, with the profile's scales.
 
     A site's case is one case in however many cohorts it is, so that a split by case keeps it on one side.
 
+    :param scratch: folder on whose disk they are if they are too many for memory.
+    :param weights: how much a site's slices count, by its id; 1 for others.
     :raises FileNotFoundError: if a cohort was withdrawn in the meantime.
     :raises TrainingError: if there is no slice.
     """
@@ -59,27 +113,79 @@ def load_dataset(
     count = sum(frame.slices for _, frame in frames)
     if not count:
         raise TrainingError("There is no latent to train on; upload a cohort first.")
-    images, masks = (_room(count, task, profile) for _ in range(2))
+    shapes = scale_shapes(task.slicing.size, profile.scales)
+    size = 2 * 2 * count * sum(int(np.prod(shape)) for shape in shapes.values())
+    in_memory = size <= services.config.training.memory_bytes
+    images, masks = (
+        MemoryLatents(count, shapes) if in_memory else ScratchLatents(scratch, count, shapes) for _ in range(2)
+    )
     codecs = tuple(dict.fromkeys(stored.cohort.codec for stored in cohorts))
+    sites = tuple(dict.fromkeys(stored.site.id for stored in cohorts))
     cases: dict[tuple[str, str], int] = {}
-    member, case, variant = (torch.zeros(count, dtype=torch.int64) for _ in range(3))
+    member, site, case, variant, digest = (torch.zeros(count, dtype=torch.int64) for _ in range(5))
+    powers = torch.zeros(2, count)
     start = 0
     for stored, frame in frames:
         where = slice(start, start + frame.slices)
         streams = _open(services, task, stored, frame)
-        for scale in profile.scales:
-            images[scale][where] = streams[Stream.IMAGE][scale]
-            masks[scale][where] = streams[Stream.MASK][scale]
+        hashes = [hashlib.blake2b(digest_size=8) for _ in range(frame.slices)]
+        for row, (room, stream) in enumerate(((images, Stream.IMAGE), (masks, Stream.MASK))):
+            latents = streams[stream].of(profile)
+            powers[row, where] = _powers(latents)
+            kept = latents.map(lambda _, values: values.clamp(-LARGEST_LATENT, LARGEST_LATENT).half())
+            room.put(start, kept)
+            _add_digests(hashes, kept)
+        digest[where] = torch.tensor([int.from_bytes(found.digest(), "big", signed=True) for found in hashes])
         member[where] = codecs.index(stored.cohort.codec)
+        site[where] = sites.index(stored.site.id)
         case[where] = cases.setdefault((stored.cohort.site_id, frame.pseudonym), len(cases))
         variant[where] = frame.variant
         start = where.stop
-    return LatentDataset(images, masks, codecs, member, case, variant)
+    facts = SliceFacts(powers[0], powers[1], digest)
+    dataset = LatentDataset(images, masks, codecs, member, case, variant, sites, site)
+    weight = _slice_weights(dataset, facts, [dict(weights or {}).get(one, 1.0) for one in sites])
+    dataset = LatentDataset(images, masks, codecs, member, case, variant, sites, site, weight)
+    return TrainingData(dataset, facts)
 
 
-def _room(count: int, task: TaskDocument, profile: Profile) -> Latents:
-    shapes = scale_shapes(task.slicing.size, profile.scales)
-    return Latents({scale: torch.zeros(count, *shape, dtype=torch.float16) for scale, shape in shapes.items()})
+def copies_of_cases(dataset: LatentDataset, facts: SliceFacts) -> dict[int, int]:
+    """How many cases have the same slices as a case, itself included, by case."""
+    slices: dict[int, list[int]] = defaultdict(list)
+    own = torch.nonzero(dataset.variant == 0)[:, 0]
+    for case, digest in zip(dataset.case[own].tolist(), facts.digest[own].tolist(), strict=True):
+        slices[case].append(digest)
+    same = {case: tuple(sorted(digests)) for case, digests in slices.items()}
+    counts = Counter(same.values())
+    return {case: counts[content] for case, content in same.items()}
+
+
+def _slice_weights(dataset: LatentDataset, facts: SliceFacts, of_site: Sequence[float]) -> Tensor:
+    """Weights of the sites, less for what is out of proportion, and a copied case counts once in all."""
+    weight = torch.tensor(of_site)[dataset.site]
+    for power in (facts.image_power, facts.mask_power):
+        most = LARGEST_POWER * usual_strength(dataset, power)
+        if most > 0:
+            weight = weight * (most / power.clamp_min(most))
+    copies = copies_of_cases(dataset, facts)
+    return weight / torch.tensor([float(copies.get(case, 1)) for case in dataset.case.tolist()])
+
+
+def usual_strength(dataset: LatentDataset, power: Tensor) -> float:
+    """The median over the sites of the 95th percentile of their slices' mean squares; of two, the smaller."""
+    by_site = [torch.quantile(power[dataset.site == one].double(), 0.95) for one in torch.unique(dataset.site).tolist()]
+    return float(torch.stack(by_site).median())
+
+
+def _powers(latents: Latents) -> Tensor:
+    """Mean square of each slice over all scales."""
+    squares = [values.double().square().flatten(1) for _, values in latents.items()]
+    return torch.cat(squares, dim=1).mean(dim=1).float()
+
+
+def _add_digests(hashes: Sequence[Any], latents: Latents) -> None:
+    for _, values in latents.items():
+        for found, content in zip(hashes, values.contiguous().numpy(), strict=True):
+            found.update(content.tobytes())
 
 
 def _open(services: Services, task: TaskDocument, stored: StoredCohort, frame: Frame) -> dict[Stream, Latents]:

@@ -1,51 +1,56 @@
-"""One training job in a process of its own: ``python -m ppcmi_server.worker FOLDER JOB``.
+"""One training job in a process of its own: ``python -m ppcmi_server.worker FOLDER JOB WORKER FENCE``.
 
-Ends with the job done, failed or stopped; killed, it leaves a checkpoint that the next worker goes on from. What it
-prints goes into the job's log.
+Whoever claimed the job starts it (:mod:`ppcmi_server.supervisor`). It ends with the job done or failed, or hands it
+back; killed, it leaves checkpoints that the next worker goes on from. What it prints goes into the job's log.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import SQLAlchemyError
 
-from ppcmi.device import choose_device
 from ppcmi.errors import CancelledError, PpcmiError, TrainingError
 from ppcmi.locks import hold_lock
-from ppcmi.task import parse_task
-from ppcmi_server import __version__, audit, clock, jobs, models
+from ppcmi_server import clock, jobs, leases
+from ppcmi_server.checkpoints import Point, delete_checkpoints, nowhere
 from ppcmi_server.config import ServerConfig, load_config
 from ppcmi_server.database.engine import Database
-from ppcmi_server.database.schema import Consortium, Job, Model, Task
-from ppcmi_server.errors import OperatorError
+from ppcmi_server.errors import OperatorError, RefusalError
+from ppcmi_server.leases import Lease, LeaseLostError
 from ppcmi_server.services import Services, open_services
-from ppcmi_server.training_data import load_dataset, stored_cohorts
-from ppcmi_server.umn.dataset import LatentDataset
-from ppcmi_server.umn.training import EpochReport, UmnConfig, train_umn
+from ppcmi_server.train_job import TrainingOfJob
+from ppcmi_server.umn.training import is_out_of_memory
 
 LOG_NAME = "log"
 STOP_POLL_S = 0.5
+BEATS_A_LEASE = 5
 LOCK_PATIENCE_S = 3.0
-LOAD_ATTEMPTS = 5
+
+Spawn = Callable[[ServerConfig, Lease], "subprocess.Popen[bytes]"]
+"""Starts a worker for a claim."""
 
 
-def spawn(config: ServerConfig, job: int) -> subprocess.Popen[bytes]:
+def spawn(config: ServerConfig, lease: Lease) -> subprocess.Popen[bytes]:
     """Start a worker that outlives whoever started it."""
-    jobs.lock_file(config, job)
-    log = os.open(config.job_folder(job) / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    device = config.training.device
-    command = [sys.executable, "-m", "ppcmi_server.worker", str(config.folder), str(job), "--device", device]
+    return spawn_program((sys.executable, "-m", "ppcmi_server.worker"), config, lease)
+
+
+def spawn_program(program: Sequence[str], config: ServerConfig, lease: Lease) -> subprocess.Popen[bytes]:
+    """Start ``program`` as the worker of a claim."""
+    leases.lock_file(config, lease.job, lease.worker)
+    log = os.open(config.job_folder(lease.job) / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    job, fence, device = str(lease.job), str(lease.fence), config.training.device
+    command = [*program, str(config.folder), job, lease.worker, fence, "--device", device]
     try:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -54,133 +59,160 @@ def spawn(config: ServerConfig, job: int) -> subprocess.Popen[bytes]:
         os.close(log)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a job; its exit code."""
+def main(arguments: Sequence[str] | None = None, at: Point = nowhere) -> int:
+    """Run a job that was claimed; the process's exit code."""
     parser = argparse.ArgumentParser(prog="ppcmi_server.worker", description="Runs one training job.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("job", type=int)
+    parser.add_argument("worker")
+    parser.add_argument("fence", type=int)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
+    lease = Lease(options.job, options.worker, options.fence)
     try:
         services = open_services(load_config(options.folder, os.environ).on_device(options.device))
-        lock = jobs.lock_file(services.config, options.job)
+        lock = leases.lock_file(services.config, lease.job, lease.worker)
         with hold_lock(lock, OperatorError("Another process works on this job."), patience_s=LOCK_PATIENCE_S):
-            return _run_and_record(services, options.job)
+            code = work(services, lease, at)
+        lock.unlink(missing_ok=True)
     except PpcmiError as error:
         _say(str(error))
         return error.exit_code
+    return code
 
 
-def run_job(services: Services, number: int, stop: StopSignal) -> int:
-    """Train, go on or finish, then register the model; its number. The caller holds the job's lock.
+def work(services: Services, lease: Lease, at: Point = nowhere) -> int:
+    """Do a job that was claimed to its end, whatever that is; an exit code. To be called in the main thread."""
+    signs = Signs(services.database, lease)
+    previous = signal.signal(signal.SIGTERM, signs.terminate)
+    at("claimed")
+    try:
+        with Heartbeat(services.database, lease, services.config.training.lease_seconds / BEATS_A_LEASE):
+            return _work(services, lease, signs, at)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
-    :raises PpcmiError: if it cannot; CancelledError when stopped.
+
+class Signs:
+    """What tells a worker to end; called before every batch, it says whether to.
+
+    ``lost``: the job is another's, or was stopped. ``paused``: the operator wants it put aside. ``terminated``: the
+    process was told to end.
     """
-    config, dataset = _claim_and_load(services, number)
-    _say(f"{len(dataset)} slices")
 
-    def report(epoch: EpochReport) -> None:
-        _say(f"epoch {epoch.epoch} of {epoch.epochs}: {epoch.train_loss:.5f}, {epoch.seconds:.1f} s")
-        with services.database.writing() as session:
-            jobs.record_epoch(session, number, epoch)
-
-    folder = services.config.job_folder(number)
-    device = choose_device(services.config.training.device)
-    umn = train_umn(dataset, config, folder, report=report, should_stop=stop, device=device)
-    file = services.config.models_folder / f"job-{number}.safetensors"
-    umn.save(file)
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    with services.database.writing() as session:
-        model = _register(session, number, dataset, file.name, digest)
-    jobs.delete_checkpoint(services.config, number)
-    return model
-
-
-class StopSignal:
-    """True once the operator has asked for the job's end, or the process was told to end."""
-
-    def __init__(self, database: Database, job: int) -> None:
+    def __init__(self, database: Database, lease: Lease) -> None:
         self._database = database
-        self._job = job
+        self._lease = lease
         self._next_look = 0.0
-        self.asked = False
-        self.terminated = False
+        self.lost = self.paused = self.terminated = False
 
     def __call__(self) -> bool:
         """Whether to end; looks into the database now and then."""
-        if not self.asked and time.monotonic() >= self._next_look:
-            with self._database.reading() as session:
-                self.asked = jobs.find_job(session, self._job).stop_requested
+        if time.monotonic() >= self._next_look:
+            self._look()
             self._next_look = time.monotonic() + STOP_POLL_S
-        return self.asked or self.terminated
+        return self.lost or self.paused or self.terminated
 
     def terminate(self, *_: object) -> None:
-        """End after this batch; the job stays unfinished. A signal handler."""
+        """End after this batch; the job goes back to the queue. A signal handler."""
         self.terminated = True
 
-
-def _claim_and_load(services: Services, number: int) -> tuple[UmnConfig, LatentDataset]:
-    for _ in range(LOAD_ATTEMPTS):
-        with services.database.writing() as session:
-            job = jobs.claim(session, services.config, number)
-            task = session.get_one(Task, job.task_id)
-            cohorts = stored_cohorts(session, jobs.cohorts_of(session, job))
-        config = jobs.config_of(job)
+    def _look(self) -> None:
         try:
-            return config, load_dataset(services, parse_task(task.document), config.profile, cohorts)
-        except FileNotFoundError:
-            continue  # withdrawn while it was read; the next claim leaves it out
-    raise TrainingError("A cohort's bytes are missing; restore the blobs from a backup, or have the cohort withdrawn.")
+            with self._database.reading() as session:
+                job = jobs.find_job(session, self._lease.job)
+        except SQLAlchemyError:
+            return  # whatever is written will tell
+        self.lost = (job.worker, job.fence) != (self._lease.worker, self._lease.fence)
+        self.paused = job.pause_requested
 
 
-def _run_and_record(services: Services, number: int) -> int:
-    stop = StopSignal(services.database, number)
-    signal.signal(signal.SIGTERM, stop.terminate)
+class Heartbeat:
+    """Gives signs of life from a thread while the context lasts; a database that does not answer is asked again."""
+
+    def __init__(self, database: Database, lease: Lease, pause_s: float) -> None:
+        self._database, self._lease, self._pause_s = database, lease, pause_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="ppcmi-heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while True:
+            try:
+                with self._database.writing() as session:
+                    leases.hold(session, self._lease)
+            except LeaseLostError:
+                return
+            except SQLAlchemyError as error:
+                _say(f"no sign of life could be given ({type(error).__name__})")
+            if self._ended.wait(self._pause_s):
+                return
+
+
+def _work(services: Services, lease: Lease, signs: Signs, at: Point) -> int:
     try:
-        model = run_job(services, number, stop)
+        model = TrainingOfJob(services, lease, signs, _say, at).run()
     except CancelledError as error:
-        if stop.asked:
-            _finish(services, number, "stopped", "The operator stopped it.")
-        _say("stopped" if stop.asked else "ended by a signal; the job is unfinished")
-        return error.exit_code
-    except PpcmiError as error:
-        _finish(services, number, "failed", str(error))
-        raise
+        return _hand_back(services, lease, signs, error)
+    except LeaseLostError as error:
+        return _lost(services, lease, error)
+    except (SQLAlchemyError, OSError, RefusalError) as error:
+        _say(f"database, disk or blob store do not work ({type(error).__name__}); the job is left for another attempt")
+        return OperatorError.exit_code
     except Exception as error:
-        _say(f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}")
-        _finish(services, number, "failed", f"It failed unexpectedly ({type(error).__name__}); see the job's log.")
-        return TrainingError.exit_code
+        return _fail(services, lease, error)
     _say(f"model {model} is ready")
     return 0
 
 
-def _finish(services: Services, number: int, state: str, message: str) -> None:
-    with services.database.writing() as session:
-        if jobs.find_job(session, number).state in jobs.UNFINISHED:
-            jobs.finish(session, number, state, message)
-    jobs.delete_checkpoint(services.config, number)
+def _hand_back(services: Services, lease: Lease, signs: Signs, error: CancelledError) -> int:
+    state = "paused" if signs.paused else "queued"
+    try:
+        with services.database.writing() as session:
+            leases.hand_back(session, lease, state)
+    except LeaseLostError as lost:
+        return _lost(services, lease, lost)
+    _say("paused" if signs.paused else "ended by a signal; the job waits for another worker")
+    return error.exit_code
 
 
-def _register(session: Session, number: int, dataset: LatentDataset, file: str, digest: str) -> int:
-    job = session.get_one(Job, number)
-    task = session.get_one(Task, job.task_id)
-    consortium = session.get_one(Consortium, task.id)
-    config = jobs.config_of(job)
-    checks = jobs.codec_checks(jobs.cohorts_of(session, job))
-    model = Model(
-        task_id=task.id, number=models.next_number(session, task.id), job_id=number, state="ready",
-        preset=config.preset, profile=config.profile.value, mode=consortium.mode, scope=consortium.scope,
-        codecs={codec: checks[codec] for codec in dataset.codecs}, config=job.config, seed=config.seed,
-        code_version=f"ppcmi-server {__version__}, torch {torch.__version__}",
-        file=file, file_digest=digest,
-        cases=len(torch.unique(dataset.case)), slices=int((dataset.variant == 0).sum()),
-        withdrawn_data=jobs.was_withdrawn(session, job), created=clock.now(),
-    )  # fmt: skip
-    session.add(model)
-    jobs.finish(session, number, "done")
-    audit.record(session, audit.OPERATOR, "model.create", task=task.name, model=model.number, job=number)
-    return model.number
+def _lost(services: Services, lease: Lease, error: LeaseLostError) -> int:
+    with services.database.reading() as session:
+        state = jobs.find_job(session, lease.job).state
+    if state not in jobs.UNFINISHED:
+        delete_checkpoints(services.blobs, lease.job)
+    _say("stopped" if state == "stopped" else str(error))
+    return error.exit_code
+
+
+def _fail(services: Services, lease: Lease, failure: Exception) -> int:
+    """Record a failure, unless it is recorded already, or not this worker's any more."""
+    exit_code = failure.exit_code if isinstance(failure, PpcmiError) else TrainingError.exit_code
+    sentence = _sentence(failure)
+    _say(sentence)
+    try:
+        with services.database.writing() as session:
+            jobs.finish(session, lease, "failed", sentence)
+    except LeaseLostError as error:
+        return _lost(services, lease, error)
+    delete_checkpoints(services.blobs, lease.job)
+    return exit_code
+
+
+def _sentence(failure: Exception) -> str:
+    if isinstance(failure, PpcmiError):
+        return str(failure)
+    if is_out_of_memory(failure):
+        return "Memory is too small for the training's data; lower training.memory_bytes or add memory."
+    _say(f"{type(failure).__name__}\n{''.join(traceback.format_tb(failure.__traceback__))}")
+    return f"It failed unexpectedly ({type(failure).__name__}); see the job's log."
 
 
 def _say(text: str) -> None:

@@ -7,10 +7,8 @@ the link layer's inverse, the mapping network; and back. Only the sockets are mi
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -24,7 +22,7 @@ from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
 from ppcmi_server.umn.dataset import LatentDataset, join_datasets
 from ppcmi_server.umn.model import TrainedUmn
-from ppcmi_server.umn.training import EpochReport, UmnConfig, train_umn
+from ppcmi_server.umn.training import EpochReport, UmnConfig, Watching, train_umn
 
 SLICES_PER_BUNDLE = 64
 
@@ -150,8 +148,7 @@ def train_together(
 ) -> TrainedUmn:
     """The server's training on everything that the members sent."""
     dataset = join_datasets([received(member, plain) for member, plain in zip(members, plains, strict=True)])
-    with tempfile.TemporaryDirectory() as folder:
-        return train_umn(dataset, config, Path(folder), report=report)
+    return train_umn(dataset, config, watching=Watching(report=report))
 
 
 def _stack(parts: Sequence[Latents]) -> Latents:

@@ -6,16 +6,16 @@ import sys
 import time
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from sqlalchemy import select
 
 from ppcmi.errors import CancelledError, TrainingError
-from ppcmi.locks import hold_lock, is_locked
-from ppcmi_server import jobs, models, tasks, worker
+from ppcmi_server import jobs, leases, models, tasks, worker
 from ppcmi_server.cli.main import main
 from ppcmi_server.database.schema import Member, Model
-from ppcmi_server.errors import OperatorError
-from ppcmi_server.umn.training import CHECKPOINT_NAME
+from ppcmi_server.supervisor import Supervisor
+from ppcmi_server.train_job import TrainingOfJob
 from support.app_server import CODEC, TASK, app_server
 
 EPOCHS = 4
@@ -52,10 +52,35 @@ def look(server, number):
         return jobs.find_job(session, number), models.curve(session, number), models.model_of_job(session, number)
 
 
+def claim(server, number):
+    with server.services.database.writing() as session:
+        return leases.claim(session, jobs.find_job(session, number))
+
+
 def run_here(server, number, stop=lambda: False):
     """What a worker does, in this process; the model's number."""
-    with hold_lock(jobs.lock_file(server.services.config, number), OperatorError("taken")):
-        return worker.run_job(server.services, number, stop)
+    return TrainingOfJob(server.services, claim(server, number), stop, print).run()
+
+
+def checkpoints(server, number):
+    return server.services.blobs.names(f"jobs/{number}")
+
+
+def supervise(server, number):
+    """Start a worker for a job; its process."""
+    started = []
+
+    def start(config, lease):
+        started.append(worker.spawn(config, lease))
+        return started[-1]
+
+    Supervisor(server.services, only=number, start_worker=start).look()
+    (process,) = started
+    return process
+
+
+def is_alive(server, number):
+    return jobs.is_alive(server.services.config, look(server, number)[0])
 
 
 def weights(server, model):
@@ -87,22 +112,20 @@ def test_a_model_records_what_made_it(server, uninterrupted, cohorts):
     assert model.config["minimum_steps"] == 0
     assert not model.withdrawn_data
     assert "torch" in model.code_version
-    assert not (server.services.config.job_folder(job.id) / CHECKPOINT_NAME).exists()
+    assert checkpoints(server, job.id) == []
+    assert {site["site"] for site in job.report["sites"]} == {site.site_id for site, _ in cohorts}
 
 
 def test_a_job_whose_process_was_killed_goes_on_and_gives_the_same_model(server, uninterrupted, capsys):
     number = queue(server, epochs=EPOCHS, seed=5)
-    process = worker.spawn(server.services.config, number)
-    checkpoint = server.services.config.job_folder(number) / CHECKPOINT_NAME
-    wait_until(lambda: checkpoint.exists() or process.poll() is not None)
+    process = supervise(server, number)
+    wait_until(lambda: look(server, number)[1] or process.poll() is not None)
     process.kill()
     process.wait()
     job, curve, _ = look(server, number)
     assert job.state == "running"
-    assert checkpoint.exists()
+    assert checkpoints(server, number)
     assert 1 <= len(curve) < EPOCHS
-    with server.services.database.reading() as session:
-        assert jobs.interrupted(session, server.services.config) == [number]
     folder = str(server.services.config.folder)
     assert main(["job", "list", "--dir", folder]) == 0
     assert "interrupted" in capsys.readouterr().out
@@ -115,7 +138,7 @@ def test_a_job_whose_process_was_killed_goes_on_and_gives_the_same_model(server,
     assert f"epoch {EPOCHS} of {EPOCHS}" in err
     job, curve, model = look(server, number)
     assert (job.state, len(curve)) == ("done", EPOCHS)
-    log = (checkpoint.parent / worker.LOG_NAME).read_text()
+    log = (server.services.config.job_folder(number) / worker.LOG_NAME).read_text()
     assert log.count(f"epoch 1 of {EPOCHS}:") == 1  # it went on, it did not begin anew
     assert log.count(f"epoch {EPOCHS} of {EPOCHS}:") == 1
     _, whole_curve, whole = uninterrupted
@@ -123,7 +146,7 @@ def test_a_job_whose_process_was_killed_goes_on_and_gives_the_same_model(server,
         assert point.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
     expected = weights(server, whole)
     for name, values in weights(server, model).items():
-        assert values.float().sub(expected[name].float()).abs().max() < 1e-5, name
+        assert torch.equal(values, expected[name]), name
 
 
 def test_a_detached_job_is_shown_left_alone_and_stopped(server, cohorts, capsys):
@@ -131,9 +154,8 @@ def test_a_detached_job_is_shown_left_alone_and_stopped(server, cohorts, capsys)
     assert main(["train", TASK.name, "--epochs", "2000", "--detach", "--dir", folder, "--device", "cpu"]) == 0
     with server.services.database.reading() as session:
         number = max(job.id for job, _ in jobs.list_jobs(session))
-    lock = jobs.lock_file(server.services.config, number)
     wait_until(lambda: look(server, number)[1])
-    assert is_locked(lock)
+    assert is_alive(server, number)
 
     command = [sys.executable, "-m", "ppcmi_server", "train", TASK.name, "--dir", folder]
     looking_on = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -145,13 +167,14 @@ def test_a_detached_job_is_shown_left_alone_and_stopped(server, cohorts, capsys)
     assert looking_on.returncode == CancelledError.exit_code
     assert f"job {number} goes on" in rest
     assert f"'ppcmi-server job stop {number}' ends it" in rest
-    assert is_locked(lock)
+    assert is_alive(server, number)
 
+    (lock,) = server.services.config.job_folder(number).glob("*.lock")
     assert main(["job", "stop", str(number), "--dir", folder]) == 0
-    wait_until(lambda: not is_locked(lock))
+    wait_until(lambda: not lock.exists())
     job, _, model = look(server, number)
     assert (job.state, model) == ("stopped", None)
-    assert not (lock.parent / CHECKPOINT_NAME).exists()
+    assert checkpoints(server, number) == []
     assert main(["job", "stop", str(number), "--dir", folder]) == TrainingError.exit_code
     assert "ended already: stopped" in capsys.readouterr().err
 

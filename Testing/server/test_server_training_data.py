@@ -39,9 +39,11 @@ def load(server, profile):
         job, _ = jobs.queue_job(session, task, jobs.TrainingRequest(profile=profile))
         stored = stored_cohorts(session, jobs.cohorts_of(session, job))
         checks = jobs.codec_checks([part.cohort for part in stored])
-        jobs.request_stop(session, server.services.config, job.id)
+        jobs.request_stop(session, job.id)
         chosen = jobs.config_of(job).profile
-    return load_dataset(server.services, TASK, chosen, stored), checks
+    scratch = server.services.config.folder / "jobs"
+    dataset = load_dataset(server.services, TASK, chosen, stored, scratch=scratch).dataset
+    return dataset.select(torch.arange(len(dataset))), checks
 
 
 def test_latents_arrive_as_the_inner_key_left_them_and_cases_stay_together(server):
@@ -99,7 +101,7 @@ def test_bytes_that_are_missing_are_noticed(server):
     server.services.blobs.delete(name)
     try:
         with pytest.raises(FileNotFoundError):
-            load_dataset(server.services, TASK, Profile.MINIMAL, [stored])
+            load_dataset(server.services, TASK, Profile.MINIMAL, [stored], scratch=server.services.config.folder)
     finally:
         server.services.blobs.write(name, kept)
 

@@ -159,10 +159,10 @@ def app_server(folder: Path, sections: Mapping[str, Any] | None = None, **limits
 
     :param sections: whole sections of the settings, by name, beside the limits.
     """
+    config = create_folder(folder).on_device("cpu")
+    untrained = dataclasses.replace(config.training, workers=0)  # tests run the jobs that they queue
     config = dataclasses.replace(
-        create_folder(folder).on_device("cpu"),
-        limits=Limits(**limits),
-        **{"storage": storage_settings(), **(sections or {})},
+        config, limits=Limits(**limits), **{"storage": storage_settings(), "training": untrained, **(sections or {})}
     )
     (folder / SETTINGS_NAME).write_text(settings_text(config), encoding="utf-8")  # what its workers read
     services = open_services(config)
@@ -172,6 +172,13 @@ def app_server(folder: Path, sections: Mapping[str, Any] | None = None, **limits
     serving = ServingConfig(
         app, config.serve, config.limits.body_seconds, port=0, log_config=None, timeout_graceful_shutdown=2
     )
+    with running(serving) as (host, port):
+        yield AppServer(services, f"http://{host}:{port}", app)
+
+
+@contextmanager
+def running(serving: ServingConfig) -> Iterator[tuple[str, int]]:
+    """Serve in a thread of this process, at the address that the context gives."""
     server = uvicorn.Server(serving)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -182,7 +189,7 @@ def app_server(folder: Path, sections: Mapping[str, Any] | None = None, **limits
         time.sleep(0.01)
     (listener,) = server.servers[0].sockets
     try:
-        yield AppServer(services, f"http://127.0.0.1:{listener.getsockname()[1]}", app)
+        yield "127.0.0.1", listener.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join(20)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ppcmi.errors import CancelledError, TrainingError
+from ppcmi.errors import TrainingError
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.latents import Latents
 from ppcmi.scales import Profile, Stream, scale_shapes
@@ -40,14 +40,14 @@ def mean_square(latents: Latents) -> float:
     return sum(float(values.square().mean()) for _, values in latents.items()) / len(latents.scales)
 
 
-def test_it_learns_a_mapping_and_predicts_cases_it_has_not_seen(tmp_path):
+def test_it_learns_a_mapping_and_predicts_cases_it_has_not_seen():
     config = replace(CONFIG, epochs=4, minimum_steps=60, mixup=0.0)
-    umn = train_umn(related_latents(30, seed=1), config, tmp_path)
+    umn = train_umn(related_latents(30, seed=1), config)
     fresh = related_latents(5, seed=2)
     assert error(umn, fresh) < 0.3 * mean_square(fresh.masks)
 
 
-def test_the_inner_key_does_not_keep_it_from_learning(tmp_path):
+def test_the_inner_key_does_not_keep_it_from_learning():
     inner = InnerLayer(b"k" * 32, "tiny@1")
 
     def keyed(dataset):
@@ -57,52 +57,17 @@ def test_the_inner_key_does_not_keep_it_from_learning(tmp_path):
 
     config = replace(CONFIG, epochs=4, minimum_steps=60, mixup=0.0)
     train, fresh = related_latents(30, seed=1), related_latents(5, seed=2)
-    plain = error(train_umn(train, config, tmp_path / "plain"), fresh)
-    under_key = error(train_umn(keyed(train), config, tmp_path / "keyed"), keyed(fresh))
+    plain = error(train_umn(train, config), fresh)
+    under_key = error(train_umn(keyed(train), config), keyed(fresh))
     assert under_key < 1.3 * plain + 0.01
 
 
-def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path):
-    dataset = related_latents(12, seed=3)
-    whole = train_umn(dataset, CONFIG, tmp_path / "whole")
-    epochs_done = []
 
-    with pytest.raises(CancelledError):
-        train_umn(
-            dataset, CONFIG, tmp_path / "cut", report=epochs_done.append, should_stop=lambda: len(epochs_done) == 2
-        )
-    resumed = train_umn(dataset, CONFIG, tmp_path / "cut", report=epochs_done.append)
-    assert [report.epoch for report in epochs_done] == [1, 2, 3]
-    for name, values in whole.network.state_dict().items():
-        assert torch.allclose(values, resumed.network.state_dict()[name], atol=1e-6), name
-
-
-def test_a_checkpoint_of_another_configuration_is_not_taken_up(tmp_path):
-    dataset = related_latents(6, seed=4)
-    train_umn(dataset, CONFIG, tmp_path)
-    with pytest.raises(TrainingError, match="another configuration"):
-        train_umn(dataset, replace(CONFIG, seed=9), tmp_path)
-
-
-def test_a_damaged_checkpoint_is_refused(tmp_path):
-    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(TrainingError, match="cannot be read"):
-        train_umn(related_latents(6, seed=4), CONFIG, tmp_path)
-
-
-def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path):
-    dataset = related_latents(6, seed=5)
-    dataset.images["b"][3] = float("nan")
-    with pytest.raises(TrainingError, match="diverged"):
-        train_umn(dataset, replace(CONFIG, validation_share=0.0), tmp_path)
-    assert not (tmp_path / "checkpoint.pt").exists()
-
-
-def test_sites_with_codecs_of_their_own_share_a_trunk_and_have_adapters(tmp_path):
+def test_sites_with_codecs_of_their_own_share_a_trunk_and_have_adapters():
     both = join_datasets([related_latents(6, seed=6, codec="a"), related_latents(6, seed=7, codec="b")])
     assert both.codecs == ("a", "b")
     assert len(torch.unique(both.case)) == 12
-    umn = train_umn(both, CONFIG, tmp_path)
+    umn = train_umn(both, CONFIG)
     images = related_latents(1, seed=8).images
     assert not torch.allclose(umn.map(images, "a")["b"], umn.map(images, "b")["b"])
     with pytest.raises(TrainingError, match="not trained for this codec"):
@@ -110,7 +75,7 @@ def test_sites_with_codecs_of_their_own_share_a_trunk_and_have_adapters(tmp_path
 
 
 def test_a_model_survives_its_file(tmp_path):
-    umn = train_umn(related_latents(6, seed=9), CONFIG, tmp_path)
+    umn = train_umn(related_latents(6, seed=9), CONFIG)
     umn.save(tmp_path / "model.safetensors")
     again = TrainedUmn.load(tmp_path / "model.safetensors")
     images = related_latents(1, seed=10).images

@@ -16,7 +16,6 @@ from sqlalchemy import make_url
 
 from ppcmi.cli.parsers import Groups
 from ppcmi.locks import hold_lock
-from ppcmi_server import jobs
 from ppcmi_server.app import create_app
 from ppcmi_server.checks import serving_findings
 from ppcmi_server.cli.options import Command, add_command
@@ -25,7 +24,7 @@ from ppcmi_server.errors import OperatorError
 from ppcmi_server.logs import configure_logging
 from ppcmi_server.service_manager import ADDRESS_VARIABLE, ServiceManager
 from ppcmi_server.serving import OperatedServer, listen
-from ppcmi_server.worker import spawn
+from ppcmi_server.supervisor import SERVE_LOCK
 
 LOG = logging.getLogger("ppcmi_server.serving")
 
@@ -67,7 +66,6 @@ def _serve(command: Command) -> int:
             ServiceManager(command.environment.get(ADDRESS_VARIABLE)),
             lambda address: command.console.result(f"Listening on {address}"),
         )
-        _go_on_with_jobs(command)
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn sends it once more
         try:
             server.run(sockets=[listener])
@@ -83,7 +81,7 @@ def _serve(command: Command) -> int:
 @contextmanager
 def _alone(command: Command, config: ServerConfig) -> Iterator[None]:
     """Hold the folder, and the SQLite file if that lies elsewhere, for this server alone."""
-    locks = [config.folder / "serve.lock"]
+    locks = [config.folder / SERVE_LOCK]
     database = make_url(command.database.url)
     if database.get_backend_name() == "sqlite" and config.storage.database_url and database.database:
         locks.append(Path(f"{database.database}.lock"))
@@ -92,15 +90,6 @@ def _alone(command: Command, config: ServerConfig) -> Iterator[None]:
         for lock in locks:
             held.enter_context(hold_lock(lock, refusal))
         yield
-
-
-def _go_on_with_jobs(command: Command) -> None:
-    """Start trainings again that ended with the machine or by force."""
-    with command.database.reading() as session:
-        numbers = jobs.interrupted(session, command.config)
-    for number in numbers:
-        spawn(command.config, number)
-        command.console.remark(f"Job {number} was interrupted and goes on.")
 
 
 def _with_options(config: ServerConfig, options: argparse.Namespace) -> ServerConfig:

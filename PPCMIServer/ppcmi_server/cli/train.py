@@ -1,13 +1,14 @@
 """``ppcmi-server train``: start a training, or go on with one that was interrupted, and show how it does.
 
-The training runs in a process of its own; this one only looks on, and may end.
+The training runs in a process of its own; this one only looks on, and may end. Where a server runs, that starts it, and
+takes it over if its process dies; else this command does.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from subprocess import Popen
 from threading import Event
 
 from ppcmi.cli.ending import noted_interruption
@@ -16,13 +17,14 @@ from ppcmi.device import choose_device
 from ppcmi.errors import CancelledError, TrainingError
 from ppcmi.scales import Profile
 from ppcmi_server import jobs, models
+from ppcmi_server.cli.job import show_report, site_names
 from ppcmi_server.cli.options import Command, add_command, task_named
-from ppcmi_server.database.schema import JobEpoch, Model
-from ppcmi_server.worker import spawn
+from ppcmi_server.database.schema import Job, JobEpoch, Model
+from ppcmi_server.leases import CLAIMABLE
+from ppcmi_server.services import open_services
+from ppcmi_server.supervisor import Supervisor, is_supervised
 
 POLL_S = 0.3
-GONE_S = 5.0
-"""How long a worker may take to get hold of its lock."""
 
 
 def add_parsers(groups: Groups) -> None:
@@ -53,8 +55,7 @@ def add_parsers(groups: Groups) -> None:
 class _Watched:
     """A job as it was last seen."""
 
-    state: str
-    message: str | None
+    job: Job
     epochs: list[JobEpoch]
     model: Model | None
 
@@ -67,23 +68,28 @@ def _train(command: Command) -> int:
     with command.database.writing() as session:
         job, new = jobs.queue_job(session, task_named(session, options.task), request)
         number, epochs = job.id, jobs.config_of(job).epochs
-        working = jobs.is_running(command.config, job)
+        working = jobs.is_alive(command.config, job)
     console.remark(
         f"Job {number} is under way; this shows how it does."
         if working
         else f"Job {number} {'starts' if new else 'goes on'}."
     )
-    worker = None if working else spawn(command.config, number)
+    look_after = (
+        _nothing if is_supervised(command.config) else Supervisor(open_services(command.config), only=number).look
+    )
+    look_after()
     if options.detach:
         console.result(f"Job {number} runs in the background; 'ppcmi-server job list' shows how far it is.")
         return 0
+    already_shown = 0 if working else len(_look(command, number).epochs)  # those before an interruption were shown then
     with noted_interruption() as interrupted:
-        model = _watch(command, number, epochs, worker, interrupted)
+        model = _watch(command, number, (already_shown, epochs), look_after, interrupted)
     if model is None:
         raise CancelledError(
             f"No longer shown; job {number} goes on. 'ppcmi-server train {options.task}' shows it again, "
             f"'ppcmi-server job stop {number}' ends it."
         )
+    _show_report(command, number)
     console.result(f"Model {model.number} is ready: {model.cases} cases, {model.slices} slices, {model.profile}.")
     console.remark(
         f"Next: the sites run 'ppcmi codec refine' and 'ppcmi model validate'; "
@@ -92,44 +98,49 @@ def _train(command: Command) -> int:
     return 0
 
 
-def _watch(command: Command, number: int, epochs: int, worker: Popen[bytes] | None, interrupted: Event) -> Model | None:
+def _watch(
+    command: Command, number: int, epochs: tuple[int, int], look_after: Callable[[], None], interrupted: Event
+) -> Model | None:
     """Show a job until it ends; its model, or None if nobody wants to see it any longer.
 
-    :raises TrainingError: if no model came of it.
+    :param epochs: how many need not be shown, and how many there are.
+    :param look_after: called now and then.
+    :raises TrainingError: if no model came of it, or it was paused.
     """
-    console, shown, started, gone_since = command.console, -1, time.monotonic(), None
+    console, started, (shown, total) = command.console, time.monotonic(), epochs
     while not interrupted.is_set():
-        gone = not _is_alive(command, number, worker)
+        look_after()
         seen = _look(command, number)
-        if shown < 0:
-            shown = len(seen.epochs) if worker is not None else 0  # those before an interruption were shown then
         for point in seen.epochs[shown:]:
-            console.progress(_line(point, epochs), last=True)
-        shown = len(seen.epochs)
-        if seen.state not in jobs.UNFINISHED:
+            console.progress(_line(point, total), last=True)
+        shown = max(shown, len(seen.epochs))
+        if seen.job.state not in CLAIMABLE:
             return _result(seen)
-        gone_since = (gone_since or time.monotonic()) if gone else None
-        if gone_since is not None and (worker is not None or time.monotonic() - gone_since > GONE_S):
-            raise TrainingError(
-                f"The process of job {number} has ended before its time; the same command again goes on from its "
-                "checkpoint. The job's log is in the server's folder, under jobs."
-            )
-        console.progress(f"epoch {shown + 1} of {epochs} is under way, {time.monotonic() - started:.0f} s")
+        console.progress(_waiting_for(seen, shown, total, time.monotonic() - started))
         interrupted.wait(POLL_S)
     return None
 
 
-def _is_alive(command: Command, number: int, worker: Popen[bytes] | None) -> bool:
-    if worker is not None:
-        return worker.poll() is None
-    with command.database.reading() as session:
-        return jobs.is_running(command.config, jobs.find_job(session, number))
+def _nothing() -> None:
+    """A server that runs looks after the job."""
+
+
+def _waiting_for(seen: _Watched, shown: int, total: int, seconds: float) -> str:
+    if seen.job.state == "queued":
+        return f"job {seen.job.id} waits for its turn, {seconds:.0f} s"
+    return f"epoch {min(shown + 1, total)} of {total} is under way, {seconds:.0f} s"
 
 
 def _look(command: Command, number: int) -> _Watched:
     with command.database.reading() as session:
         job = jobs.find_job(session, number)
-        return _Watched(job.state, job.message, models.curve(session, number), models.model_of_job(session, number))
+        return _Watched(job, models.curve(session, number), models.model_of_job(session, number))
+
+
+def _show_report(command: Command, number: int) -> None:
+    with command.database.reading() as session:
+        job, points, names = jobs.find_job(session, number), models.curve(session, number), site_names(session)
+    show_report(command.console, job, points, names)
 
 
 def _line(point: JobEpoch, epochs: int) -> str:
@@ -138,6 +149,8 @@ def _line(point: JobEpoch, epochs: int) -> str:
 
 
 def _result(seen: _Watched) -> Model:
-    if seen.model is not None:
+    if seen.job.state == "done" and seen.model is not None:
         return seen.model
-    raise TrainingError(seen.message or f"No model came of it; the job is {seen.state}.")
+    if seen.job.state == "paused":
+        raise TrainingError(f"The job was paused; 'ppcmi-server job resume {seen.job.id}' goes on with it.")
+    raise TrainingError(seen.job.message or f"No model came of it; the job is {seen.job.state}.")

@@ -3,31 +3,40 @@
 The loss is the mean squared error of standardized mask latents over the scales. It does not change under the inner
 key's rotation, which is why the network can be trained without the key. What is kept is the exponential moving average
 of the weights.
+
+Everything random comes from the seed, the epoch and the state of two generators, which a checkpoint holds: a training
+that went on from one is the training that was not cut off, also from within an epoch. Where memory is too small for a
+batch, its gradient is summed over parts: the steps stay those of the whole batch. Where the loss stops being a number,
+it goes back to the last checkpoint once and learns more slowly.
 """
 
 from __future__ import annotations
 
 import copy
+import gc
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppcmi.device import mixed_precision
 from ppcmi.errors import CancelledError, TrainingError
 from ppcmi.fitting import rate_factor
 from ppcmi.scales import Profile
+from ppcmi_server.umn.batches import Batch, epoch_batches, gather, mixed_up, noisy, slice_losses
 from ppcmi_server.umn.dataset import LatentDataset
 from ppcmi_server.umn.model import Preset, TrainedUmn, UmnDescription, build_network
 
-CHECKPOINT_NAME = "checkpoint.pt"
+CHECKPOINT_SECONDS = 60.0
+VALIDATION_BATCH = 256
+SMALLEST_PART = 4
+"""Slices at once below which a training is given up for want of memory."""
+SLOWER = 0.25
+"""Share of the learning rate after a loss that was not a number."""
 
 
 @dataclass(frozen=True)
@@ -69,50 +78,147 @@ def paper_config(profile: Profile = Profile.PAPER, epochs: int = 150, seed: int 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """Losses after an epoch; the validation loss is None without validation cases."""
+    """Losses after an epoch; those of held-out cases are missing where there are none; ``by_site`` is by site's id."""
 
     epoch: int
     epochs: int
     train_loss: float
     validation_loss: float | None
     seconds: float
+    by_site: Mapping[str, float] = field(default_factory=dict)
+
+
+class KeepsStates(Protocol):
+    """Where checkpoints are kept, e.g. :class:`ppcmi_server.checkpoints.Checkpoints`."""
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Keep a state durably, beside the one before."""
+        ...
+
+    def newest_first(self) -> Iterator[Mapping[str, Any]]:
+        """States that are whole."""
+        ...
+
+
+class NoCheckpoints:
+    """Keeps nothing: a training that is cut off begins anew."""
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Forget it."""
+
+    def newest_first(self) -> Iterator[Mapping[str, Any]]:
+        """None."""
+        return iter(())
+
+
+class DivergedError(TrainingError):
+    """The loss stopped being a number twice; ``model`` is that of the last checkpoint after a whole epoch, if any."""
+
+    def __init__(self, model: TrainedUmn | None, epoch: int) -> None:
+        kept = f"what it had learned by epoch {epoch} is kept" if model else "nothing of it is kept"
+        super().__init__(
+            f"Training diverged (the loss is not a number, also at a lower learning rate); {kept}. "
+            "See the job's report for a site whose data spoil it."
+        )
+        self.model = model
+        self.epoch = epoch
+
+
+@dataclass(frozen=True)
+class Watching:
+    """Who is told how a training does, and may end it.
+
+    :param report: gets each epoch's losses.
+    :param should_stop: asked before every batch.
+    :param smaller: told how many slices at once memory has room for, once it had no room for more.
+    """
+
+    report: Callable[[EpochReport], None] = lambda _: None
+    should_stop: Callable[[], bool] = lambda: False
+    smaller: Callable[[int], None] = lambda _: None
 
 
 def train_umn(
     dataset: LatentDataset,
     config: UmnConfig,
-    checkpoint_dir: Path,
+    checkpoints: KeepsStates | None = None,
     *,
-    report: Callable[[EpochReport], None] = lambda _: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    watching: Watching | None = None,
     device: torch.device | None = None,
+    part: int | None = None,
+    checkpoint_s: float = CHECKPOINT_SECONDS,
 ) -> TrainedUmn:
-    """Train, or go on from the checkpoint in ``checkpoint_dir``; a run that went on equals one that was not cut.
+    """Train, or go on from the newest of ``checkpoints``; a run that went on equals one that was not cut.
 
-    :raises TrainingError: if there is nothing to train on, or the loss stops being a number.
-    :raises CancelledError: when ``should_stop`` says so; the checkpoint of the last whole epoch stays.
+    :param part: most slices at once that memory has room for, if that is known to be less than a batch.
+    :param checkpoint_s: time after which a checkpoint is made also within an epoch.
+    :raises TrainingError: if there is nothing to train on, or memory is too small.
+    :raises DivergedError: if the loss stops being a number and does so again at a lower learning rate.
+    :raises CancelledError: when ``should_stop`` says so, after a checkpoint.
     """
     if not len(dataset):
         raise TrainingError("There is no latent to train on; upload a cohort first.")
-    device = device or torch.device("cpu")
-    description = UmnDescription(config.preset, config.profile, dataset.images.shapes, dataset.codecs)
-    run = _Run(dataset, config, description, device)
-    run.resume(checkpoint_dir / CHECKPOINT_NAME)
-    while not run.finished:
-        report(run.train_epoch(should_stop))
-        run.save(checkpoint_dir / CHECKPOINT_NAME)
-    return TrainedUmn(description, run.result())
+    device, checkpoints, watching = (
+        device or torch.device("cpu"),
+        checkpoints or NoCheckpoints(),
+        watching or Watching(),
+    )
+    description = UmnDescription(config.preset, config.profile, dict(dataset.images.shapes), dataset.codecs)
+    part, slower = min(part or config.batch_size, config.batch_size), False
+    while True:
+        run = _Run(dataset, config, description, device, part)
+        run.resume(checkpoints)
+        try:
+            if slower:
+                run.slow_down()
+            run.to_end(checkpoints, watching, checkpoint_s)
+        except _NotFiniteError:
+            if run.rate < 1:
+                raise _diverged(dataset, config, description, checkpoints) from None
+            slower = True
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            part //= 2
+            if part < SMALLEST_PART:
+                raise TrainingError(
+                    f"Memory is too small to train on {2 * part} slices at once; train on a machine that has more, "
+                    "or on fewer scales with --profile."
+                ) from error
+            watching.smaller(part)
+        else:
+            return TrainedUmn(description, run.result())
+        del run  # its memory, before the next one takes as much
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is too small; PyTorch has no one class for it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)
+
+
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "bad_alloc", "out of memory", "could not create a memory")
+
+
+class _NotFiniteError(Exception):
+    """A loss, gradient or weight is not a number."""
 
 
 class _Run:
     """State of one training run: everything a checkpoint holds, and the data it does not."""
 
     def __init__(
-        self, dataset: LatentDataset, config: UmnConfig, description: UmnDescription, device: torch.device
+        self, dataset: LatentDataset, config: UmnConfig, description: UmnDescription, device: torch.device, part: int
     ) -> None:
-        self.config, self.device = config, device
+        self.dataset, self.config, self.device, self.part = dataset, config, device, part
         split = torch.Generator().manual_seed(config.seed)
-        self.train_set, self.validation_set = dataset.split(config.validation_share, split)
+        self.training, self.validation = dataset.split(config.validation_share, split)
+        self.mean_weight = float(dataset.weight[self.training].double().mean())
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.network = build_network(description).to(device)
@@ -120,11 +226,17 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
+        self.rate = 1.0
         self.epoch = 0
         self.stale = 0
         self.best_loss = math.inf
         self.best_weights: dict[str, Tensor] | None = None
-        once = len(list(_epoch_batches(self.train_set, config.batch_size, 1, split)))
+        self.batches = 0
+        """Batches of the present epoch that are done, their summed loss and number of slices."""
+        self.total, self.count, self.seconds = 0.0, 0, 0.0
+        self.generator = torch.Generator()
+        self.random_states: list[Tensor] | None = None
+        once = len(epoch_batches(dataset, self.training, config.batch_size, 1, split))
         self.repeats = max(1, math.ceil(config.minimum_steps / max(1, once * config.epochs)))
         self.steps = max(1, once * self.repeats * config.epochs)
         self.steps_done = 0
@@ -134,56 +246,85 @@ class _Run:
         """All epochs are done, or patience is over."""
         return self.epoch >= self.config.epochs or bool(self.config.patience and self.stale >= self.config.patience)
 
-    def train_epoch(self, should_stop: Callable[[], bool]) -> EpochReport:
-        """One pass. Its randomness comes from the seed and the epoch alone, so that a resumed run repeats it."""
-        started = time.monotonic()
-        seed = self.config.seed * 1_000_003 + self.epoch
-        generator = torch.Generator().manual_seed(seed)
-        torch.manual_seed(seed)  # dropout
-        self.network.train()
-        total, count = 0.0, 0
-        for codec, index in _epoch_batches(self.train_set, self.config.batch_size, self.repeats, generator):
-            if should_stop():
-                raise CancelledError("Training was stopped; it goes on from its last whole epoch when resumed.")
-            total += self._step(codec, index, generator) * len(index)
-            count += len(index)
-        if not math.isfinite(total):
-            raise TrainingError("Training diverged (the loss is not a number); lower the learning rate.")
-        self.epoch += 1
-        validation_loss = self._validate() if len(self.validation_set) else None
+    def to_end(self, checkpoints: KeepsStates, watching: Watching, checkpoint_s: float) -> None:
+        """Train what is left."""
+        while not self.finished:
+            report = self._train_epoch(checkpoints, watching, checkpoint_s)
+            self._require_finite_weights()
+            checkpoints.save(self.state())
+            watching.report(report)
+
+    def slow_down(self) -> None:
+        """Learn more slowly from here on."""
+        self.rate = SLOWER
+
+    def _train_epoch(self, checkpoints: KeepsStates, watching: Watching, checkpoint_s: float) -> EpochReport:
+        """One pass, or what is left of it."""
+        started, saved = time.monotonic(), time.monotonic()
+        before = self.seconds
+        for codec, index in self._batches_left():
+            now = time.monotonic()
+            stop = watching.should_stop()
+            if stop or now - saved > checkpoint_s:
+                self.seconds, saved = before + now - started, now
+                self._save_within_epoch(checkpoints)
+            if stop:
+                raise CancelledError("Training was stopped; it goes on from where it was when resumed.")
+            self.total += self._step(codec, index) * len(index)
+            self.count += len(index)
+            self.batches += 1
+        train_loss = self.total / max(1, self.count)
+        by_site, validation_loss = self._validate() if len(self.validation) else ({}, None)
         if validation_loss is not None and validation_loss < self.best_loss:
             self.best_loss, self.stale = validation_loss, 0
             self.best_weights = {k: v.detach().cpu().clone() for k, v in self.averaged.state_dict().items()}
         else:
             self.stale += 1
-        seconds = time.monotonic() - started
-        return EpochReport(self.epoch, self.config.epochs, total / max(1, count), validation_loss, seconds)
+        self.epoch += 1
+        self.batches, self.total, self.count, self.seconds, self.random_states = 0, 0.0, 0, 0.0, None
+        seconds = before + time.monotonic() - started
+        return EpochReport(self.epoch, self.config.epochs, train_loss, validation_loss, seconds, by_site)
 
-    def _step(self, codec: int, index: Tensor, generator: torch.Generator) -> float:
+    def _batches_left(self) -> list[tuple[int, Tensor]]:
+        """What the epoch has still to do; sets the generators to where they were."""
+        seed = self.config.seed * 1_000_003 + self.epoch
+        self.generator.manual_seed(seed)
+        torch.manual_seed(seed)  # dropout
+        batches = epoch_batches(
+            self.dataset, self.training, self.config.batch_size, self.repeats, self.generator
+        )  # takes from the generator what it took when the epoch began
+        if self.random_states is not None:
+            self._restore_random_states(self.random_states)
+        self.network.train()
+        return batches[self.batches :]
+
+    def _step(self, codec: int, index: Tensor) -> float:
         config = self.config
+        rate = self.rate * config.learning_rate * rate_factor(self.steps_done / self.steps, config.warm_up)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * rate_factor(self.steps_done / self.steps, config.warm_up)
-        images, targets = _gather(self.train_set, index, self.device)
+            group["lr"] = rate
+        batch = gather(self.dataset, codec, index, self.device)
         if config.mixup:
-            share = _beta(config.mixup, len(index), generator).to(self.device)
-            other = torch.randperm(len(index), generator=generator).to(self.device)
-            images, targets = (
-                {s: share * v + (1 - share) * v[other] for s, v in values.items()} for values in (images, targets)
-            )
+            batch = mixed_up(batch, config.mixup, self.generator)
         if config.noise:
-            images = {
-                s: v + config.noise * torch.randn(v.shape, generator=generator).to(self.device)
-                for s, v in images.items()
-            }
+            batch = noisy(batch, config.noise, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
-        with mixed_precision(self.device):
-            loss = _loss(self.network(images, codec), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        loss = sum(self._gradient(part, len(batch)) for part in batch.parts(self.part))
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), 1.0))
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise _NotFiniteError
         self.optimizer.step()
         self.steps_done += 1
         # Early on the average follows faster, or it would still hold the initial weights after a short run.
         self._average(max(config.average, 1 / (1 + self.steps_done)))
+        return loss
+
+    def _gradient(self, part: Batch, slices: int) -> float:
+        """Add a part's gradient of the batch's loss; its share of that loss."""
+        with mixed_precision(self.device):
+            losses = slice_losses(self.network(part.images, part.codec), part.targets)
+        loss = (losses * part.weight).sum() / (self.mean_weight * slices)
+        loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     @torch.no_grad()
@@ -194,14 +335,20 @@ class _Run:
             kept.copy_(latest)
 
     @torch.inference_mode()
-    def _validate(self) -> float:
-        total = 0.0
-        generator = torch.Generator()
-        for codec, index in _epoch_batches(self.validation_set, 256, 1, generator, smallest=1):
-            images, targets = _gather(self.validation_set, index, self.device)
+    def _validate(self) -> tuple[dict[str, float], float]:
+        """Loss of the held-out cases, by site and of all."""
+        losses, sites = [], []
+        size = VALIDATION_BATCH if self.part == self.config.batch_size else self.part
+        for codec, index in epoch_batches(self.dataset, self.validation, size, 1, torch.Generator(), smallest=1):
+            batch = gather(self.dataset, codec, index, self.device)
             with mixed_precision(self.device):
-                total += float(_loss(self.averaged(images, codec), targets)) * len(index)
-        return total / len(self.validation_set)
+                losses.append(slice_losses(self.averaged(batch.images, codec), batch.targets).double().cpu())
+            sites.append(self.dataset.site[index])
+        loss, site = torch.cat(losses), torch.cat(sites)
+        if not bool(torch.isfinite(loss).all()):
+            raise _NotFiniteError
+        by_site = {self.dataset.sites[one]: float(loss[site == one].mean()) for one in torch.unique(site).tolist()}
+        return by_site, float(loss.mean())
 
     def result(self) -> nn.Module:
         """The averaged network, at its best validation loss if there is patience."""
@@ -209,75 +356,60 @@ class _Run:
             self.averaged.load_state_dict(self.best_weights)
         return self.averaged
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint: to a file beside, to the disk, then by rename."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        state: dict[str, Any] = {
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs to go on."""
+        return {
             "config": {**asdict(self.config), "profile": self.config.profile.value},
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "epoch": self.epoch,
-            "steps_done": self.steps_done,
-            "stale": self.stale,
-            "best_loss": self.best_loss,
-            "best_weights": self.best_weights,
+            "random_states": self.random_states,
+            **{name: getattr(self, name) for name in _COUNTERS},
         }
-        temporary = path.with_name(path.name + ".part")
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
 
-    def resume(self, path: Path) -> None:
-        """Take up a checkpoint if there is one.
-
-        :raises TrainingError: if it belongs to another configuration or cannot be read.
-        """
-        if not path.exists():
+    def resume(self, checkpoints: KeepsStates) -> None:
+        """Take up the newest checkpoint of this configuration, if there is one."""
+        mine = {**asdict(self.config), "profile": self.config.profile.value}
+        state = next((found for found in checkpoints.newest_first() if found["config"] == mine), None)
+        if state is None:
             return
-        try:
-            state: Mapping[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:
-            raise TrainingError("The training's checkpoint cannot be read; start the training anew.") from error
-        if state["config"] != {**asdict(self.config), "profile": self.config.profile.value}:
-            raise TrainingError("The training's checkpoint belongs to another configuration; start the training anew.")
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.steps_done, self.stale = state["epoch"], state["steps_done"], state["stale"]
-        self.best_loss, self.best_weights = state["best_loss"], state["best_weights"]
+        self.random_states = state["random_states"]
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+    def _save_within_epoch(self, checkpoints: KeepsStates) -> None:
+        if self.batches:  # else the checkpoint of the epoch before is this very state
+            self._require_finite_weights()
+            self.random_states = [self.generator.get_state(), torch.get_rng_state()]
+            if self.device.type == "cuda":
+                self.random_states.append(torch.cuda.get_rng_state(self.device))
+            checkpoints.save(self.state())
+
+    def _restore_random_states(self, states: list[Tensor]) -> None:
+        self.generator.set_state(states[0])
+        torch.set_rng_state(states[1])
+        if self.device.type == "cuda" and len(states) > 2:
+            torch.cuda.set_rng_state(states[2], self.device)
+
+    def _require_finite_weights(self) -> None:
+        if not all(bool(torch.isfinite(values).all()) for values in self.network.parameters()):
+            raise _NotFiniteError
 
 
-def _epoch_batches(
-    dataset: LatentDataset, batch_size: int, repeats: int, generator: torch.Generator, smallest: int = 2
-) -> Iterator[tuple[int, Tensor]]:
-    """Batches of one codec each, in random order; batches under ``smallest`` are left out unless there is no other."""
-    found: list[tuple[int, Tensor]] = []
-    for codec in range(len(dataset.codecs)):
-        own = torch.nonzero(dataset.member == codec)[:, 0]
-        for _ in range(repeats):
-            order = own[torch.randperm(len(own), generator=generator)]
-            found += [(codec, part) for part in torch.split(order, batch_size) if len(part) >= min(smallest, len(own))]
-    for position in torch.randperm(len(found), generator=generator).tolist():
-        if len(found[position][1]):
-            yield found[position]
+_COUNTERS = (
+    "rate", "epoch", "steps_done", "stale", "best_loss", "best_weights", "batches", "total", "count", "seconds",
+)  # fmt: skip
 
 
-def _gather(dataset: LatentDataset, index: Tensor, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    images, masks = dataset.images.select(index), dataset.masks.select(index)
-    return {s: v.to(device).float() for s, v in images.items()}, {s: v.to(device).float() for s, v in masks.items()}
-
-
-def _loss(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack([F.mse_loss(outputs[s], targets[s]) for s in outputs]).mean()
-
-
-def _beta(parameter: float, count: int, generator: torch.Generator) -> Tensor:
-    """Draws of Beta(a, a), ``(count, 1, 1, 1)``, by Johnk's rule (a <= 1); the generator keeps it reproducible."""
-    u, v = torch.rand(2, count, 64, generator=generator, dtype=torch.float64).pow(1 / parameter)
-    accepted = (u + v <= 1).float().argmax(dim=1, keepdim=True)
-    x, y = u.gather(1, accepted), v.gather(1, accepted)
-    mixed: Tensor = x / (x + y).clamp_min(1e-300)
-    return mixed.float().reshape(count, 1, 1, 1)
+def _diverged(
+    dataset: LatentDataset, config: UmnConfig, description: UmnDescription, checkpoints: KeepsStates
+) -> DivergedError:
+    """With the model of the last checkpoint, if that has seen all data once."""
+    run = _Run(dataset, config, description, torch.device("cpu"), config.batch_size)
+    run.resume(checkpoints)
+    if not run.epoch:
+        return DivergedError(None, 0)
+    return DivergedError(TrainedUmn(description, run.result()), run.epoch)
