@@ -12,7 +12,23 @@ from sqlalchemy.exc import SQLAlchemyError
 from ppcmi.cli.console import Console
 from ppcmi.cli.parsers import Parser
 from ppcmi.errors import CancelledError, PpcmiError
-from ppcmi_server.cli import audit, job, keys, model, operator, serve, server, site, task, train
+from ppcmi_server.cli import (
+    audit,
+    backup,
+    cohort,
+    config,
+    doctor,
+    job,
+    keys,
+    model,
+    operator,
+    serve,
+    server,
+    site,
+    task,
+    tls,
+    train,
+)
 from ppcmi_server.cli.last_folder import LastFolder
 from ppcmi_server.cli.options import Command
 from ppcmi_server.errors import OperatorError
@@ -57,7 +73,9 @@ def build_parser() -> Parser:
     """The parser of every command."""
     parser = Parser(prog="ppcmi-server", description=DESCRIPTION)
     groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="group")
-    for module in (server, operator, task, site, serve, train, job, model, audit, keys):
+    for module in (
+        server, config, tls, operator, task, site, cohort, serve, train, job, model, audit, keys, backup, doctor,
+    ):  # fmt: skip
         module.add_parsers(groups)
     return parser
 

@@ -65,7 +65,7 @@ class Database:
     def migrate(self, revision: str) -> None:
         """Bring the tables to the form of a revision, up or down.
 
-        :raises OperatorError: if this version does not know the revision that they have.
+        :raises OperatorError: if this version does not know the one or the other.
         """
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
@@ -78,6 +78,8 @@ class Database:
                 raise OperatorError(
                     "The database is of a newer version of the server; install that version, or restore a backup."
                 )
+            if revision not in (*order, "head"):
+                raise OperatorError("The data are of a newer version of the server; install that version first.")
             target = order.index(script.get_current_head() or "" if revision == "head" else revision)
             place = -1 if present is None else order.index(present)
             config.attributes["connection"] = connection

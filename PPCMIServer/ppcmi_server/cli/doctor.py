@@ -1,0 +1,24 @@
+"""``ppcmi-server doctor``: is everything well, and what should be seen to."""
+
+from __future__ import annotations
+
+from ppcmi.cli.parsers import Groups
+from ppcmi_server.cli.config import report
+from ppcmi_server.cli.options import Command, add_command
+from ppcmi_server.doctor import examine
+
+
+def add_parsers(groups: Groups) -> None:
+    """The command."""
+    add_command(
+        groups,
+        "doctor",
+        _doctor,
+        "Look at settings, keys, database, blobs, models, audit log, disk and backups: a line each, and what to do. "
+        "Exit code 0 says that there is no problem.",
+        "ppcmi-server doctor",
+    )
+
+
+def _doctor(command: Command) -> int:
+    return report(command, list(examine(command.config)))
