@@ -5,17 +5,15 @@ import re
 import socket
 import ssl
 import statistics
-import threading
 import time
 from urllib.parse import urlsplit
 
 import pytest
 import requests
-import uvicorn
 
 from ppcmi_server.connections import ServingConfig
 from ppcmi_server.settings import ServeSettings
-from support.app_server import TASK, app_server
+from support.app_server import TASK, app_server, running
 from support.loopback import write_certificate
 
 HEADER_S = 1.0
@@ -215,18 +213,3 @@ def test_a_tls_handshake_that_does_not_go_on_is_cut_off(tmp_path):
             connection.sendall(HEAD + b"\r\n")
             assert answered(connection.recv(4096))
             assert drip(connection, HEAD + b"X-Padding: " + b"a" * 200) < HEADER_S * 3
-
-
-@contextlib.contextmanager
-def running(config):
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()
-    finally:
-        server.should_exit = True
-        thread.join(10)

@@ -59,6 +59,19 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+COMMON = (400, 408, 413, 415, 429, 503)
+"""What any route may answer, whatever it does: see overload, request_heads, bodies and rates."""
+
+
+def add_common_problems(description: dict[str, Any]) -> dict[str, Any]:
+    """The same OpenAPI description, with the problems that every route may answer with."""
+    common = {str(status): answer for status, answer in describe_problems(*COMMON).items()}
+    for methods in description["paths"].values():
+        for operation in methods.values():
+            operation["responses"] = {**common, **operation["responses"]}
+    return description
+
+
 PROBLEM_SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "required": ["type", "title", "status", "detail"],
