@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -28,6 +28,11 @@ def choose_device(name: str = "auto") -> torch.device:
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
     """Autocast to bfloat16 where the device computes it natively, else float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
+
+
+def preset_precision(preset: str, device: torch.device) -> AbstractContextManager[object]:
+    """In which precision a preset's networks are used: the published ones in float32, as they were published."""
+    return nullcontext() if preset == "paper" else mixed_precision(device)
 
 
 def has_bfloat16(device: torch.device) -> bool:
