@@ -24,6 +24,16 @@ class RealServer:
         self.folder = folder
         self.url = ""
         self.log = ""
+        self.pid = 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of its processes."""
+        return {
+            **os.environ,
+            "PPCMI_SERVER_DIR": str(self.folder),
+            "XDG_CONFIG_HOME": str(self.folder.parent / "config"),
+        }
 
     def command(self, *arguments: str) -> str:
         """What an operator's command prints; it must succeed."""
@@ -42,7 +52,9 @@ class RealServer:
 @contextmanager
 def real_server(folder: Path, *tasks: Path) -> Iterator[RealServer]:
     """Make a server in ``folder``, add tasks, serve until the context ends."""
-    subprocess.run(_ppcmi_server("init", str(folder)), env=_environment(folder), check=True, capture_output=True)
+    subprocess.run(
+        _ppcmi_server("init", str(folder)), env=RealServer(folder).environment, check=True, capture_output=True
+    )
     for task in tasks:
         RealServer(folder).command("task", "add", str(task))
     with serving(folder) as server:
@@ -50,16 +62,17 @@ def real_server(folder: Path, *tasks: Path) -> Iterator[RealServer]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[RealServer]:
+def serving(folder: Path, *options: str) -> Iterator[RealServer]:
     """Let the server that was made in ``folder`` serve until the context ends, at an address of its own."""
     server = RealServer(folder)
     process = subprocess.Popen(
-        _ppcmi_server("serve", str(folder), "--port", "0"),
+        _ppcmi_server("serve", str(folder), "--port", "0", *options),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=_environment(folder),
+        env=server.environment,
     )
+    server.pid = process.pid
     listening = threading.Event()
 
     def read_log() -> None:
@@ -85,10 +98,6 @@ def serving(folder: Path) -> Iterator[RealServer]:
 
 def _ppcmi_server(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "ppcmi_server", *arguments]
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "PPCMI_SERVER_DIR": str(folder), "XDG_CONFIG_HOME": str(folder.parent / "config")}
 
 
 def _looks_like_a_code(text: str) -> int:

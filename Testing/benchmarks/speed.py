@@ -1,0 +1,183 @@
+"""How fast, and how many bytes: our system beside the published one, in one run on one machine: ``make bench-speed``.
+
+Networks with random weights, random slices of 256 x 256: neither speed nor size depends on what is in them. Each
+number of ours stands as a ratio to the published configuration (its codec, its mapping network, its protocol, float32
+bundles), measured in turns with it. End to end is the product's own path: a site in this process, ``ppcmi-server`` in
+another, HTTPS on loopback between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.results import REPOSITORY, SEPARATOR, Measurement, here_and_now, measurement, merge
+from benchmarks.untrained_site import OURS, PUBLISHED, System, untrained_link
+from ppcmi.bundle_header import read_header
+from ppcmi.device import choose_device
+from ppcmi.latents import Latents
+from ppcmi.pipeline import PrivateLink, Segmentation, run, segment
+from ppcmi.scales import Stream
+from ppcmi.task import load_task
+from ppcmi.volume import Geometry, Volume
+from ppcmi_server.umn.model import TrainedUmn
+
+TASK = REPOSITORY / "Resources" / "Tasks" / "fetal-head-us.json"
+FULL_BATCH, VOLUME_SLICES = 32, 128
+MEGABYTE = 1e6
+
+Seconds = Mapping[str, float]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write docs/results/speed.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--rounds", type=int, default=5, help="of every timing; the median counts (default: 5)")
+    parser.add_argument("--slices", type=int, default=VOLUME_SLICES, help="of the volume (default: 128)")
+    options = parser.parse_args(arguments)
+    found = measure_speed(choose_device(options.device), options.rounds, options.slices)
+    for number in found:
+        print(f"{number.name}: {number.measured:g} {number.unit}", flush=True)
+    merge("speed", found)
+    return 0
+
+
+def measure_speed(device: torch.device, rounds: int, slices: int) -> list[Measurement]:
+    """Every number; servers of all systems run meanwhile, and idle."""
+    systems = (PUBLISHED, *OURS)
+    volume = _volume(slices)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ppcmi-bench-")))
+        links: dict[System, PrivateLink] = {}
+        for system in systems:
+            (folder := scratch / system.name).mkdir()
+            links[system] = stack.enter_context(untrained_link(system, TASK, folder, device))
+        parts = {
+            batch: _in_turns({s: _parts(s, links[s], batch, device) for s in systems}, rounds)
+            for batch in (1, FULL_BATCH)
+        }
+        whole = {s: {"end to end": lambda s=s: _segment(volume, links[s])} for s in systems}
+        end_to_end = {s: taken["end to end"] / slices for s, taken in _in_turns(whole, rounds).items()}
+        sent = {s: _bytes_a_slice(_segment(volume, links[s])) for s in systems}
+    return [*_part_rows(parts), *_whole_rows(parts[FULL_BATCH], end_to_end, sent, slices)]
+
+
+def _parts(system: System, link: PrivateLink, batch: int, device: torch.device) -> Mapping[str, Callable[[], object]]:
+    """What a slice goes through, each with its input ready: at the site, at the server, at the site again."""
+    slices = np.random.default_rng(0).random((batch, link.task.slicing.channels, *link.task.slicing.size), np.float32)
+    umn = system.umn(link.task.slicing.size).to(device)
+    latents = link.encode(slices)
+    bundle = link.protection.protect({Stream.IMAGE: latents}, "0" * 32, range(batch))
+    header = read_header(bundle)
+    _, opened = link.protection.channel.open(bundle)
+    images = opened[Stream.IMAGE]
+    reply = link.protection.channel.seal_reply(umn.map(images, "").to("cpu"), header, link.model)
+
+    def answer() -> object:
+        _, streams = link.protection.channel.open(bundle)
+        return link.protection.channel.seal_reply(umn.map(streams[Stream.IMAGE], "").to("cpu"), header, link.model)
+
+    def decode() -> object:
+        return link.decode(link.protection.unprotect_reply(reply, header)[1], slices)
+
+    return {
+        "encode and protect": lambda: link.protection.protect(
+            {Stream.IMAGE: link.encode(slices)}, "0" * 32, range(batch)
+        ),
+        "map, in the server's whole path": answer,
+        "unprotect and decode": decode,
+        "networks": lambda: _networks(link, umn, slices, images, latents),
+        "mapping network": lambda: _waited(umn.map(images, "")),
+    }
+
+
+def _networks(link: PrivateLink, umn: TrainedUmn, slices: np.ndarray, images: Latents, latents: Latents) -> None:
+    """Encoder, mapping network and decoder, and nothing between them."""
+    _waited(link.encode(slices))
+    _waited(umn.map(images, ""))
+    link.decode(latents.of(link.profile), slices)
+
+
+def _waited(latents: Latents) -> Latents:
+    """The same, once it is really there: a GPU goes on by itself."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return latents
+
+
+def _in_turns(work: Mapping[System, Mapping[str, Callable[[], object]]], rounds: int) -> dict[System, dict[str, float]]:
+    """Median seconds of each piece of work, the systems one after the other in every round; the first warms up."""
+    taken: dict[System, dict[str, list[float]]] = {s: {name: [] for name in pieces} for s, pieces in work.items()}
+    for _ in range(rounds + 1):
+        for system, pieces in work.items():
+            for name, piece in pieces.items():
+                start = time.perf_counter()
+                piece()
+                taken[system][name].append(time.perf_counter() - start)
+    return {s: {name: statistics.median(t[1:]) for name, t in pieces.items()} for s, pieces in taken.items()}
+
+
+def _segment(volume: Volume, link: PrivateLink) -> Segmentation:
+    return run(segment(volume, link))
+
+
+def _bytes_a_slice(result: Segmentation) -> float:
+    return (result.progress.bytes_sent + result.progress.bytes_received) / result.progress.total
+
+
+def _volume(slices: int) -> Volume:
+    """Random voxels in the task's own slices: nothing is resampled."""
+    voxels = np.random.default_rng(0).integers(0, 255, (slices, *load_task(TASK).slicing.size), dtype=np.uint8)
+    return Volume(voxels, Geometry(voxels.shape, np.eye(4)))
+
+
+def _part_rows(parts: Mapping[int, Mapping[System, Seconds]]) -> list[Measurement]:
+    origin, found = here_and_now(), []
+    for batch, by_system in parts.items():
+        table = f"times as fast as the published configuration, 256 x 256, batch {batch}"
+        for system in OURS:
+            for name, seconds in by_system[system].items():
+                ratio = by_system[PUBLISHED][name] / seconds
+                at_least = 10.0 if name == "mapping network" and batch == FULL_BATCH else None
+                row = SEPARATOR.join((table, system.name, name))
+                found.append(measurement(row, ratio, "x", command=COMMAND, origin=origin, at_least=at_least))
+    return found
+
+
+def _whole_rows(
+    parts: Mapping[System, Seconds], end_to_end: Mapping[System, float], sent: Mapping[System, float], slices: int
+) -> list[Measurement]:
+    origin, found = here_and_now(), []
+    table = f"a volume of {slices} slices of 256 x 256, server and HTTPS on loopback"
+
+    def row(system: System, column: str, value: float, unit: str, **bound: float) -> None:
+        name = SEPARATOR.join((table, system.name, column))
+        found.append(measurement(name, value, unit, command=COMMAND, origin=origin, **bound))
+
+    for system in (PUBLISHED, *OURS):
+        default = system.name == "coarse"
+        networks = parts[system]["networks"] / FULL_BATCH
+        row(system, "ms a slice", 1000 * end_to_end[system], "ms")
+        outside = max(0.0, 1 - networks / end_to_end[system])
+        row(system, "time outside the networks", outside, "share", **({"at_most": 0.15} if default else {}))
+        row(system, "MB a slice", sent[system] / MEGABYTE, "MB", **({"at_most": 0.05} if default else {}))
+        if system is not PUBLISHED:
+            ratio = end_to_end[PUBLISHED] / end_to_end[system]
+            row(system, "times as fast as published", ratio, "x", **({"at_least": 8.0} if default else {}))
+    return found
+
+
+COMMAND = "make bench-speed"
+
+if __name__ == "__main__":
+    sys.exit(main())
