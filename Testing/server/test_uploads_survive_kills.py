@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from benchmarks.service_kills import random_kills
 from ppcmi.client import Patience
 from ppcmi.errors import ConnectionFailedError
 from ppcmi_server import identity
@@ -30,7 +31,7 @@ SLICES = (4, 1)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed") / "server"
-    make_server(folder, chunk_bytes=CHUNK_BYTES)
+    make_server(folder, {"limits": {"chunk_bytes": CHUNK_BYTES}, "training": {"workers": 0}})
     return folder
 
 
@@ -125,3 +126,11 @@ def test_a_withdrawal_that_a_kill_interrupts_has_happened_whole_or_not_at_all(se
         assert orphans(services) == set()
     assert step > 3, "the withdrawal has fewer steps than it should"
     server.die_at(0)
+
+
+def test_a_handful_of_random_kills_of_server_client_and_worker_loses_nothing(tmp_path):
+    """The benchmark's story of 200 kills, in small."""
+    tally = random_kills(tmp_path, kills=8, seed=3)
+    assert tally.kills.total() >= 8
+    assert tally.cases > 0
+    assert (tally.cases_lost, tally.pieces_lost, tally.twice, tally.orphans, tally.left_of_withdrawn) == (0, 0, 0, 0, 0)

@@ -18,7 +18,7 @@ from ppcmi.pipeline import run
 from ppcmi.protection import Protection, protection_of
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
-from ppcmi.site import SiteProfile
+from ppcmi.site import SiteProfile, TaskProfile
 from ppcmi_server import tasks
 from ppcmi_server.config import create_folder
 from ppcmi_server.database.schema import Chunk, Cohort, Frame
@@ -61,7 +61,13 @@ class UploadingSite:
 
     def upload(self, path: Path, client: ServerClient | None = None, in_flight: int = 4) -> UploadSummary:
         """What ``ppcmi cohort upload`` does."""
-        return run(upload_cohort(path, self.profile, self.part, client or self.client, in_flight=in_flight))
+        return self.send(self.profile, self.part, path, client or self.client, in_flight)
+
+    @staticmethod
+    def send(
+        profile: SiteProfile, part: TaskProfile, path: Path, client: ServerClient, in_flight: int = 4
+    ) -> UploadSummary:
+        return run(upload_cohort(path, profile, part, client, in_flight=in_flight))
 
 
 class RecordingClient(ServerClient):
@@ -103,12 +109,15 @@ def missing_of(acknowledged: Sequence[tuple[object, ...]], state: Mapping[str, o
     return lost
 
 
-def make_server(folder: Path, **limits: int) -> None:
-    """A server's folder with the task."""
+def make_server(folder: Path, settings: Mapping[str, Mapping[str, int]]) -> None:
+    """A server's folder; ``settings`` by section and name."""
     create_folder(folder)
-    if limits:
-        lines = [f"{name} = {value}" for name, value in limits.items()]
-        (folder / "server.toml").write_text("\n".join(["[limits]", *lines]) + "\n", encoding="utf-8")
+    lines = [
+        line
+        for section, values in settings.items()
+        for line in (f"[{section}]", *(f"{name} = {value}" for name, value in values.items()))
+    ]
+    (folder / "server.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def add_task(services: Services) -> None:
