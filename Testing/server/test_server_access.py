@@ -53,6 +53,13 @@ GUARDED = {
     ("POST", f"{TASK_PATH}/map"): (MEMBERS, {OCTETS: b"bundle"}),
     ("GET", "/v1/cohorts/{cohort_id}"): (OWNER, {}),
     ("PUT", "/v1/cohorts/{cohort_id}/frames/{index}"): (OWNER, {OCTETS: b"frame"}),
+    ("PUT", "/v1/cohorts/{cohort_id}/frames/{index}/chunks/{offset}"): (
+        OWNER,
+        {
+            OCTETS: b"chunk",
+            "headers": {"X-PPCMI-Frame-Bytes": "9", "X-PPCMI-Frame-Digest": "0" * 64, "X-PPCMI-Digest": "0" * 64},
+        },
+    ),
     ("POST", "/v1/cohorts/{cohort_id}/commit"): (OWNER, {JSON: {"frames": 1, "digest": "0" * 64}}),
     ("DELETE", "/v1/cohorts/{cohort_id}"): (OWNER, {}),
     ("DELETE", "/v1/cohorts/{cohort_id}/cases/{pseudonym}"): (OWNER, {}),
@@ -100,8 +107,8 @@ class World:
     def path(self, route, **changes):
         """The route's address about the owner's objects."""
         ids = {
-            "name": TASK.name, "number": 1, "cohort_id": self.cohort_id, "index": 0, "pseudonym": pseudonym(1),
-            "token_id": self.token_id, "digest": self.digest,
+            "name": TASK.name, "number": 1, "cohort_id": self.cohort_id, "index": 0, "offset": 0,
+            "pseudonym": pseudonym(1), "token_id": self.token_id, "digest": self.digest,
         }  # fmt: skip
         return route[1].format(**{**ids, **changes})
 
