@@ -40,7 +40,7 @@ class ExportOptions:
             ),
             "exportQuantization": (
                 ui.quantizationSelector,
-                (("i8", _("1 byte a value")), ("f16", _("2 bytes a value")), ("f32", _("4 bytes a value"))),
+                (("i8", _("8 bits a value")), ("f16", _("16 bits a value")), ("f32", _("32 bits a value"))),
             ),
         }
         for name, (selector, choices) in self._selectors.items():

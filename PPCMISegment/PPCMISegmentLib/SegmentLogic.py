@@ -30,14 +30,14 @@ class Choices:
     """What a user may choose about a run.
 
     :param device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-    :param quantization: bytes a value on the way: ``i8``, ``f16`` or ``f32``.
+    :param quantization: bits a value on the way: ``i4``, ``i8``, ``f16`` or ``f32``.
     :param replaceEarlier: put the result into the segmentation of an earlier run; a backup of that stays.
     :param withConfidence: add a volume of the chosen labels' probabilities.
     """
 
     taskName: str
     device: str = "auto"
-    quantization: str = "i8"
+    quantization: str = "i4"
     replaceEarlier: bool = False
     withConfidence: bool = False
 

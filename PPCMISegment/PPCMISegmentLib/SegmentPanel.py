@@ -115,7 +115,12 @@ class SegmentPanel:
     # ---- choices
 
     def _fillQuantizationSelector(self) -> None:
-        for key, text in (("i8", _("1 byte a value")), ("f16", _("2 bytes a value")), ("f32", _("4 bytes a value"))):
+        for key, text in (
+            ("i4", _("4 bits a value")),
+            ("i8", _("8 bits a value")),
+            ("f16", _("16 bits a value")),
+            ("f32", _("32 bits a value")),
+        ):
             self.ui.quantizationSelector.addItem(text, key)
         selector = self.ui.quantizationSelector
         selector.currentIndex = max(0, selector.findData(self._settings.text("quantization")))

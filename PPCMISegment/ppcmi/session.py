@@ -20,7 +20,7 @@ from ppcmi.consortium import ensure_codec
 from ppcmi.errors import CodecError, SiteError
 from ppcmi.pipeline import PrivateLink
 from ppcmi.protection import protection_of
-from ppcmi.quantization import Quantization
+from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import Profile
 from ppcmi.site import SiteProfile, TaskProfile
 
@@ -34,7 +34,7 @@ class LinkOptions:
     """
 
     model: int | None = None
-    quantization: Quantization = Quantization.I8
+    quantization: Quantization = FOR_MAPPING
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
     slices_per_bundle: int = 32
     in_flight: int = 4
@@ -59,7 +59,9 @@ def open_link(
         task=part.task,
         codec=codec,
         decoder=own_decoder(part, codec) if chosen.use_local_network else None,
-        protection=protection_of(site, part, fingerprint, profile, quantization=chosen.quantization),
+        protection=protection_of(
+            site, part, fingerprint, profile, quantization=chosen.quantization.fit_for(part.membership.mode)
+        ),
         mapper=client,
         model=number,
         slices_per_bundle=chosen.slices_per_bundle,

@@ -18,7 +18,7 @@ from typing import Any
 
 from ppcmi.bundle_header import BundleHeader, packed_size
 from ppcmi.klt.derivation import NONCE_BYTES
-from ppcmi.quantization import Quantization
+from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import SCALE_STRIDES, Profile, Stream, scale_shapes
 from ppcmi.site import Membership, Mode, Scope
 from ppcmi.slicing import slice_grid
@@ -39,7 +39,7 @@ class Sending:
     profile: Profile
     mode: Mode = "two-layer"
     scope: Scope = "consortium"
-    quantization: Quantization = Quantization.I8
+    quantization: Quantization = FOR_MAPPING
     slices_per_bundle: int = 32
 
     @classmethod
@@ -47,11 +47,12 @@ class Sending:
         cls,
         membership: Membership,
         profile: Profile,
-        quantization: Quantization = Quantization.I8,
+        quantization: Quantization = FOR_MAPPING,
         slices_per_bundle: int = 32,
     ) -> Sending:
         """As a membership prescribes."""
-        return cls(profile, membership.mode, membership.scope, quantization, slices_per_bundle)
+        fit = quantization.fit_for(membership.mode)
+        return cls(profile, membership.mode, membership.scope, fit, slices_per_bundle)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def text_of(*, masks=False, **changes):
 
 
 def test_the_text_names_what_leaves_in_numbers():
-    assert "60 slices leave as 49,152 protected numbers each, 3.0 MB in all (profile coarse, i8)" in text_of()
+    assert "60 slices leave as 49,152 protected numbers each, 1.5 MB in all (profile coarse, i4)" in text_of()
     export = text_of(masks=True)
     assert "100 slices of 2 cases" in export
     assert "each 3 times" in export

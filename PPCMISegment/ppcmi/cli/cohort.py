@@ -17,7 +17,7 @@ from ppcmi.errors import CasesFailedError, ServerRefusedError, SiteError, UsageE
 from ppcmi.export_settings import ExportSettings, usual_variants
 from ppcmi.pipeline import run
 from ppcmi.protection import protection_of
-from ppcmi.quantization import Quantization
+from ppcmi.quantization import FOR_TRAINING, Quantization
 from ppcmi.scales import Profile
 from ppcmi.site import SiteProfile, TaskProfile
 from ppcmi.what_leaves import Sending, export_of_slices, what_stays, who_could_learn_what
@@ -47,8 +47,8 @@ def add_parsers(groups: Groups) -> None:
     parser.add_argument(
         "--quantization",
         choices=[str(q) for q in Quantization],
-        default=str(Quantization.I8),
-        help="bytes a value (default: i8, one)",
+        default=str(FOR_TRAINING),
+        help="bits a value (default: i8, eight)",
     )
     parser.add_argument(
         "--variants",

@@ -22,7 +22,6 @@ from ppcmi.cli.parsers import Groups
 from ppcmi.dicom.segmentation_out import ENDING as DICOM_SEGMENTATION
 from ppcmi.errors import ConnectionFailedError, UsageError
 from ppcmi.locks import hold_lock
-from ppcmi.quantization import Quantization
 from ppcmi.result_files import ENDINGS
 from ppcmi.server_address import is_loopback
 from ppcmi.session import LinkOptions, open_link
@@ -138,7 +137,7 @@ class _BatchSegmenter:
         """As :class:`ppcmi.archive.node_work.Segmenter`."""
         options = self.command.options
         sources = find_sources(images).images
-        choices = LinkOptions(options.model, Quantization.I8, device=self.command.device())
+        choices = LinkOptions(options.model, device=self.command.device())
         link = open_link(self.site, self.site.task(options.task), self.site.client(), choices)
         endings = (*ENDINGS, DICOM_SEGMENTATION) if self.keep else (DICOM_SEGMENTATION,)
         files: list[Path] = []

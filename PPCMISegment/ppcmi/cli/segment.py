@@ -20,7 +20,7 @@ from ppcmi.confidence import ENDING as CONFIDENCE
 from ppcmi.dicom.segmentation_out import ENDING as DICOM_SEGMENTATION
 from ppcmi.errors import CasesFailedError, ReadError, UsageError, WriteError
 from ppcmi.pipeline import PrivateLink, provenance_of
-from ppcmi.quantization import Quantization
+from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.result_files import FORMATS
 from ppcmi.session import LinkOptions, open_link
 from ppcmi.site import SiteProfile
@@ -87,8 +87,8 @@ def add_parsers(groups: Groups) -> None:
     parser.add_argument(
         "--quantization",
         choices=[str(q) for q in Quantization],
-        default=str(Quantization.I8),
-        help="bytes a value on the way (default: i8, one)",
+        default=str(FOR_MAPPING),
+        help="bits a value on the way (default: i4, four; eight in mode paper)",
     )
     parser.add_argument("--in-flight", type=int, default=4, metavar="N", help="requests under way at once (default: 4)")
     add_archive(parser)
