@@ -13,7 +13,7 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ppcmi.files import sync_folder, write_atomically
@@ -21,8 +21,9 @@ from ppcmi.locks import hold_lock
 from ppcmi_server import audit
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import Database
-from ppcmi_server.database.schema import Cohort, Job
+from ppcmi_server.database.schema import Cohort
 from ppcmi_server.errors import OperatorError
+from ppcmi_server.jobs import unfinished_jobs
 from ppcmi_server.keys import (
     KEY_BYTES,
     NEXT_STORAGE_KEY,
@@ -59,12 +60,14 @@ def rotate_storage_key(config: ServerConfig, database: Database) -> int:
 
     What is stored stays as it is: each cohort's own key is wrapped anew, and does not change.
 
-    :raises OperatorError: if the server or a training runs, or a cohort's key cannot be opened.
+    :raises OperatorError: if the server runs, a training has not ended, or a cohort's key cannot be opened.
     """
     with _stopped(config):
         keys = ServerKeys.load(config.folder, config.key_file)
         wrapping = None if config.key_file is None else read_key_file(config.key_file)
         new = keys.next_storage_key or os.urandom(KEY_BYTES)
+        with database.reading() as session:
+            _require_no_training(session)
         _write(config.folder, NEXT_STORAGE_KEY, new, wrapping)
         with database.writing() as session:
             _require_no_training(session)
@@ -87,8 +90,9 @@ def _stopped(config: ServerConfig) -> AbstractContextManager[None]:
 
 
 def _require_no_training(session: Session) -> None:
-    if session.scalar(select(func.count()).select_from(Job).where(Job.state == "running")):
-        raise OperatorError("A training runs; pause or stop it before you change the storage key.")
+    """Checkpoints are encrypted under the storage key itself, so every training has to have ended."""
+    if unfinished_jobs(session):
+        raise OperatorError("A training runs, waits or is paused; let it end, or stop it, before you change the key.")
 
 
 def _write(folder: Path, name: str, key: bytes | None, wrapping: bytes | None) -> None:
