@@ -11,7 +11,7 @@ from ppcmi.errors import WriteError
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Put ``content`` at ``path`` in one step, with permissions ``mode`` from the first byte on.
+    """Put ``content`` at ``path`` in one step and durably, with permissions ``mode`` from the first byte on.
 
     :raises WriteError: if the folder cannot be written or the disk is full; what was at ``path`` before is untouched.
     """
@@ -23,6 +23,7 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except BaseException as error:  # also Ctrl-C: nothing half written stays
         with suppress(OSError):
             temporary.unlink()

@@ -33,8 +33,11 @@ EARLIEST = "2026-01-01T00:00:00Z"
 """The code is younger than this, and so is every moment that a right clock shows."""
 
 
-def examine(config: ServerConfig) -> Iterator[Finding]:
-    """Every finding, in the order in which things need each other."""
+def examine(config: ServerConfig, now: Callable[[], str] = clock.now) -> Iterator[Finding]:
+    """Every finding, in the order in which things need each other.
+
+    :param now: this machine's clock.
+    """
     basics = [*serving_findings(config), *storage_findings(config)]
     yield from basics
     yield _space(config)
@@ -47,7 +50,7 @@ def examine(config: ServerConfig) -> Iterator[Finding]:
     try:
         yield _guarded("integrity", lambda: _integrity(config, database))
         looks: tuple[tuple[str, Callable[[Session], Finding]], ...] = (
-            ("clock", _clock),
+            ("clock", lambda session: _clock(session, now())),
             ("cohorts", lambda session: _cohorts(session, config)),
             ("frames", lambda session: _frames(session, store)),
             ("models", lambda session: _models(session, ModelFiles(config.models_folder, store))),
@@ -116,8 +119,8 @@ def _integrity(config: ServerConfig, database: Database) -> Finding:
     return Finding("integrity", "ok", "The database is whole.")
 
 
-def _clock(session: Session) -> Finding:
-    now, last = clock.now(), session.scalar(select(func.max(AuditEvent.at)))
+def _clock(session: Session, now: str) -> Finding:
+    last = session.scalar(select(func.max(AuditEvent.at)))
     if now < EARLIEST:
         return Finding("clock", "problem", "This machine's clock is years behind; set it, certificates depend on it.")
     if last is not None and last > now:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import tarfile
 import threading
 from dataclasses import replace
@@ -16,10 +15,11 @@ from ppcmi_server import audit, backup, restore
 from ppcmi_server.archive import check_archive
 from ppcmi_server.cli.main import main
 from ppcmi_server.config import load_config
-from ppcmi_server.database.schema import AuditEvent, Cohort, Frame, Job, Model, Site
+from ppcmi_server.database.schema import AuditEvent, Cohort, Frame, Site
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.services import open_services
 from support.app_server import TASK, app_server
+from support.finished_models import add_model
 
 WORDS = "four random words here"
 
@@ -47,25 +47,6 @@ def whole_cohorts(services):
             frames = session.scalars(select(Frame).where(Frame.cohort_id == cohort.id).order_by(Frame.index))
             found[cohort.id] = [hashlib.sha256(services.cohorts.read_bundle(cohort, f)).hexdigest() for f in frames]
     return found
-
-
-def add_model(services):
-    """A model as training leaves one, as far as its file goes."""
-    file = services.config.models_folder / "job-1.safetensors"
-    file.write_bytes(os.urandom(1000))
-    with services.database.writing() as session:
-        config = {"epochs": 1}
-        session.add(Job(id=1, task_id=1, state="done", config=config, created="2026-01-01T00:00:00Z"))
-        session.flush()
-        session.add(
-            Model(
-                task_id=1, number=1, job_id=1, state="ready", preset="default", profile="coarse", mode="two-layer",
-                scope="consortium", codecs={}, config=config, seed=1, code_version="test", file=file.name,
-                file_digest=hashlib.sha256(file.read_bytes()).hexdigest(), cases=1, slices=4,
-                created="2026-01-01T00:00:00Z",
-            )
-        )  # fmt: skip
-    return file.read_bytes()
 
 
 @pytest.mark.usefixtures("every_storage")
