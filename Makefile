@@ -56,6 +56,7 @@ bench-imaging: .venv/.dev
 
 screenshots: .venv/.dev .venv/.system
 	$(BIN)/python -m screenshots $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python -m screenshots.dashboard
 
 # The demo and the benchmarks are no part of the packages; a .pth file makes them importable in this environment.
 .venv/.made:

@@ -57,12 +57,18 @@ def roll_back(session: Session, task: Task, actor: str = audit.OPERATOR) -> int:
 
     :raises TrainingError: if there was none before.
     """
-    history = _activations(session, task)
-    if len(history) < 2:
+    number = number_before(session, task)
+    if number is None:
         raise TrainingError("No model was active before this one; 'ppcmi-server model activate' takes any there is.")
-    _make_active(session, task, history[-2])
-    audit.record(session, actor, ROLLED_BACK, task=task.name, model=history[-2])
-    return history[-2]
+    _make_active(session, task, number)
+    audit.record(session, actor, ROLLED_BACK, task=task.name, model=number)
+    return number
+
+
+def number_before(session: Session, task: Task) -> int | None:
+    """The model that :func:`roll_back` would go back to, if any."""
+    history = _activations(session, task)
+    return history[-2] if len(history) > 1 else None
 
 
 def _make_active(session: Session, task: Task, number: int) -> None:

@@ -5,16 +5,20 @@ import threading
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
+from ppcmi_server import identity, operators
+from ppcmi_server.database.schema import Site
 from support.app_server import TASK, app_server
 from support.browser import Watched, chromium
-from support.dashboard_world import HOSTILE_NAME, make_world
+from support.dashboard_world import make_world
 
+HOSTILE_NAME = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 CHECK = (Path(__file__).parents[1] / "support" / "accessibility.js").read_text(encoding="utf-8")
 PAGES = (
     "", "/sites", "/sites/{site}", "/sites/{site}/revoke", "/tasks", "/tasks/tiny", "/cohorts",
     "/cohorts/{cohort}/withdraw", "/jobs", "/jobs/2", "/jobs/{running}", "/jobs/{running}/stop",
-    "/jobs/2/without/{suspect}", "/models", "/models/tiny/2", "/models/tiny/2/activate", "/models/tiny/roll-back",
+    "/jobs/2/without/{suspect}", "/models", "/models/tiny/2", "/models/tiny/1/activate", "/models/tiny/roll-back",
     "/load", "/audit", "/operators", "/operators/{operator}/revoke",
 )  # fmt: skip
 WINDOWS = {
@@ -29,7 +33,9 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dashboard")
     with app_server(folder / "server") as server:
         world = make_world(server, folder)
+        world.activate(2)
         world.activate(1)
+        world.add_model(world.add_job("done", 2), 3)
         world.running = world.add_job("running", 3)
         yield world
 
@@ -109,8 +115,6 @@ def test_the_check_of_pages_finds_what_is_wrong_with_a_page(browser, world):
 
 
 def test_a_page_without_anything_says_what_to_do_first(tmp_path, browser):
-    from ppcmi_server import operators
-
     with app_server(tmp_path / "server") as server:
         with server.services.database.writing() as session:
             token = operators.add_operator(session, "First day")
@@ -130,13 +134,10 @@ def test_a_page_without_anything_says_what_to_do_first(tmp_path, browser):
 
 
 def test_a_name_with_markup_is_shown_as_text_everywhere(world, visitor):
-    watched = visitor()
-    with world.reading() as session:
-        from sqlalchemy import select
-
-        from ppcmi_server.database.schema import Site
-
+    with world.writing() as session:
+        identity.add_site(session, HOSTILE_NAME)
         hostile = session.scalar(select(Site.id).where(Site.name == HOSTILE_NAME))
+    watched = visitor()
     for path in ("/sites", f"/sites/{hostile}", f"/sites/{hostile}/revoke", "/audit"):
         watched.open(path)
         assert HOSTILE_NAME in watched.page.get_by_role("main").inner_text(), path
@@ -149,11 +150,11 @@ def test_the_overview_says_first_what_needs_the_operator(world, visitor):
     assert (
         said.index("1 thing needs you") < said.index("Regional Clinic West: job 2 (tiny) reports") < said.index("Tasks")
     )
-    assert "model 2 is validated by 2 of 3 members" in said
+    assert "model 3 is validated by 0 of 3 members" in said
     watched.page.get_by_role("link", name="Read the report").click()
     row = watched.page.get_by_role("row", name="Regional Clinic West").last
     assert "suspect" in row.inner_text()
-    assert "cannot be predicted" in row.inner_text()
+    assert "do not follow from its images" in row.inner_text()
 
 
 def test_a_curve_grows_while_its_page_is_open(world, visitor):

@@ -13,7 +13,6 @@ from ppcmi_server.database.schema import Cohort as StoredCohort
 from ppcmi_server.database.schema import Job, JobCohort, JobEpoch, Model
 from support.app_server import CODEC, TASK, AppServer, SiteAtServer
 
-HOSTILE_NAME = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 CONFIG = {
     "preset": "default", "profile": "coarse", "epochs": 8, "seed": 1, "batch_size": 64, "learning_rate": 0.0015,
     "weight_decay": 0.05, "warm_up": 0.05, "minimum_steps": 600, "mixup": 0.3, "noise": 0.1, "average": 0.005,
@@ -47,10 +46,9 @@ class World:
         """A job as a worker would have left it; its number."""
         with self.writing() as session:
             task = tasks.find_task(session, TASK.name)
-            job = Job(
-                task_id=task.id, state=state, config=CONFIG, report=report, message=message, created=clock.now(),
-                finished=None if state in ("queued", "running", "paused") else clock.now(),
-            )  # fmt: skip
+            job = Job(task_id=task.id, state=state, config=CONFIG, report=report, message=message, created=clock.now())
+            job.worker = "a worker on another machine" if state == "running" else None
+            job.finished = clock.now() if state in ("done", "failed", "stopped") else None
             session.add(job)
             session.flush()
             usable = select(StoredCohort.id).where(StoredCohort.state == "whole", StoredCohort.excluded.is_(None))
@@ -102,7 +100,7 @@ class World:
                 {
                     "site": site.site_id, "slices": 8, "weight": 1.0, "validation_loss": 0.21, "without": 0.2,
                     "verdict": "suspect" if site is suspect else "fine",
-                    "reason": "Its masks cannot be predicted from its images, not even from its own."
+                    "reason": "its masks do not follow from its images, as if they belonged to other slices or cases"
                     if site is suspect else None,
                 }
                 for site in self.sites
@@ -121,7 +119,7 @@ def scores(dice: float, alone: float) -> dict:
 
 
 def make_world(server: AppServer, folder: Path) -> World:
-    """Three members with a cohort each, two models with scores, a suspect site, an invited one, one with a bad name."""
+    """Three members with a cohort each, two models with scores, a suspect site, an invited one."""
     with server.services.database.writing() as session:
         token = operators.add_operator(session, "Night shift")
         operators.add_operator(session, "Prometheus", ["observe"])
@@ -133,7 +131,6 @@ def make_world(server: AppServer, folder: Path) -> World:
         world.cohorts.append(site.upload(cohort))
     with server.services.database.writing() as session:
         identity.add_site(session, "City Hospital South")
-        identity.add_site(session, HOSTILE_NAME)
     first = world.add_job("done", 8)
     world.add_model(first, 1)
     second = world.add_job("done", 8, world.report(world.sites[2]))

@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ppcmi_server import audit, clock, models
+from ppcmi_server.backup import CREATED
 from ppcmi_server.checks import EXPIRES_SOON_DAYS
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.dashboard.room import rooms
@@ -18,7 +19,8 @@ from ppcmi_server.dashboard.scores import validated
 from ppcmi_server.dashboard.site_facts import SiteFacts, site_names
 from ppcmi_server.dashboard.training import suspects, usable_cohorts
 from ppcmi_server.dashboard.view import plural, size
-from ppcmi_server.database.schema import Cohort, Job, Member, Model, Site, Task
+from ppcmi_server.database.schema import AuditEvent, Cohort, Job, Member, Model, Site, Task
+from ppcmi_server.doctor import BACKUP_DAYS
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.tls import read_certificate
 
@@ -48,7 +50,7 @@ def concerns(
 ) -> list[Concern]:
     """Everything that needs the operator, problems first."""
     found = [
-        *_of_the_server(config, chain, mapper_alive),
+        *_of_the_server(session, config, chain, mapper_alive),
         *_of_trainings(session),
         *_of_models(session),
         *_of_sites(sites),
@@ -57,7 +59,9 @@ def concerns(
     return sorted(found, key=lambda concern: concern.level != "problem")
 
 
-def _of_the_server(config: ServerConfig, chain: audit.AuditState, mapper_alive: bool) -> Iterator[Concern]:
+def _of_the_server(
+    session: Session, config: ServerConfig, chain: audit.AuditState, mapper_alive: bool
+) -> Iterator[Concern]:
     if not mapper_alive:
         yield Concern("problem", None, "Mapping has ended; start the server again.", "/load", "Show the load")
     for room in rooms(config):
@@ -74,8 +78,20 @@ def _of_the_server(config: ServerConfig, chain: audit.AuditState, mapper_alive: 
             f"The audit log does not hold together from event {chain.first_broken} on: somebody changed it.",
             "/audit", "Show the log",
         )  # fmt: skip
+    yield from _of_backups(session)
     if config.tls.certificate is not None:
         yield from _of_the_certificate(config)
+
+
+def _of_backups(session: Session) -> Iterator[Concern]:
+    last = session.scalar(select(func.max(AuditEvent.at)).where(AuditEvent.action == CREATED))
+    if last is None:
+        yield Concern(
+            "look", None, "There is no backup yet; 'ppcmi-server backup FILE' makes one.", "/audit", "Show the log"
+        )
+    elif last < clock.in_future(-BACKUP_DAYS):
+        sentence = f"The last backup is older than {BACKUP_DAYS} days; 'ppcmi-server backup FILE' makes another."
+        yield Concern("look", None, sentence, f"/audit?action={CREATED}", "Show the log")
 
 
 def _of_the_certificate(config: ServerConfig) -> Iterator[Concern]:

@@ -12,14 +12,13 @@ from markupsafe import Markup, escape
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ppcmi_server import models
+from ppcmi_server import jobs, models
+from ppcmi_server.config import ServerConfig
 from ppcmi_server.dashboard import view
 from ppcmi_server.dashboard.charts import Curve, Line
 from ppcmi_server.dashboard.site_facts import site_names
 from ppcmi_server.database.schema import Cohort, Job, JobCohort, JobEpoch, Model, Task
 
-QUEUED, RUNNING, PAUSED = "queued", "running", "paused"
-UNFINISHED = (QUEUED, RUNNING, PAUSED)
 _SITE_ID = re.compile(r"\b[0-9a-f]{16}\b")
 
 
@@ -27,7 +26,8 @@ _SITE_ID = re.compile(r"\b[0-9a-f]{16}\b")
 class SiteVerdict:
     """What a training's report says of a site.
 
-    :param without: the others' loss without this site's cohorts, if that was measured.
+    :param without: error on this site's cases of a map that the other sites teach, see
+        :class:`ppcmi_server.contributions.SiteReport`.
     :param cohorts: how many of its cohorts would be in a training that began now.
     """
 
@@ -67,7 +67,7 @@ class JobFacts:
     @property
     def unfinished(self) -> bool:
         """Whether it may still change."""
-        return self.job.state in UNFINISHED
+        return self.job.state in jobs.UNFINISHED
 
     @property
     def sites_of_curve(self) -> list[str]:
@@ -92,7 +92,7 @@ class JobRow:
     suspect: bool
 
 
-def job_rows(session: Session, count: int, before: int | None) -> list[JobRow]:
+def job_rows(session: Session, config: ServerConfig, count: int, before: int | None) -> list[JobRow]:
     """The newest jobs.
 
     :param before: only jobs with smaller numbers.
@@ -106,13 +106,14 @@ def job_rows(session: Session, count: int, before: int | None) -> list[JobRow]:
     counts = {row[0]: row[1] for row in session.execute(cohorts)}
     models_of = select(Model.job_id, Model.number).where(Model.job_id.in_(numbers))
     made = {row[0]: row[1] for row in session.execute(models_of)}
+    places = jobs.queue_positions(session)
     rows = []
     for job, task in found:
         epochs_done, last = done.get(job.id, (0, None))
         newest = None if last is None else session.get(JobEpoch, (job.id, last))
         rows.append(
             JobRow(
-                job, task, state_of(job), _position(session, job), epochs_done, int(job.config.get("epochs", 0)),
+                job, task, state_of(config, job), places.get(job.id), epochs_done, int(job.config.get("epochs", 0)),
                 None if newest is None else newest.train_loss, counts.get(job.id, 0), made.get(job.id),
                 bool(suspects(job)),
             )
@@ -120,7 +121,7 @@ def job_rows(session: Session, count: int, before: int | None) -> list[JobRow]:
     return rows
 
 
-def job_facts(session: Session, job: Job, task: Task) -> JobFacts:
+def job_facts(session: Session, config: ServerConfig, job: Job, task: Task) -> JobFacts:
     """What is known of a job."""
     epochs = tuple(models.curve(session, job.id))
     names = site_names(session)
@@ -130,8 +131,8 @@ def job_facts(session: Session, job: Job, task: Task) -> JobFacts:
     return JobFacts(
         job=job,
         task=task,
-        state=state_of(job),
-        position=_position(session, job),
+        state=state_of(config, job),
+        position=jobs.queue_positions(session).get(job.id),
         epochs=epochs,
         epochs_in_all=in_all,
         left_s=_left(job, epochs, in_all),
@@ -144,13 +145,11 @@ def job_facts(session: Session, job: Job, task: Task) -> JobFacts:
     )
 
 
-def state_of(job: Job) -> str:
-    """A job's state, with what was asked of it and has not happened yet."""
-    if job.state in (QUEUED, RUNNING) and job.stop_requested:
-        return "stopping"
-    if job.state in (QUEUED, RUNNING) and job.pause_requested:
-        return "pausing"
-    return job.state
+def state_of(config: ServerConfig, job: Job) -> str:
+    """A job's state, with what was asked of it, or came over it, and was not dealt with yet."""
+    if job.state == "running" and not jobs.is_alive(config, job):
+        return "interrupted"
+    return "pausing" if job.pause_requested and job.state != "paused" else job.state
 
 
 def suspects(job: Job) -> list[str]:
@@ -199,15 +198,8 @@ def _verdict(names: Mapping[str, str], usable: Mapping[str, int], part: Mapping[
     )
 
 
-def _position(session: Session, job: Job) -> int | None:
-    if job.state != QUEUED:
-        return None
-    before = select(func.count()).select_from(Job).where(Job.state == QUEUED, Job.id < job.id)
-    return 1 + (session.scalar(before) or 0)
-
-
 def _left(job: Job, epochs: Sequence[JobEpoch], in_all: int) -> float | None:
-    if job.state != RUNNING or not epochs or in_all <= len(epochs):
+    if job.state != "running" or not epochs or in_all <= len(epochs):
         return None
     newest = [point.seconds for point in epochs[-5:]]
     return (in_all - len(epochs)) * sum(newest) / len(newest)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from ppcmi.errors import UsageError
 from ppcmi.scales import Profile
 from ppcmi_server import jobs, tasks
+from ppcmi_server.checkpoints import delete_checkpoints
 from ppcmi_server.cohorts import set_excluded
 from ppcmi_server.dashboard.guard import Change, UsesChange, UsesVisit
 from ppcmi_server.dashboard.pages import page_router
@@ -28,7 +29,7 @@ router = page_router()
 def list_jobs(visit: UsesVisit, before: Annotated[int | None, Query(ge=1, lt=1 << 31)] = None) -> Response:
     """Every job, the newest first, and the form for another."""
     with visit.services.database.reading() as session:
-        rows = job_rows(session, SHOWN + 1, before)
+        rows = job_rows(session, visit.services.config, SHOWN + 1, before)
         names = [task.name for task in tasks.list_tasks(session)]
     return visit.page(
         "jobs.html", jobs=rows[:SHOWN], tasks=names, profiles=[str(p) for p in Profile],
@@ -59,7 +60,7 @@ def start_job(change: UsesChange) -> Response:
 def show_job(number: Number, visit: UsesVisit) -> Response:
     """One job."""
     with visit.services.database.reading() as session:
-        facts = job_facts(session, *_job(session, number))
+        facts = job_facts(session, visit.services.config, *_job(session, number))
     return visit.page("job.html", facts=facts)
 
 
@@ -67,7 +68,7 @@ def show_job(number: Number, visit: UsesVisit) -> Response:
 def show_progress(number: Number, visit: UsesVisit) -> Response:
     """The part of a job's page that changes while it trains."""
     with visit.services.database.reading() as session:
-        facts = job_facts(session, *_job(session, number))
+        facts = job_facts(session, visit.services.config, *_job(session, number))
     return visit.part("job_live.html", facts=facts)
 
 
@@ -113,6 +114,7 @@ def stop(number: Number, change: UsesChange) -> Response:
     """Have a job stopped for good."""
     with change.services.database.writing() as session:
         jobs.request_stop(session, number, actor=change.actor)
+    delete_checkpoints(change.services.blobs, number)
     return _asked(change, number, "The training is stopped, or will be within seconds.")
 
 

@@ -15,6 +15,7 @@ from ppcmi_server.dashboard.pages.tasks import TaskName
 from ppcmi_server.dashboard.scores import Validated, all_validated, validated
 from ppcmi_server.dashboard.training import job_facts
 from ppcmi_server.database.schema import Cohort, Job, JobCohort, Model, Site, Task
+from ppcmi_server.errors import conflict
 
 SHOWN = 30
 """Models of each task in the list; every other has its page."""
@@ -37,17 +38,20 @@ def confirm_roll_back(name: TaskName, visit: UsesVisit) -> Response:
     """Ask before the model that was active before is so again."""
     with visit.services.database.reading() as session:
         task = tasks.find_task(session, name)
-        active = models.find_model(session, task, None)
+        number, active = models.number_before(session, task), models.active_model(session, task)
+        if number is None or active is None:
+            raise conflict("nothing-before", "No model was active before this one; activate one from the list instead.")
+        found = validated(session, models.find_model(session, task, number))
     return visit.page(
         "confirm.html",
-        heading="Roll back?",
-        subject=f"{name}, model {active.number}",
+        heading=f"Roll back to model {number}?",
+        subject=f"{name}, model {active.number} is active",
         sentences=[
-            f"Model {active.number} is retired, and the one that was active before it answers the sites again.",
+            f"Model {active.number} is retired. Model {number}, which was active before it, answers the sites again.",
             "Requests that are under way are answered by the model that they began with.",
         ],
-        warnings=[],
-        button="Roll back",
+        warnings=found.warnings,
+        button=f"Roll back to model {number}",
         action=f"/models/{name}/roll-back",
         back="/models",
         fields={},
@@ -72,7 +76,7 @@ def show_model(name: TaskName, number: Number, visit: UsesVisit) -> Response:
             "task": task,
             "found": validated(session, model),
             "trained_on": _trained_on(session, model),
-            "job": job_facts(session, session.get_one(Job, model.job_id), task),
+            "job": job_facts(session, visit.services.config, session.get_one(Job, model.job_id), task),
         }
     return visit.page("model.html", **content)
 
@@ -106,12 +110,11 @@ def activate(name: TaskName, number: Number, change: UsesChange) -> Response:
     return change.done(f"/models/{name}/{number}", f"Model {number} is active.")
 
 
-def _listed(session: Session, task: Task) -> tuple[Task, list[Validated], bool]:
-    """A task's newest models, with the active one however old it is, and whether there is one to go back to."""
+def _listed(session: Session, task: Task) -> tuple[Task, list[Validated], int | None]:
+    """A task's newest models, with the active one however old it is, and the number of the one to go back to."""
     every = models.list_models(session, task)[::-1]
     listed = [model for place, model in enumerate(every) if place < SHOWN or model.state == "active"]
-    states = {model.state for model in every}
-    return task, all_validated(session, listed), {"active", "retired"} <= states
+    return task, all_validated(session, listed), models.number_before(session, task)
 
 
 def _trained_on(session: Session, model: Model) -> list[tuple[Cohort, Site, bool]]:

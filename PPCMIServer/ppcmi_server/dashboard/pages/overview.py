@@ -5,14 +5,14 @@ from __future__ import annotations
 from fastapi import Request, Response
 from sqlalchemy import func, select
 
-from ppcmi_server import identity, tasks
+from ppcmi_server import identity, jobs, tasks
 from ppcmi_server.dashboard.attention import concerns
 from ppcmi_server.dashboard.guard import UsesVisit
 from ppcmi_server.dashboard.pages import page_router
 from ppcmi_server.dashboard.room import rooms
 from ppcmi_server.dashboard.site_facts import site_facts
 from ppcmi_server.dashboard.task_facts import task_facts
-from ppcmi_server.dashboard.training import UNFINISHED, job_facts
+from ppcmi_server.dashboard.training import job_facts
 from ppcmi_server.database.schema import Cohort, Job, Task
 
 router = page_router()
@@ -25,12 +25,12 @@ def show_overview(request: Request, visit: UsesVisit) -> Response:
     with visit.services.database.reading() as session:
         sites = site_facts(session, config, identity.list_sites(session))
         unfinished = session.execute(
-            select(Job, Task).join(Task, Task.id == Job.task_id).where(Job.state.in_(UNFINISHED)).order_by(Job.id)
+            select(Job, Task).join(Task, Task.id == Job.task_id).where(Job.state.in_(jobs.UNFINISHED)).order_by(Job.id)
         )
         content = {
             "concerns": concerns(session, config, sites, request.app.state.dashboard.chain.lately(session), alive),
             "tasks": [task_facts(session, task) for task in tasks.list_tasks(session)],
-            "jobs": [job_facts(session, job, task) for job, task in unfinished],
+            "jobs": [job_facts(session, config, job, task) for job, task in unfinished],
             "stored": int(session.scalar(select(func.sum(Cohort.stored_bytes))) or 0),
         }
     return visit.page("overview.html", sites=sites, load=visit.services.metrics.load(), rooms=rooms(config), **content)

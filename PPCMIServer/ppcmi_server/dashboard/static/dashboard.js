@@ -16,6 +16,10 @@ function replace(part, html) {
   }
 }
 
+function version(part) {
+  return part.querySelector("[data-version]")?.dataset.version;
+}
+
 async function refresh(part) {
   if (!document.hidden) {
     try {
@@ -25,9 +29,10 @@ async function refresh(part) {
         return;
       }
       if (answer.ok) {
+        const before = version(part);
         replace(part, await answer.text());
-        if (part.querySelector("[data-ended]")) {
-          location.reload();  // the page has other buttons now, and a report
+        if (version(part) !== before) {
+          location.reload();  // the page has other buttons now, or a report
           return;
         }
       }
