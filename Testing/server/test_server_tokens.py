@@ -9,6 +9,7 @@ import pytest
 import requests
 from sqlalchemy import select
 
+from ppcmi.cli.main import main as site_main
 from ppcmi.client import ServerClient
 from ppcmi.connection_errors import TokenRevokedError
 from ppcmi.errors import ServerRefusedError, SiteError
@@ -196,6 +197,33 @@ def test_a_workstation_takes_up_a_token_of_its_own_site_only(server, profile, si
     with pytest.raises(SiteError, match="does not know this token"):
         use_token(profile, "x" * 43)
     assert profile.client().me()["scopes"] == ["segment"]
+
+
+def test_a_site_manages_its_tokens_by_commands(profile, tmp_path, capsys):
+    def run(*words):
+        code = site_main(["site", *words, "--site", str(profile.folder)])
+        return code, capsys.readouterr().out
+
+    code, printed = run("token", "add", "reading room 2", "--days", "30")
+    token = printed.strip()
+    assert (code, len(token)) == (0, 43)
+    code, table = run("token", "list")
+    assert code == 0
+    assert "reading room 2" in table
+    assert "this one" in table
+    assert token not in table
+    assert run("rotate-token")[0] == 0
+    narrow, wide = tmp_path / "token.txt", (profile.folder / "token").read_text()
+    narrow.write_text(token + "\n")
+    code, said = run("token", "use", "--token-file", str(narrow))
+    assert code == 0
+    assert "it allows: segment." in said
+    assert run("token", "list")[0] == ServerRefusedError.exit_code  # a workstation does not manage tokens
+    profile.keep_token(wide)
+    (listed,) = (entry["id"] for entry in profile.client().tokens() if not entry["current"])
+    assert run("token", "revoke", listed)[0] == 0
+    assert run("token", "use", "--token-file", str(narrow))[0] == SiteError.exit_code
+    assert profile.client().me()["scopes"] == list(tokens.SITE_SCOPES)
 
 
 def test_a_clock_that_is_off_by_a_minute_ends_nothing_and_one_that_jumps_back_neither(server, site):
