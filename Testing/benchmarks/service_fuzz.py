@@ -35,7 +35,7 @@ from support.random_models import add_model, random_umn
 COMMAND = "python -m benchmarks.service_fuzz"
 NO_RATES = RateSettings(requests_per_minute=10**9, mapped_slices_per_hour=10**9, failed_per_minute=10**9)
 SECONDS_OF_SILENCE = 0.05
-"""After which the client gives a damaged request up: the server may wait for the rest of it, and has its own deadlines."""
+"""After which the client gives a damaged request up: the server may wait for its rest, and has deadlines for that."""
 
 
 def described(server: AppServer, site: SiteAtServer, count: int) -> FuzzOutcome:
