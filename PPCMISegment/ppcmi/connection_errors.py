@@ -18,7 +18,7 @@ PROBLEM_PREFIX = "urn:ppcmi:problem:"
 """Begins the ``type`` of the server's own problem documents."""
 
 UNAUTHORIZED = 401
-REVOKED = "revoked"
+REVOKED, EXPIRED = "revoked", "expired"
 
 
 class CertificateError(ConnectionFailedError):
@@ -44,6 +44,10 @@ class TokenRefusedError(ServerRefusedError):
 
 class TokenRevokedError(TokenRefusedError):
     """The server knows the token, and its operator has ended the site's access."""
+
+
+class TokenExpiredError(TokenRefusedError):
+    """The server knows the token, and its time is over."""
 
 
 class FailedCallError(Exception):
@@ -89,7 +93,8 @@ def refusal(status: int, body: bytes) -> ServerRefusedError | ConnectionFailedEr
         title, detail, kind = f"The server refused with status {status}", "", None
     error = ServerRefusedError
     if status == UNAUTHORIZED:
-        error = TokenRevokedError if kind == PROBLEM_PREFIX + REVOKED else TokenRefusedError
+        known = {PROBLEM_PREFIX + REVOKED: TokenRevokedError, PROBLEM_PREFIX + EXPIRED: TokenExpiredError}
+        error = known.get(kind, TokenRefusedError) if isinstance(kind, str) else TokenRefusedError
     return error(status, _one_line(title), _one_line(detail))
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from ppcmi.cli.main import main as site_main
 from ppcmi.client import ServerClient
+from ppcmi.connection_check import check_site
 from ppcmi.connection_errors import TokenRevokedError
 from ppcmi.errors import ServerRefusedError, SiteError
 from ppcmi.site import SiteProfile
@@ -234,6 +235,15 @@ def test_a_clock_that_is_off_by_a_minute_ends_nothing_and_one_that_jumps_back_ne
     assert with_token(server, token).me()
     change(server, token, expires=clock.ago(tokens.LEEWAY_S + 5))
     assert "expired" in str(refused(401, with_token(server, token).me))
+
+
+def test_whoever_tests_the_connection_with_an_expired_token_is_told_so(server, profile):
+    token = profile.client().add_token("reading room", ["segment"], 1)
+    change(server, token, expires=clock.ago(2 * tokens.LEEWAY_S))
+    profile.keep_token(token)
+    check = check_site(profile)
+    assert not check.ready
+    assert "expired" in check.sentence
 
 
 def test_a_code_has_the_same_leeway(server):
