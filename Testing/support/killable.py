@@ -52,6 +52,10 @@ class KillableServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
     def start(self) -> None:
         """Serve; returns when it answers."""
         self._control, theirs = _FORKING.Pipe()

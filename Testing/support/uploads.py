@@ -42,8 +42,8 @@ class UploadingSite:
     def protection(self) -> Protection:
         return protection_of(self.profile, self.part, CODEC, Profile.COARSE, quantization=Quantization.F32)
 
-    def write_cohort(self, path: Path, slices: Sequence[int], first: int = 1) -> CohortReader:
-        """A cohort file with a frame, and a case, for each number of slices; a slice takes 24 KiB."""
+    def write_cohort(self, path: Path, slices: Sequence[int], first: int = 1, parts: int = 1) -> CohortReader:
+        """A cohort file with a case for each number of slices, in so many equal frames; a slice takes 24 KiB."""
         protection = self.protection()
         with CohortWriter(
             path,
@@ -56,7 +56,7 @@ class UploadingSite:
         ) as writer:
             for case, count in enumerate(slices, start=first):
                 streams = {stream: make_latents(count, 10 * case + i) for i, stream in enumerate(Stream)}
-                writer.add_case(pseudonym(case), [protection.protect(streams, pseudonym(case), range(count))])
+                writer.add_case(pseudonym(case), [protection.protect(streams, pseudonym(case), range(count))] * parts)
         return CohortReader(path)
 
     def upload(self, path: Path, client: ServerClient | None = None, in_flight: int = 4) -> UploadSummary:
