@@ -20,6 +20,7 @@ import requests
 from ppcmi_server.cli.main import main
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.file_systems import file_system_of, require_local
+from ppcmi_server.health import answers
 from ppcmi_server.service_manager import ServiceManager
 from ppcmi_server.tls import make_self_signed, read_certificate
 
@@ -127,12 +128,18 @@ def test_a_service_manager_is_told_when_the_server_answers_reloads_and_stops(fol
         options = ("--tls-cert", str(folder / "server.crt"), "--tls-key", str(folder / "server.key"))
         with serving(folder, *options, NOTIFY_SOCKET=str(address)) as server:
             assert manager.recv(100) == b"READY=1"
-            assert requests.get(f"{server.url}/healthz", verify=str(folder / "server.crt"), timeout=10).ok
+            here = {
+                "PPCMI_SERVER_SERVE_PORT": server.url.rpartition(":")[2],
+                "PPCMI_SERVER_TLS_CERTIFICATE": "server.crt",
+                "PPCMI_SERVER_TLS_KEY": "server.key",
+            }
+            assert answers(folder, here)
             server.process.send_signal(signal.SIGHUP)
             assert manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
             assert manager.recv(100) == b"READY=1"
             assert server.end() == 0
             assert manager.recv(100) == b"STOPPING=1"
+            assert not answers(folder, here)
 
 
 def test_without_a_service_manager_nobody_is_told():
