@@ -77,7 +77,6 @@ class Metrics:
             "ppcmi_mapping_out_of_memory", "Batches halved for lack of memory.", registry=registry
         )
         self._upload_bytes = Counter("ppcmi_upload_bytes", "Bytes of cohorts received.", registry=registry)
-        self._upload_frames = Counter("ppcmi_upload_frames", "Frames of cohorts stored.", registry=registry)
         build = Gauge("ppcmi_build_info", "The server's version.", ["version"], registry=registry)
         build.labels(__version__).set(1)
         for stage in STAGES:
@@ -137,10 +136,9 @@ class Metrics:
 
     # ---- uploads
 
-    def uploaded(self, size: int, frames: int = 0) -> None:
-        """Bytes of a cohort arrived, and made so many frames whole."""
+    def uploaded(self, size: int) -> None:
+        """Bytes of a cohort arrived, and are stored or were so already."""
         self._upload_bytes.inc(size)
-        self._upload_frames.inc(frames)
 
     # ---- what others see
 

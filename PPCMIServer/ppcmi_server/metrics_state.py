@@ -18,7 +18,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import Database
-from ppcmi_server.database.schema import Cohort, Job, JobEpoch, Model, Site
+from ppcmi_server.database.schema import Cohort, Frame, Job, JobEpoch, Model, Site
 
 JOB_STATES = ("queued", "running", "paused", "done", "failed", "stopped")
 COHORT_STATES = ("open", "whole", "withdrawn")
@@ -79,6 +79,9 @@ def _from_database(session: Session) -> Iterator[Metric]:
     stored = GaugeMetricFamily("ppcmi_cohort_bytes", "Latents stored, encrypted.")
     stored.add_metric([], session.scalar(select(func.coalesce(func.sum(Cohort.stored_bytes), 0))) or 0)
     yield stored
+    frames = GaugeMetricFamily("ppcmi_cohort_frames", "Frames of cohorts stored.")
+    frames.add_metric([], session.scalar(select(func.count()).select_from(Frame)) or 0)
+    yield frames
     yield from _progress(session)
 
 

@@ -131,6 +131,18 @@ def test_what_the_database_knows_is_counted_when_it_is_asked(server, site, token
     assert found["process_resident_memory_bytes", ()] > 1 << 20
 
 
+def test_uploads_are_counted_in_bytes_and_frames(server, site, token, tmp_path):
+    before = samples(scrape(server, token))
+    cohort = site.write_cohort(tmp_path / "a.ppcmi", [1, 2], slices=1)
+    site.upload(cohort)
+    after = samples(scrape(server, token))
+    sent = sum(len(frame.data) for _, frame in cohort.frames())
+    assert after["ppcmi_upload_bytes_total", ()] - before["ppcmi_upload_bytes_total", ()] == sent
+    assert after["ppcmi_cohort_frames", ()] == 4
+    assert after["ppcmi_cohorts", (("state", "whole"),)] == 1
+    assert after["ppcmi_cohort_bytes", ()] >= sent
+
+
 @pytest.mark.usefixtures("_a_training_under_way")
 def test_every_number_that_the_grafana_page_and_the_alerts_ask_for_is_told(server, site, token):
     told = {name for name, _ in samples(scrape(server, token))}

@@ -66,6 +66,7 @@ async def put_frame(
     with memory.account() as take:
         body = await read_body(request, limits.frame_bytes, limits.idle_seconds, take)
         new = await run_in_threadpool(uploads.put_frame, cohort_id, caller, index, body)
+        services.metrics.uploaded(len(body))
     return Response(status_code=201 if new else 200)
 
 
@@ -101,6 +102,7 @@ async def put_chunk(
     with memory.account() as take:
         body = await read_body(request, limits.chunk_bytes, limits.idle_seconds, take)
         new = await run_in_threadpool(uploads.put_chunk, cohort_id, caller, place, body, take)
+        services.metrics.uploaded(len(body))
     return Response(status_code=201 if new else 200)
 
 
