@@ -23,7 +23,7 @@ from ppcmi.connection_errors import (
     CertificateError,
     OffProtocolError,
     ProtocolVersionError,
-    TokenExpiredError,
+    TokenEndedError,
     TokenRefusedError,
     TokenRevokedError,
 )
@@ -136,8 +136,11 @@ def _judge(error: PpcmiError, *, known_server: bool) -> tuple[Verdict, str]:
     verdict = next((verdict for kind, verdict in _BY_TYPE if isinstance(error, kind)), Verdict.UNREACHABLE)
     if not isinstance(error, ServerRefusedError):
         return verdict, str(error)
-    if isinstance(error, TokenExpiredError):
-        return verdict, "This workstation's token has expired; have another one made at the site, and take it up."
+    if isinstance(error, TokenEndedError):
+        return (
+            verdict,
+            "This workstation's token was replaced or has expired; have another one made at the site, and take it up.",
+        )
     if verdict is Verdict.REVOKED:
         return verdict, "The server's operator has ended this site's access; ask there for a new code."
     if verdict is Verdict.NOT_ENROLLED and known_server:

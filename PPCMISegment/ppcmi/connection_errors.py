@@ -18,7 +18,7 @@ PROBLEM_PREFIX = "urn:ppcmi:problem:"
 """Begins the ``type`` of the server's own problem documents."""
 
 UNAUTHORIZED = 401
-REVOKED, EXPIRED = "revoked", "expired"
+REVOKED, EXPIRED, ENDED = "revoked", "expired", "token-ended"
 
 
 class CertificateError(ConnectionFailedError):
@@ -46,8 +46,8 @@ class TokenRevokedError(TokenRefusedError):
     """The server knows the token, and its operator has ended the site's access."""
 
 
-class TokenExpiredError(TokenRefusedError):
-    """The server knows the token, and its time is over."""
+class TokenEndedError(TokenRefusedError):
+    """The server knows the token: it was replaced or revoked, or its time is over; the site is welcome."""
 
 
 class FailedCallError(Exception):
@@ -93,9 +93,15 @@ def refusal(status: int, body: bytes) -> ServerRefusedError | ConnectionFailedEr
         title, detail, kind = f"The server refused with status {status}", "", None
     error = ServerRefusedError
     if status == UNAUTHORIZED:
-        known = {PROBLEM_PREFIX + REVOKED: TokenRevokedError, PROBLEM_PREFIX + EXPIRED: TokenExpiredError}
-        error = known.get(kind, TokenRefusedError) if isinstance(kind, str) else TokenRefusedError
+        error = _OF_TOKENS.get(str(kind).removeprefix(PROBLEM_PREFIX), TokenRefusedError)
     return error(status, _one_line(title), _one_line(detail))
+
+
+_OF_TOKENS: Mapping[str, type[ServerRefusedError]] = {
+    REVOKED: TokenRevokedError,
+    EXPIRED: TokenEndedError,
+    ENDED: TokenEndedError,
+}
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

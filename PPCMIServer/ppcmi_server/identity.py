@@ -175,12 +175,13 @@ def set_weight(session: Session, name: str, weight: float, actor: str = audit.OP
     audit.record(session, actor, "site.weight", site=site.id, weight=f"{weight:g}")
 
 
-def bind_certificate(session: Session, site_id: str, certificate: str) -> None:
-    """Bind a site that is bound to none yet to the certificate that it shows."""
+def bind_certificate(session: Session, site_id: str, certificate: str) -> str:
+    """Bind a site to the certificate that it shows, unless it is bound to one; the one that it is bound to."""
     site = session.get_one(Site, site_id)
     if site.certificate is None:
         site.certificate = certificate
         audit.record(session, site_id, "site.certificate", site=site_id)
+    return site.certificate
 
 
 def forget_certificate(session: Session, name: str, actor: str = audit.OPERATOR) -> None:

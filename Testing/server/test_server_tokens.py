@@ -12,7 +12,7 @@ from sqlalchemy import select
 from ppcmi.cli.main import main as site_main
 from ppcmi.client import ServerClient
 from ppcmi.connection_check import check_site
-from ppcmi.connection_errors import TokenRevokedError
+from ppcmi.connection_errors import TokenEndedError
 from ppcmi.errors import ServerRefusedError, SiteError
 from ppcmi.site import SiteProfile
 from ppcmi.site_token import rotate_token, use_token
@@ -85,10 +85,17 @@ def test_a_replaced_token_works_until_an_hour_after_the_new_one_was_first_used(s
 def test_a_replaced_token_ends_at_once_when_the_site_says_so(server, site):
     new = with_token(server, site.client.rotate_token())
     new.retire_token()
-    with pytest.raises(TokenRevokedError):
+    with pytest.raises(TokenEndedError):
         site.client.me()
     new.retire_token()  # again changes nothing
     assert new.me()["site_id"] == site.site_id
+
+
+def test_who_goes_on_with_a_replaced_token_is_told_to_take_up_the_new_one(server, profile):
+    old = (profile.folder / "token").read_text()
+    rotate_token(profile)
+    profile.keep_token(old)  # as on another workstation
+    assert "replaced" in check_site(profile).sentence
 
 
 def test_of_new_tokens_that_never_arrived_none_works(server, site):

@@ -20,7 +20,7 @@ from ppcmi_server.mapping import Mapper
 from ppcmi_server.operators import Operator, authenticate_operator
 from ppcmi_server.services import Services
 from ppcmi_server.site_tokens import note_use
-from ppcmi_server.tokens import OPERATOR_SCOPES, SITE_SCOPES, Use, find_token, is_past, is_valid
+from ppcmi_server.tokens import OPERATOR_SCOPES, SITE_SCOPES, Use, find_token, is_valid
 
 _BEARER = HTTPBearer(auto_error=False, description="The token from enrolment.")
 
@@ -121,13 +121,15 @@ def _no_entry(session: Session, request: Request, token: str) -> RefusalError:
     found = find_token(session, token)
     if found is None:
         return _unknown_token(request, token)
-    if is_valid(found) and found.site_id is None:
-        return forbidden("This is for sites, and the token is an operator's.")
-    if is_valid(found) and session.get_one(Site, found.site_id).revoked is None:
-        return forbidden("This is for operators, and the token is a site's.")
-    if not found.revoked and is_past(found.expires):
+    if found.site_id is not None and session.get_one(Site, found.site_id).revoked is not None:
+        return _unauthorized("revoked", "The site's access was revoked; ask the server's operator.")
+    if found.revoked:
+        return _unauthorized("token-ended", "The token was replaced or revoked; take up a new one.")
+    if not is_valid(found):
         return _unauthorized("expired", "The token has expired; ask whoever made it for a new one.")
-    return _unauthorized("revoked", "The token was revoked; ask the server's operator.")
+    if found.site_id is None:
+        return forbidden("This is for sites, and the token is an operator's.")
+    return forbidden("This is for operators, and the token is a site's.")
 
 
 def _unknown_token(request: Request, token: str) -> RefusalError:
@@ -168,10 +170,11 @@ def _require_own_certificate(request: Request, services: Services, caller: Calle
     shown = certificate_of(request, services)
     if shown is None:
         return
-    if caller.certificate is None:
+    bound = caller.certificate
+    if bound is None:
         with services.database.writing() as session:
-            bind_certificate(session, caller.site_id, shown)
-    elif not hmac.compare_digest(caller.certificate, shown):
+            bound = bind_certificate(session, caller.site_id, shown)
+    if not hmac.compare_digest(bound, shown):
         raise forbidden("The certificate is not this site's; a new one has to be announced to the server's operator.")
 
 
