@@ -26,7 +26,7 @@ from typing import Any, TextIO
 from ppcmi_server.settings import LogSettings
 
 OWN = ("ppcmi", "ppcmi_server")
-PLACES = 4
+PLACES = 6
 LOG = logging.getLogger("ppcmi_server.errors")
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from ppcmi_server.config import ServerConfig, load_config
 from ppcmi_server.database.engine import Database
 from ppcmi_server.errors import OperatorError, RefusalError
 from ppcmi_server.leases import Lease, LeaseLostError
+from ppcmi_server.logs import configure_logging, describe
 from ppcmi_server.services import Services, open_services
 from ppcmi_server.train_job import TrainingOfJob
 from ppcmi_server.umn.training import is_out_of_memory
@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None, at: Point = nowhere) -> int:
     options = parser.parse_args(arguments)
     lease = Lease(options.job, options.worker, options.fence)
     try:
-        services = open_services(load_config(options.folder, os.environ).on_device(options.device))
+        config = load_config(options.folder, os.environ).on_device(options.device)
+        configure_logging(config.log, sys.stdout)
+        services = open_services(config)
         lock = leases.lock_file(services.config, lease.job, lease.worker)
         with hold_lock(lock, OperatorError("Another process works on this job."), patience_s=LOCK_PATIENCE_S):
             code = work(services, lease, at)
@@ -211,7 +213,7 @@ def _sentence(failure: Exception) -> str:
         return str(failure)
     if is_out_of_memory(failure):
         return "Memory is too small for the training's data; lower training.memory_bytes or add memory."
-    _say(f"{type(failure).__name__}\n{''.join(traceback.format_tb(failure.__traceback__))}")
+    _say(" ".join(f"{name}={value}" for name, value in describe(failure).items()))
     return f"It failed unexpectedly ({type(failure).__name__}); see the job's log."
 
 

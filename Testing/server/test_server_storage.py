@@ -8,10 +8,11 @@ import sys
 import pytest
 
 from ppcmi.locks import hold_lock, is_locked
-from ppcmi_server.blobs import BlobStore
+from ppcmi_server.blobs import BlobStore, open_blobs
 from ppcmi_server.config import create_folder
-from ppcmi_server.errors import OperatorError
+from ppcmi_server.errors import OperatorError, RefusalError
 from ppcmi_server.keys import ServerKeys, decrypt, encrypt
+from ppcmi_server.settings import StorageSettings
 from support.app_server import app_server
 
 HOLD_FOREVER = """
@@ -25,11 +26,23 @@ with hold_lock(Path(sys.argv[1]), PpcmiError("taken")):
 """
 
 
-@pytest.fixture(params=["directory", "memory://blobs"])
+@pytest.fixture(params=["directory", "memory://blobs", "s3"])
 def blobs(request, tmp_path):
-    store = BlobStore(str(tmp_path / "blobs") if request.param == "directory" else request.param)
+    if request.param == "s3":
+        store = request.getfixturevalue("s3_blobs")
+    else:
+        store = BlobStore(str(tmp_path / "blobs") if request.param == "directory" else request.param)
     yield store
     store.delete("a")
+
+
+@pytest.fixture
+def s3_blobs(s3_store, monkeypatch, tmp_path):
+    from support.s3 import CREDENTIALS
+
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return open_blobs(StorageSettings(blobs_url=s3_store.new_bucket(), s3_endpoint=s3_store.endpoint), tmp_path)
 
 
 def test_a_blob_is_stored_replaced_listed_and_deleted(blobs):
@@ -47,19 +60,50 @@ def test_a_blob_is_stored_replaced_listed_and_deleted(blobs):
         blobs.read("a/2")
 
 
-def test_a_blob_that_was_not_finished_is_not_there(tmp_path):
-    blobs = BlobStore(str(tmp_path / "blobs"))
+@pytest.mark.parametrize("store", ["directory", "s3"])
+@pytest.mark.parametrize("size", [2, 12 << 20])  # an S3 store gets the larger one in parts
+def test_a_blob_that_was_not_finished_is_not_there(request, tmp_path, store, size):
+    blobs = request.getfixturevalue("s3_blobs") if store == "s3" else BlobStore(str(tmp_path / "blobs"))
     blobs.write("a/1", b"whole")
 
     def fail_half_way():
         with blobs.writing("a/1") as file:
-            file.write(b"ha")
+            file.write(b"h" * size)
             raise ConnectionError
 
     with pytest.raises(ConnectionError):
         fail_half_way()
     assert blobs.read("a/1") == b"whole"
     assert blobs.names("a") == ["1"]
+
+
+def test_a_large_blob_is_whole_in_an_s3_store(s3_blobs):
+    content = os.urandom(12 << 20)
+    with s3_blobs.writing("a/1") as file:
+        for start in range(0, len(content), 1 << 20):
+            file.write(content[start : start + (1 << 20)])
+    assert s3_blobs.read("a/1") == content
+    assert s3_blobs.size("a/1") == len(content)
+
+
+def test_a_store_that_does_not_answer_is_a_503_that_names_nothing(tmp_path, monkeypatch):
+    from support.s3 import CREDENTIALS
+
+    pytest.importorskip("s3fs", reason="The extra 's3' is not installed.")
+    for name, value in {**CREDENTIALS, "AWS_MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    blobs = open_blobs(StorageSettings(blobs_url="s3://secret-bucket/x", s3_endpoint="http://127.0.0.1:9"), tmp_path)
+    for call in (lambda: blobs.write("a/1", b"x"), lambda: blobs.read("a/1"), lambda: blobs.names("a")):
+        with pytest.raises(RefusalError) as refused:
+            call()
+        assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "10"})
+        assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["nothing://x", "s4://bucket"])
+def test_an_address_that_no_store_has_is_named(tmp_path, url):
+    with pytest.raises(OperatorError, match=r"storage\.blobs_url"):
+        open_blobs(StorageSettings(blobs_url=url), tmp_path)
 
 
 def test_what_is_encrypted_opens_only_unaltered_under_its_key_and_context():
