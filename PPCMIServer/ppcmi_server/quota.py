@@ -22,7 +22,8 @@ from ppcmi_server.settings import StorageSettings
 
 def stored_bytes(session: Session, site_id: str) -> int:
     """Bytes that a site's cohorts take, chunks of frames that are not whole included."""
-    return session.scalar(select(func.coalesce(func.sum(Cohort.stored_bytes), 0)).where(Cohort.site_id == site_id)) or 0
+    found = session.scalar(select(func.sum(Cohort.stored_bytes)).where(Cohort.site_id == site_id))
+    return int(found or 0)  # PostgreSQL's sum of whole numbers is a decimal one
 
 
 class Room:

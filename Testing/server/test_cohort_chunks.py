@@ -10,6 +10,7 @@ from ppcmi_server.database.schema import Chunk, Cohort, Frame
 from support.app_server import TASK, app_server
 from support.uploads import blobs_of, frames_of
 
+pytestmark = pytest.mark.usefixtures("every_storage")
 KIB = 1 << 10
 CHUNK_LIMIT = 32 * KIB
 

@@ -14,6 +14,7 @@ from ppcmi_server.garbage import Sweeper
 from support.app_server import TASK, app_server
 from support.uploads import blobs_of, frames_of, orphans, refused
 
+pytestmark = pytest.mark.usefixtures("every_storage")
 OPERATOR = "operator-7"
 
 
