@@ -77,7 +77,7 @@ def _from_database(session: Session) -> Iterator[Metric]:
     yield _by_state("ppcmi_models", "Models.", MODEL_STATES, _counts(session, Model.state))
     yield _by_state("ppcmi_sites", "Sites.", ("invited", "enrolled", "revoked"), _sites(session))
     stored = GaugeMetricFamily("ppcmi_cohort_bytes", "Latents stored, encrypted.")
-    stored.add_metric([], session.scalar(select(func.coalesce(func.sum(Cohort.stored_bytes), 0))) or 0)
+    stored.add_metric([], int(session.scalar(select(func.sum(Cohort.stored_bytes))) or 0))
     yield stored
     frames = GaugeMetricFamily("ppcmi_cohort_frames", "Frames of cohorts stored.")
     frames.add_metric([], session.scalar(select(func.count()).select_from(Frame)) or 0)

@@ -11,18 +11,20 @@ from ppcmi_server.database.schema import Job, Model
 from ppcmi_server.umn.training import EpochReport
 from support.app_server import CODEC, TASK, app_server
 
+pytestmark = pytest.mark.usefixtures("every_storage")
+
 GOOD = {"Organ": {"dice": 0.9, "iou": 0.82, "hd95_mm": 2.5}, "Vessel": {"dice": 0.7}}
 POOR = {"Organ": {"dice": 0.5}, "Vessel": {"dice": 0.3}}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, every_storage):
     with app_server(tmp_path_factory.mktemp("models") / "server") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def sites(server):
+def sites(server, every_storage):
     return server.add_consortium("Hospital A", "Hospital B")
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ppcmi_server.settings import StorageSettings
 
-if TYPE_CHECKING:  # both need packages that not every machine has
+if TYPE_CHECKING:  # the last two need packages that not every machine has
+    from ppcmi_server.services import Services
     from support.postgres import Cluster
     from support.s3 import ObjectStore
 
@@ -23,6 +24,16 @@ _chosen: list[Callable[[], StorageSettings]] = []
 def storage_settings() -> StorageSettings:
     """Settings of a storage that nothing is in yet."""
     return _chosen[-1]() if _chosen else StorageSettings()
+
+
+def stored_files(services: Services) -> dict[str, bytes]:
+    """Everything in a server's folder and in its blob store, wherever that is."""
+    folder = services.config.folder
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    if services.blobs.is_local:
+        return found
+    files, root = services.blobs._files, services.blobs._root
+    return found | {f"blobs/{path.removeprefix(root + '/')}": files.cat_file(path) for path in files.find(root)}
 
 
 @contextmanager
