@@ -47,8 +47,6 @@ def main() -> int:
             watched.page.get_by_label("token").fill(world.token)
             watched.page.get_by_role("button", name="Log in").click()
             watched.open(path)
-            if name in ("report", "dark"):
-                watched.page.get_by_role("heading", name="What each site").scroll_into_view_if_needed()
             file = options.out / f"dashboard-{name}.png"
             watched.page.screenshot(path=file)
             context.close()

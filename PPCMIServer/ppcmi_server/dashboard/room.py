@@ -34,4 +34,4 @@ class Room:
 def rooms(config: ServerConfig) -> list[Room]:
     """Where the server's folder lies; an object store's room is not ours to know."""
     usage = shutil.disk_usage(config.folder)
-    return [Room("database, models, latents", usage.total, usage.free, config.storage.reserve_bytes)]
+    return [Room("the server's folder", usage.total, usage.free, config.storage.reserve_bytes)]

@@ -68,7 +68,7 @@ def moment(text: str | None, now: dt.datetime | None = None) -> Markup:
     at = parse_moment(text)
     ago = how_long_ago(at, now or dt.datetime.now(dt.UTC))
     return Markup('<time datetime="{}">{} <span class="ago">{}</span></time>').format(
-        text, at.strftime("%Y-%m-%d %H:%M UTC"), ago
+        text, at.strftime("%Y-%m-%d %H:%M\N{NO-BREAK SPACE}UTC"), ago
     )
 
 
