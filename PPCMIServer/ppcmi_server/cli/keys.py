@@ -31,7 +31,8 @@ def add_parsers(groups: Groups) -> None:
         group,
         "rotate-storage",
         _rotate_storage,
-        "Replace the key that wraps each cohort's own; what is stored stays as it is.",
+        "Replace the key that wraps each cohort's own; what is stored stays as it is. Where several servers share a "
+        "database, stop all of them, and copy the new storage.key to the others.",
         "ppcmi-server keys rotate-storage",
     )
 
