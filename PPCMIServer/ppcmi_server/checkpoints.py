@@ -65,8 +65,8 @@ class Checkpoints:
             sealing = SealingFile(file, self._key, self._context)
             torch.save(dict(state), cast("IO[bytes]", sealing))  # it needs write and flush
             sealing.finish()
-            self._require_job()
             self._at("checkpoint-written")
+            self._require_job()
         self._at("checkpoint-there")
         kept = self._names()[:KEPT]
         for old in self._blobs.names(self._folder):

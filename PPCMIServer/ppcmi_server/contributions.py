@@ -2,10 +2,12 @@
 
 A site is suspect if
 
-- its masks follow from its images by no map: not by one fitted on the other sites, nor on its own other cases, nor on
-  both, while the other sites' do. So it is with labels that belong to other slices or cases, or are made up;
-- they follow from its images, but otherwise than at all the other sites, which agree with each other on images like
-  these: labels that are swapped or displaced. An honest site with another scanner is not like that: its images differ;
+- its masks follow from its images by no linear map: not by one fitted on the other sites, nor on its own other cases,
+  nor on both, while at other sites they do. So it is with labels that belong to other slices, or are made up;
+- its masks follow as well from the images of another of its cases, at the same relative place, as from their own, which
+  they do not at other sites: labels that belong to other cases;
+- its masks contradict every other site's, while some of these agree with each other: labels that are displaced or
+  swapped. Where scanners are so unlike that no two sites agree, nothing is concluded;
 - its latents are out of all proportion, or many of its cases are copies.
 
 Sites are told from each other by medians over their cases, so a bad case does not condemn a site. An operator decides
@@ -14,14 +16,14 @@ what follows: excludes a cohort, lowers a weight, asks the site.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ppcmi_server.predictability import Positions, Skills, sample_positions, skills_of
+from ppcmi_server.predictability import Skills, sample_positions, skills_of_sites
 from ppcmi_server.training_data import SliceFacts, copies_of_cases, usual_strength
 from ppcmi_server.umn.dataset import LatentDataset
 
@@ -30,13 +32,14 @@ NO_SKILL = 0.1
 SOME_SKILL = 0.25
 """Median skill of other sites from which a lack of it says something."""
 WRONG_SKILL = -0.1
-"""Median skill, at a site, of what the others taught, below which it contradicts them."""
-LARGE_IMAGE_SHIFT = 1.0
-"""Distance of mean image latents between sites, in standard deviations within one, that explains a contradiction."""
+"""Median skill of what another site taught, below which the two contradict each other."""
+NO_GAIN, SOME_GAIN = 0.03, 0.1
+"""The same of the gain from a case's own images."""
 OUT_OF_PROPORTION = 9.0
 """Of mean squares: three times as large, or small."""
 COPIED_SHARE = 0.2
-FEWEST_CASES = 2
+FEWEST_CASES = 8
+"""Below which a site's own cases do not show what follows from what."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,8 @@ class Report:
 
 def examine(dataset: LatentDataset, facts: SliceFacts, weights: Mapping[str, float]) -> Report:
     """What the data say of each site, before any training; takes seconds."""
-    positions = sample_positions(dataset)
-    present = torch.unique(dataset.site).tolist()
-    skills = {site: skills_of(positions, site) for site in present}
+    skills = skills_of_sites(sample_positions(dataset))
+    present = sorted(skills)
     reports = []
     for site in present:
         own = (dataset.site == site) & (dataset.variant == 0)
@@ -97,7 +99,8 @@ def examine(dataset: LatentDataset, facts: SliceFacts, weights: Mapping[str, flo
             _strength_reason(dataset, facts, site),
             _copies_reason(dataset, facts, own),
             _skill_reason(skills, site, others),
-            _contradiction_reason(positions, skills, site, others),
+            _gain_reason(skills, site, others),
+            _contradiction_reason(skills, site, others),
         )
         reason = next((found for found in reasons if found is not None), None)
         elsewhere = skills[site].others
@@ -135,36 +138,42 @@ def _copies_reason(dataset: LatentDataset, facts: SliceFacts, own: Tensor) -> st
 
 def _skill_reason(skills: Mapping[int, Skills], site: int, others: Sequence[int]) -> str | None:
     """Its masks do not follow from its images, whatever map is tried."""
-    best = skills[site].best
-    if len(best) < FEWEST_CASES or float(best.median()) >= NO_SKILL:
+    if skills[site].best >= NO_SKILL:
         return None
-    reference = _median(float(skills[one].best.median()) for one in others if len(skills[one].best))
-    if others and reference < SOME_SKILL:
-        return None  # these latents do not show it at any site
-    return "its masks do not follow from its images, as if they belonged to other slices or cases"
+    elsewhere = max((skills[one].best for one in others if skills[one].cases >= FEWEST_CASES), default=0.0)
+    enough_of_its_own = skills[site].cases >= FEWEST_CASES and (not others or elsewhere >= SOME_SKILL)
+    if not enough_of_its_own and not _some_agree(skills, others):
+        return None
+    return "its masks do not follow from its images, as if they belonged to other slices"
 
 
-def _contradiction_reason(
-    positions: Positions, skills: Mapping[int, Skills], site: int, others: Sequence[int]
-) -> str | None:
-    """Its masks follow from its images, but not as at the other sites, which agree and have images like its own."""
-    elsewhere, own = skills[site].others, skills[site].own
-    if elsewhere is None or own is None or len(others) < 2 or float(elsewhere.median()) >= WRONG_SKILL:
+def _gain_reason(skills: Mapping[int, Skills], site: int, others: Sequence[int]) -> str | None:
+    """Its masks follow no better from their own images than from another case's."""
+    gain = skills[site].gain
+    if gain is None or len(gain) < FEWEST_CASES or float(gain.median()) >= NO_GAIN:
         return None
-    if _image_shift(positions, site) > LARGE_IMAGE_SHIFT or float(own.median()) < NO_SKILL:
+    elsewhere = [found for one in others if (found := skills[one].gain) is not None and len(found) >= FEWEST_CASES]
+    if not any(float(found.median()) >= SOME_GAIN for found in elsewhere):
         return None
-    agree = [float(skills[one].best.median()) for one in others]
-    if min(agree) < SOME_SKILL:
-        return None
-    return "its masks say something else than the other sites' masks do of images like its own"
+    return "its masks follow as well from the images of others of its cases, as if they belonged to those"
 
 
-def _image_shift(positions: Positions, site: int) -> float:
-    """How far a site's mean image latents are from the other sites', in standard deviations of those."""
-    own = positions.site == site
-    mine, theirs = positions.images[own].mean(dim=(0, 1)), positions.images[~own]
-    spread = theirs.std(dim=(0, 1)).square().sum().sqrt().clamp_min(1e-6)
-    return float((mine - theirs.mean(dim=(0, 1))).norm() / spread)
+def _contradiction_reason(skills: Mapping[int, Skills], site: int, others: Sequence[int]) -> str | None:
+    """Its masks are otherwise than every other site's, of which some agree with each other."""
+    from_one = [float(skill.median()) for skill in skills[site].by_site.values()]
+    if len(from_one) < 2 or max(from_one) >= WRONG_SKILL or not _some_agree(skills, others):
+        return None
+    return "its masks say something else of its images than any other site's would"
+
+
+def _some_agree(skills: Mapping[int, Skills], sites: Sequence[int]) -> bool:
+    """Whether what one of these sites taught serves another one well, and the other way round."""
+    return any(
+        min(float(skills[one].by_site[other].median()), float(skills[other].by_site[one].median())) >= SOME_SKILL
+        for one in sites
+        for other in sites
+        if one < other and other in skills[one].by_site and one in skills[other].by_site
+    )
 
 
 def _sentences(reports: Sequence[SiteReport], sites: int) -> list[str]:
@@ -176,8 +185,3 @@ def _sentences(reports: Sequence[SiteReport], sites: int) -> list[str]:
     if sites < 3:
         return ["With fewer than three sites, labels that are wrong in the same way throughout a site are not found."]
     return []
-
-
-def _median(values: Iterable[float]) -> float:
-    found = list(values)
-    return float(torch.tensor(found).median()) if found else 0.0

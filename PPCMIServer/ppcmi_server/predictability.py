@@ -7,6 +7,7 @@ below 0 that what was learned elsewhere is wrong here. Everything is measured on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,7 @@ class Positions:
     :param case: ``(n,)``.
     :param site: ``(n,)``.
     :param member: ``(n,)``: index of the codec.
+    :param weight: ``(n,)``: what is out of proportion counts less.
     """
 
     images: Tensor
@@ -39,24 +41,37 @@ class Positions:
     case: Tensor
     site: Tensor
     member: Tensor
+    weight: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Skills:
-    """Skills on each of a site's cases, ``(cases,)``, of maps fitted on the other sites, on its other cases, on both.
+    """Skills on each of a site's cases, ``(cases,)``.
 
-    ``others`` and ``both`` are None where no other site has the codec; ``own`` and ``both`` where it has one case.
+    ``others``, ``own`` and ``both`` are of maps fitted on the other sites, on the site's other cases, and on both; the
+    first and last are None where no other site has the codec, the latter two where the site has one case.
+
+    :param gain: how much better the site's own map does with a case's own images than with those of another of its
+        cases at the same relative place, relative to the latter's error; None where ``own`` is.
+    :param by_site: of maps fitted on one other site each, by that site.
     """
 
     others: Tensor | None
     own: Tensor | None
     both: Tensor | None
+    gain: Tensor | None
+    by_site: Mapping[int, Tensor]
 
     @property
-    def best(self) -> Tensor:
-        """Of the map that does best for the site, on each case."""
+    def best(self) -> float:
+        """Median skill of the map that does best for the site."""
         found = [skill for skill in (self.others, self.own, self.both) if skill is not None]
-        return max(found, key=lambda skill: float(skill.median())) if found else torch.zeros(0)
+        return max((float(skill.median()) for skill in found), default=0.0)
+
+    @property
+    def cases(self) -> int:
+        """Cases that were looked at."""
+        return 0 if self.own is None else len(self.own)
 
 
 def sample_positions(dataset: LatentDataset) -> Positions:
@@ -75,34 +90,43 @@ def sample_positions(dataset: LatentDataset) -> Positions:
         images.append(_rows(_at_coarsest(dataset.images.select(part))))
         masks.append(_rows(_coarsest(dataset.masks.select(part))))
     return Positions(
-        torch.cat(images), torch.cat(masks), dataset.case[index], dataset.site[index], dataset.member[index]
-    )
+        torch.cat(images), torch.cat(masks), dataset.case[index], dataset.site[index], dataset.member[index],
+        dataset.weight[index].clamp_min(1e-9),
+    )  # fmt: skip
 
 
-def skills_of(positions: Positions, site: int) -> Skills:
-    """How well a site's masks follow from its images."""
+def skills_of_sites(positions: Positions) -> dict[int, Skills]:
+    """How well each site's masks follow from its images."""
+    sites = torch.unique(positions.site).tolist()
+    maps = {site: _fit(positions, positions.site == site) for site in sites}
+    return {site: _skills(positions, site, maps) for site in sites}
+
+
+def _skills(positions: Positions, site: int, maps: Mapping[int, _Map]) -> Skills:
     own = positions.site == site
-    cases = torch.unique(positions.case[own])
-    folds = torch.arange(len(cases)) % FOLDS
-    codecs = torch.unique(positions.member[own])
+    cases, codecs = torch.unique(positions.case[own]), torch.unique(positions.member[own])
     others = ~own & torch.isin(positions.member, codecs)
-    alone, several = not bool(others.any()), len(cases) > 1
-    found: dict[str, list[float]] = {"others": [], "own": [], "both": []}
-    elsewhere = None if alone else _fit(positions, others)
-    for fold in range(min(FOLDS, len(cases))):
+    usual = positions.masks[own].mean(dim=0)
+    elsewhere = _case_skills(positions, own, _fit(positions, others), usual) if bool(others.any()) else None
+    by_site = {
+        one: _case_skills(positions, own, maps[one], usual) for one in torch.unique(positions.site[others]).tolist()
+    }
+    if len(cases) < 2:
+        return Skills(elsewhere, None, None, None, by_site)
+    alone: list[Tensor] = []
+    both: list[Tensor] = []
+    gain: list[Tensor] = []
+    stranger = _same_place_in_another_case(positions, own)
+    folds = torch.arange(len(cases)) % FOLDS
+    for fold in torch.unique(folds).tolist():
         left_out = own & torch.isin(positions.case, cases[folds == fold])
         rest = own & ~left_out
-        usual = positions.masks[rest if several else own].mean(dim=0)
-        maps = {
-            "others": elsewhere,
-            "own": _fit(positions, rest) if several else None,
-            "both": _fit(positions, others | rest) if several and not alone else None,
-        }
-        for name, one in maps.items():
-            if one is not None:
-                found[name] += _case_skills(positions, left_out, one, usual)
-    by_name = {name: torch.tensor(values) if values else None for name, values in found.items()}
-    return Skills(by_name["others"], by_name["own"], by_name["both"])
+        map_of_own, usual = _fit(positions, rest), positions.masks[rest].mean(dim=0)
+        alone.append(_case_skills(positions, left_out, map_of_own, usual))
+        gain.append(_case_skills(positions, left_out, map_of_own, map_of_own(positions.images[stranger[left_out]])))
+        if elsewhere is not None:
+            both.append(_case_skills(positions, left_out, _fit(positions, others | rest), usual))
+    return Skills(elsewhere, torch.cat(alone), torch.cat(both) if both else None, torch.cat(gain), by_site)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,24 +143,39 @@ def _fit(positions: Positions, which: Tensor) -> _Map:
     """Ridge regression of what masks differ from their mean at the position; every site counts the same."""
     images, masks, sites = positions.images[which], positions.masks[which], positions.site[which]
     _, number, counts = torch.unique(sites, return_inverse=True, return_counts=True)
-    share = (1 / counts.double()).float()[number][:, None, None]
+    share = ((1 / counts.double()).float()[number] * positions.weight[which])[:, None, None]
     total = share.sum()
     input_mean = (share * images).sum(dim=0) / total
     output_mean = (share * masks).sum(dim=0) / total
     inputs, outputs = (images - input_mean).flatten(0, 1), (masks - output_mean).flatten(0, 1)
     weighted = (share * (images - input_mean)).flatten(0, 1)
     gram = weighted.T @ inputs
-    gram += (RIDGE * gram.diagonal().mean() + 1e-6) * torch.eye(len(gram))
+    gram += (RIDGE * gram.diagonal().mean() + 1e-9) * torch.eye(len(gram))
     return _Map(torch.linalg.solve(gram, weighted.T @ outputs), input_mean, output_mean)
 
 
-def _case_skills(positions: Positions, which: Tensor, one: _Map, usual: Tensor) -> list[float]:
-    images, masks, cases = positions.images[which], positions.masks[which], positions.case[which]
-    error, before = (one(images) - masks).square().sum((1, 2)), (usual - masks).square().sum((1, 2))
-    return [
-        1 - float(error[cases == case].sum() / before[cases == case].sum().clamp_min(1e-6))
-        for case in torch.unique(cases).tolist()
-    ]
+def _case_skills(positions: Positions, which: Tensor, one: _Map, instead: Tensor) -> Tensor:
+    """By case: ``1 - e / e0`` with the map's error and that of what is predicted instead."""
+    masks, cases = positions.masks[which], positions.case[which]
+    error = (one(positions.images[which]) - masks).square().sum((1, 2))
+    before = (instead - masks).square().sum((1, 2))
+    return torch.tensor(
+        [
+            1 - float(error[cases == case].sum() / before[cases == case].sum().clamp_min(1e-6))
+            for case in torch.unique(cases).tolist()
+        ]
+    )
+
+
+def _same_place_in_another_case(positions: Positions, own: Tensor) -> Tensor:
+    """For each slice of a site, one of the site's next case at the same relative place, as an index; 0 for others."""
+    found = torch.zeros(len(own), dtype=torch.int64)
+    slices = {
+        case: torch.nonzero(own & (positions.case == case))[:, 0] for case in torch.unique(positions.case[own]).tolist()
+    }
+    for mine, other in zip(slices.values(), [*list(slices.values())[1:], next(iter(slices.values()))], strict=True):
+        found[mine] = other[torch.linspace(0, len(other) - 1, len(mine)).round().long()]
+    return found
 
 
 def _coarsest(latents: Latents) -> Tensor:

@@ -61,6 +61,26 @@ class SliceFacts:
     mask_power: Tensor
     digest: Tensor
 
+    @classmethod
+    def of(cls, images: Latents, masks: Latents) -> SliceFacts:
+        """Of slices in memory."""
+        hashes = [hashlib.blake2b(digest_size=8) for _ in range(len(images))]
+        for latents in (images, masks):
+            for _, values in fit_for_training(latents).items():
+                for found, content in zip(hashes, values.contiguous().numpy(), strict=True):
+                    found.update(content.tobytes())
+        numbers = [int.from_bytes(found.digest(), "big", signed=True) for found in hashes]
+        return cls(_powers(images), _powers(masks), torch.tensor(numbers))
+
+    @classmethod
+    def join(cls, parts: Sequence[SliceFacts]) -> SliceFacts:
+        """Of all slices of the parts, in order."""
+        return cls(
+            torch.cat([part.image_power for part in parts]),
+            torch.cat([part.mask_power for part in parts]),
+            torch.cat([part.digest for part in parts]),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
@@ -122,30 +142,30 @@ def load_dataset(
     codecs = tuple(dict.fromkeys(stored.cohort.codec for stored in cohorts))
     sites = tuple(dict.fromkeys(stored.site.id for stored in cohorts))
     cases: dict[tuple[str, str], int] = {}
-    member, site, case, variant, digest = (torch.zeros(count, dtype=torch.int64) for _ in range(5))
-    powers = torch.zeros(2, count)
+    member, site, case, variant = (torch.zeros(count, dtype=torch.int64) for _ in range(4))
+    seen: list[SliceFacts] = []
     start = 0
     for stored, frame in frames:
         where = slice(start, start + frame.slices)
-        streams = _open(services, task, stored, frame)
-        hashes = [hashlib.blake2b(digest_size=8) for _ in range(frame.slices)]
-        for row, (room, stream) in enumerate(((images, Stream.IMAGE), (masks, Stream.MASK))):
-            latents = streams[stream].of(profile)
-            powers[row, where] = _powers(latents)
-            kept = latents.map(lambda _, values: values.clamp(-LARGEST_LATENT, LARGEST_LATENT).half())
-            room.put(start, kept)
-            _add_digests(hashes, kept)
-        digest[where] = torch.tensor([int.from_bytes(found.digest(), "big", signed=True) for found in hashes])
+        streams = {stream: latents.of(profile) for stream, latents in _open(services, task, stored, frame).items()}
+        images.put(start, fit_for_training(streams[Stream.IMAGE]))
+        masks.put(start, fit_for_training(streams[Stream.MASK]))
+        seen.append(SliceFacts.of(streams[Stream.IMAGE], streams[Stream.MASK]))
         member[where] = codecs.index(stored.cohort.codec)
         site[where] = sites.index(stored.site.id)
         case[where] = cases.setdefault((stored.cohort.site_id, frame.pseudonym), len(cases))
         variant[where] = frame.variant
         start = where.stop
-    facts = SliceFacts(powers[0], powers[1], digest)
+    facts = SliceFacts.join(seen)
     dataset = LatentDataset(images, masks, codecs, member, case, variant, sites, site)
-    weight = _slice_weights(dataset, facts, [dict(weights or {}).get(one, 1.0) for one in sites])
+    weight = slice_weights(dataset, facts, [dict(weights or {}).get(one, 1.0) for one in sites])
     dataset = LatentDataset(images, masks, codecs, member, case, variant, sites, site, weight)
     return TrainingData(dataset, facts)
+
+
+def fit_for_training(latents: Latents) -> Latents:
+    """As they are kept: float16, cut off at :data:`LARGEST_LATENT`."""
+    return latents.map(lambda _, values: values.float().clamp(-LARGEST_LATENT, LARGEST_LATENT).half())
 
 
 def copies_of_cases(dataset: LatentDataset, facts: SliceFacts) -> dict[int, int]:
@@ -159,8 +179,11 @@ def copies_of_cases(dataset: LatentDataset, facts: SliceFacts) -> dict[int, int]
     return {case: counts[content] for case, content in same.items()}
 
 
-def _slice_weights(dataset: LatentDataset, facts: SliceFacts, of_site: Sequence[float]) -> Tensor:
-    """Weights of the sites, less for what is out of proportion, and a copied case counts once in all."""
+def slice_weights(dataset: LatentDataset, facts: SliceFacts, of_site: Sequence[float]) -> Tensor:
+    """How much each slice counts, ``(n,)``: its site's weight, less where it is out of proportion or of a copied case.
+
+    Copies of a case count once in all.
+    """
     weight = torch.tensor(of_site)[dataset.site]
     for power in (facts.image_power, facts.mask_power):
         most = LARGEST_POWER * usual_strength(dataset, power)
@@ -180,12 +203,6 @@ def _powers(latents: Latents) -> Tensor:
     """Mean square of each slice over all scales."""
     squares = [values.double().square().flatten(1) for _, values in latents.items()]
     return torch.cat(squares, dim=1).mean(dim=1).float()
-
-
-def _add_digests(hashes: Sequence[Any], latents: Latents) -> None:
-    for _, values in latents.items():
-        for found, content in zip(hashes, values.contiguous().numpy(), strict=True):
-            found.update(content.tobytes())
 
 
 def _open(services: Services, task: TaskDocument, stored: StoredCohort, frame: Frame) -> dict[Stream, Latents]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy_report import ALONE, COARSE, PAPER, POOLED, report
+from benchmarks.accuracy_report import ALONE, COARSE, FOUR_BITS, PAPER, POOLED, report
 from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium, train_together
 from benchmarks.results import here_and_now
 from ppcmi.codec.codec import Codec
@@ -30,7 +30,7 @@ from ppcmi.codec.training import CodecTrainingConfig, predict_locally, train_cod
 from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.fitting import FitConfig, FitReport
 from ppcmi.latents import Latents
-from ppcmi.quantization import Quantization
+from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import Profile
 from ppcmi.task import Task, load_task
 from ppcmi_server.umn.model import TrainedUmn
@@ -95,7 +95,7 @@ class Run:
     def __init__(self, data: Path, task: Task, labelled: int | None, budget: Budget, store: Path) -> None:
         self.task, self.budget, self.store = task, budget, store
         self.title = f"{data.name}, {labelled or 'all'} labelled cases a site"
-        self.sites = [_site(data, task, name, labelled) for name in SITES]
+        self.sites = [load_site(data, task, name, labelled) for name in SITES]
         self.origin = asdict(here_and_now())
         self.networks = store.parent / f"{store.stem}-{self.origin['commit']}"
         self.rows: dict[str, dict[str, object]] = json.loads(store.read_text()) if store.exists() else {}
@@ -143,6 +143,7 @@ class Run:
         """What the product's choices cost or gain: quantization, inner layer, codec scope, the published system."""
         shared = self._shared_codec()
         self._private(*shared, Profile.COARSE, quantization=Quantization.F32)
+        self._four_bits(*shared)
         self._private(*shared, Profile.COARSE, inner_key=None)
         self._site_codecs(shared[0])
         if self.task.slicing.size[0] >= SMALLEST_PAPER_SLICE:
@@ -266,6 +267,15 @@ class Run:
         if len(umn.description.codecs) == 1:
             self.row(f"{name}, member without labels", lambda: self.scores(without_labels))
 
+    def _four_bits(self, codec: Codec, decoders: dict[str, SiteDecoder], plains: Sequence[PlainLatents]) -> None:
+        """Requests and answers as they are by default; the cohorts that the model learned from have eight bits."""
+        if f"{FOUR_BITS}, member without labels" in self.rows:
+            return
+        eight = [join_consortium(codec, Profile.COARSE, link_key=bytes([number]) * 32) for number in (1, 2, 3)]
+        umn = self._umn(COARSE, eight, plains, replace(self.budget.umn, profile=Profile.COARSE))
+        members = [replace(member, quantization=FOR_MAPPING) for member in eight]
+        self._together(FOUR_BITS, dict(zip(SITES, members, strict=True)), umn, decoders)
+
     def _site_codecs(self, first: Codec) -> None:
         name = f"{COARSE}, a codec for each site"
         if f"{name}, server's part alone" in self.rows:
@@ -305,7 +315,7 @@ class Run:
         self.row(PAPER, lambda: self.scores(predict) | facts)
 
 
-def _site(data: Path, task: Task, name: str, labelled: int | None) -> Site:
+def load_site(data: Path, task: Task, name: str, labelled: int | None) -> Site:
     cases = [case for case in find_cases(data) if case.site == name]
 
     def fold(which: str) -> list[CaseFiles]:
