@@ -335,6 +335,11 @@ def test_an_error_is_a_page_with_one_sentence_and_its_request_id(operator):
     assert answer.headers["X-Request-ID"] in answer.text
 
 
+def test_a_slash_at_the_end_of_the_address_is_forgiven(operator):
+    assert operator.get("/").headers["Location"] == "/dashboard"
+    assert operator.get("/sites/").status_code == 404
+
+
 def test_the_dashboard_is_no_part_of_the_api(server):
     assert "dashboard" not in requests.get(f"{server.url}/openapi.json", timeout=20).text
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path as FilePath
 
 from fastapi import Response
+from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException
 
-from ppcmi_server.dashboard.guard import UsesVisit
+from ppcmi_server.dashboard.guard import SEE_OTHER, UsesVisit
 from ppcmi_server.dashboard.pages import page_router
+from ppcmi_server.dashboard.rendering import ROOT
 
 STATIC = FilePath(__file__).parents[1] / "static"
 KINDS = {
@@ -29,6 +31,8 @@ def get_file(name: str) -> Response:
 
 
 @router.api_route("/{anything:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
-def get_nothing(visit: UsesVisit) -> Response:
-    """404 for who is logged in; others are asked to log in first."""
+def get_nothing(anything: str, visit: UsesVisit) -> Response:
+    """404 for who is logged in; others are asked to log in first. A slash at the end of the root is forgiven."""
+    if not anything:
+        return RedirectResponse(ROOT, SEE_OTHER)
     raise HTTPException(404)
