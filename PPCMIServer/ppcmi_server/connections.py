@@ -39,7 +39,8 @@ class ServingConfig(uvicorn.Config):
     """uvicorn's configuration with deadlines for connections.
 
     :param serve: ``header_seconds``, ``keep_alive_seconds`` and ``connections`` count here.
-    :param answer_seconds: how long a client may take to read one answer.
+    :param answer_seconds: how long a client may take to read one answer, and to send the rest of a body that was
+        answered before it was all there.
     :param options: uvicorn's own.
 
     Example::
@@ -68,6 +69,7 @@ class DeadlineProtocol(H11Protocol):
     def __init__(self, config: ServingConfig, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
         self._head = _Deadline(self.loop, self._abort)
+        self._rest = _Deadline(self.loop, self._abort)
         self._answer = _Deadline(self.loop, self._abort)
 
     # ---- as asyncio calls them
@@ -81,12 +83,12 @@ class DeadlineProtocol(H11Protocol):
             longest._abort()  # another one of these
             if longest is self:
                 return
-        self._wait_for_head()
+        self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
-        self._head.cancel()
-        self._answer.cancel()
+        for deadline in (self._head, self._rest, self._answer):
+            deadline.cancel()
         self.config.waiting.pop(self, None)
         super().connection_lost(exc)
 
@@ -145,25 +147,25 @@ class DeadlineProtocol(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _look(self) -> None:
-        """Start or end the wait for a head, or for the rest of a body that nobody reads."""
+        """Start or end the waits for a head, and for the rest of a body that was answered before it was all there."""
         if self.transport.is_closing():
             return
         if self._is_under_way():
             self._head.cancel()
+            self._rest.cancel()
             self.config.waiting.pop(self, None)
-        elif self.timeout_keep_alive_task is None:
-            self._wait_for_head()
+            return
+        self.config.waiting.setdefault(self)
+        if not self.flow.write_paused:
+            self._answer.cancel()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._rest.start(self.config.answer_seconds)
+            return
+        self._rest.cancel()
+        if self.timeout_keep_alive_task is None:
+            self._head.start(self.config.header_seconds)
         else:  # idle: uvicorn's own timer runs
             self._head.cancel()
-            if not self.flow.write_paused:
-                self._answer.cancel()
-            self.config.waiting.setdefault(self)
-            if self.conn.their_state is h11.SEND_BODY:
-                self._wait_for_head()
-
-    def _wait_for_head(self) -> None:
-        self._head.start(self.config.header_seconds)
-        self.config.waiting.setdefault(self)
 
     def _close_surely(self) -> None:
         """A transport that closes waits for what it still has to send; not for ever."""

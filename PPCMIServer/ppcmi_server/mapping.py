@@ -8,7 +8,6 @@ whose model does, fails alone.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -21,9 +20,9 @@ from ppcmi.device_memory import Portions
 from ppcmi.latents import Latents, concatenate
 from ppcmi_server.errors import RefusalError
 from ppcmi_server.fair_queue import Answer, FairQueue, Kind, Part, Waiting
+from ppcmi_server.logs import log_error
 from ppcmi_server.metrics import Metrics, Refusal
 
-LOG = logging.getLogger("ppcmi_server.mapping")
 SMOOTHING = 0.2
 """Weight of the newest request in the mean time that one takes."""
 LONGEST_RETRY_S = 60
@@ -156,7 +155,7 @@ class Mapper:
             try:
                 self._map_together(batch)
             except Exception as error:  # the batch fails, the service goes on
-                LOG.error("mapping-failed", extra={"fields": {"error": type(error).__name__}})  # noqa: TRY400  # text may tell
+                log_error("mapping-failed", error)
                 for part in batch:
                     self._fail(part.request, error)
 

@@ -13,8 +13,9 @@ import requests
 
 from ppcmi_server.connections import ServingConfig
 from ppcmi_server.settings import ServeSettings
-from support.app_server import TASK, app_server, running
+from support.app_server import TASK, app_server, make_latents, running
 from support.loopback import write_certificate
+from support.random_models import add_model, random_umn
 
 HEADER_S = 1.0
 SLOW = 500
@@ -65,8 +66,13 @@ def drip(connection, data, pause_s=0.1):
     return time.monotonic() - start
 
 
-def answered(data):
-    return data.startswith(b"HTTP/1.1 200")
+def is_answered(connection):
+    """Whether a whole request to the health check gets its whole answer."""
+    connection.sendall(HEAD + b"\r\n")
+    got = b""
+    while not got.endswith(b"}") and (data := connection.recv(4096)):
+        got += data
+    return got.startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", HEAD + b"X-Padding: "], ids=["nothing", "a line", "headers"])
@@ -82,15 +88,12 @@ def test_a_head_that_comes_byte_by_byte_has_no_longer_than_one_that_does_not_com
 
 def test_the_second_head_of_a_connection_has_the_same_deadline_and_an_idle_connection_its_own(connect):
     connection = connect()
-    connection.sendall(HEAD + b"\r\n")
-    assert answered(connection.recv(4096))
+    assert is_answered(connection)
     time.sleep(HEADER_S * 1.2)  # idle connections stay longer than heads may take
-    connection.sendall(HEAD + b"\r\n")
-    assert answered(connection.recv(4096))
+    assert is_answered(connection)
     assert drip(connection, HEAD + b"X-Padding: " + b"a" * 200) < HEADER_S * 3
     idle = connect()
-    idle.sendall(HEAD + b"\r\n")
-    assert answered(idle.recv(4096))
+    assert is_answered(idle)
     assert SETTINGS.keep_alive_seconds * 0.7 < seconds_until_cut_off(idle) < SETTINGS.keep_alive_seconds * 2
 
 
@@ -123,6 +126,27 @@ def test_a_client_that_does_not_read_its_answers_is_cut_off(server, connect):
     connection.settimeout(15)
     seconds_until_cut_off(connection)
     assert requests.get(server.url + "/healthz", timeout=15).status_code == 200
+
+
+def test_an_answer_that_nobody_reads_counts_as_memory_until_its_client_is_cut_off(tmp_path):
+    limits = {"bundle_bytes": 32 << 20, "body_seconds": 4.0}
+    with app_server(tmp_path / "server", {"serve": SETTINGS}, **limits) as server:
+        (site,), memory = server.add_consortium("Hospital A"), server.app.state.body_memory
+        add_model(server.services, random_umn())
+        bundle, free = site.bundle(make_latents(1500, 1)), memory.left
+        parts = urlsplit(server.url)
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(60)
+            connection.connect((parts.hostname, parts.port))
+            head = f"POST /v1/tasks/{TASK.name}/map HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.token}\r\n"
+            connection.sendall(head.encode() + f"Content-Length: {len(bundle)}\r\n\r\n".encode() + bundle)
+            assert connection.recv(12) == b"HTTP/1.1 200"
+            time.sleep(1)
+            assert memory.left <= free - len(bundle)
+            assert server.mapper.waiting == 0
+            time.sleep(limits["body_seconds"])
+            assert memory.left == free
 
 
 def test_hundreds_of_slow_clients_do_not_delay_an_honest_one(server, site, connect):
@@ -195,8 +219,8 @@ def test_a_head_without_end_is_refused_within_a_few_kilobytes(connect):
 
 def test_a_tls_handshake_that_does_not_go_on_is_cut_off(tmp_path):
     async def app(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body"})
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"{}"})
 
     certificate = write_certificate(tmp_path / "server.pem")
     config = ServingConfig(
@@ -210,6 +234,5 @@ def test_a_tls_handshake_that_does_not_go_on_is_cut_off(tmp_path):
             socket.create_connection(address, timeout=15) as plain,
             context.wrap_socket(plain, server_hostname=address[0]) as connection,
         ):
-            connection.sendall(HEAD + b"\r\n")
-            assert answered(connection.recv(4096))
+            assert is_answered(connection)
             assert drip(connection, HEAD + b"X-Padding: " + b"a" * 200) < HEADER_S * 3

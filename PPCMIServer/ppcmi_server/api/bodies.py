@@ -64,6 +64,11 @@ class BodyMemory:
         self._left = total
         self._lock = threading.Lock()
 
+    @property
+    def left(self) -> int:
+        """Bytes that are not taken."""
+        return self._left
+
     @contextmanager
     def account(self) -> Iterator[Callable[[int], None]]:
         """A function to call with the size of each piece of a body; what it took is given back when the context ends.
