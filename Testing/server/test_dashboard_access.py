@@ -7,6 +7,7 @@ from http.cookies import SimpleCookie
 
 import pytest
 import requests
+from sqlalchemy import text
 
 from ppcmi_server import identity, operators
 from ppcmi_server.api.rates import FailedAttempts
@@ -333,6 +334,27 @@ def test_an_error_is_a_page_with_one_sentence_and_its_request_id(operator):
     assert answer.status_code == 422
     assert "A site&#39;s name has 1 to 100 printable characters." in answer.text
     assert answer.headers["X-Request-ID"] in answer.text
+
+
+def test_what_nobody_expected_is_a_page_and_a_line_in_the_log_without_its_words(tmp_path, caplog):
+    with app_server(tmp_path / "server") as broken:
+        with broken.services.database.writing() as session:
+            token = operators.add_operator(session, "Someone")
+        operator = Operator(broken, token)
+        operator.log_in()
+        with broken.services.database.writing() as session:
+            session.execute(text("ALTER TABLE audit_events RENAME TO gone"))
+        answer = operator.get("/audit")
+    assert answer.status_code == 500
+    assert answer.headers["X-Request-ID"] in answer.text
+    assert "audit_events" not in answer.text + caplog.text
+    assert "unexpected" in caplog.text
+    assert answer.headers["X-Frame-Options"] == "DENY"
+
+
+def test_the_list_of_operators_says_when_each_token_was_used(operator):
+    row = re.search(r"<tr>(?:(?!</tr>).)*, you.*?</tr>", operator.get("/operators").text, re.DOTALL)[0]
+    assert row.count("<time") == 2  # made and used
 
 
 def test_a_slash_at_the_end_of_the_address_is_forgiven(operator):

@@ -1,15 +1,18 @@
 """A full disk refuses what does not fit, keeps nothing half, and is forgotten when there is room again (F5)."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+import requests
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ppcmi.errors import ServerRefusedError
 from ppcmi.frame_sender import FrameSender
-from ppcmi_server import identity
+from ppcmi_server import identity, operators
+from ppcmi_server.database.schema import Login
 from ppcmi_server.errors import RefusalError
 from ppcmi_server.full_disk import is_full
 from ppcmi_server.quota import Room
@@ -146,3 +149,19 @@ def test_only_a_full_disk_is_one():
     assert not is_full(from_database(PgError({"S": "ERROR", "C": "40001"})))
     assert not is_full(OperationalError("statement", {}, Exception()))
     assert not is_full(ServerRefusedError(507, "no", "room"))
+
+
+def test_the_dashboard_can_be_read_meanwhile_and_what_it_cannot_do_is_said_on_a_page(server, ballast):
+    with server.services.database.writing() as session:
+        token = operators.add_operator(session, "Night shift")
+    browser, root = requests.Session(), f"{server.url}/dashboard"
+    form = {"csrf": re.search(r'name="csrf" value="([^"]+)"', browser.post(f"{root}/login", {"token": token}).text)[1]}
+    with server.services.database.writing() as session:
+        for login in session.query(Login):
+            login.last_seen -= 600  # the next click would be noted
+    ballast(0)
+    assert browser.get(f"{root}/load").status_code == 200
+    refused_page = browser.post(f"{root}/sites", {**form, "name": "Hospital " + "B" * 80})
+    assert (refused_page.status_code, "no room" in refused_page.text) == (507, True)
+    ballast(4 * MEBIBYTE)
+    assert "one-time code" in browser.post(f"{root}/sites", {**form, "name": "Hospital " + "B" * 80}).text

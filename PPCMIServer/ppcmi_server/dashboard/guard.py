@@ -12,6 +12,7 @@ from fastapi import Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -144,9 +145,19 @@ def _find_login(request: Request, services: Services) -> OpenLogin | None:
     with services.database.reading() as session:
         found = logins.find(session, cookie)
     if found is not None and found.is_stale and REFRESH not in request.query_params:
-        with services.database.writing() as session:
-            logins.note_click(session, found.login_id)
+        _note_click(services, logins, found.login_id)
     return found
+
+
+def _note_click(services: Services, logins: Logins, login_id: int) -> None:
+    """Pages can be read while the disk is full; the idle time then goes on."""
+    try:
+        with services.database.writing() as session:
+            logins.note_click(session, login_id)
+    except DBAPIError as error:
+        if not is_full(error):
+            raise
+        log_error("click-not-noted", error)
 
 
 def _ask_to_log_in(request: Request, error: LoginNeededError) -> Response:

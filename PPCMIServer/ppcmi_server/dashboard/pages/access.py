@@ -17,6 +17,7 @@ from ppcmi_server.dashboard.pages import page_router
 from ppcmi_server.dashboard.rendering import ROOT, render
 from ppcmi_server.operators import authenticate_operator
 from ppcmi_server.services import Services
+from ppcmi_server.site_tokens import note_use
 
 WRONG = "That token does not open the dashboard; it takes a valid one of an operator with the scope 'operate'."
 _PAGE = re.compile(re.escape(ROOT) + r"(/[A-Za-z0-9_-]+)*")
@@ -68,6 +69,7 @@ def _begin(services: Services, logins: Logins, token: str) -> str | None:
     if operator is None or SCOPE not in operator.scopes:
         return None
     with services.database.writing() as session:
+        note_use(session, operator.token_id)
         return logins.begin(session, operator)
 
 
