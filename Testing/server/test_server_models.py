@@ -4,12 +4,13 @@ import re
 
 import pytest
 
-from ppcmi.errors import ServerRefusedError
-from ppcmi_server import jobs, tasks
+from ppcmi.errors import ServerRefusedError, TrainingError
+from ppcmi_server import audit, jobs, models, tasks
 from ppcmi_server.cli.main import main
 from ppcmi_server.database.schema import Job, Model
 from ppcmi_server.umn.training import EpochReport
 from support.app_server import CODEC, TASK, app_server
+from support.random_models import add_model, random_umn
 
 pytestmark = pytest.mark.usefixtures("every_storage")
 
@@ -96,3 +97,32 @@ def test_the_operator_activates_and_the_one_before_is_retired(server, sites, cap
     command(server, capsys, "model", "activate", TASK.name, "1")  # back again
     assert (states(), active()) == (["active", "retired"], 1)
     assert re.search(r"tiny@1 +1 +2\n", command(server, capsys, "task", "list"))
+
+
+def test_rolling_back_goes_to_the_model_that_was_active_before_and_again_further_back(tmp_path, capsys):
+    with app_server(tmp_path / "server") as server:
+        server.add_consortium("Hospital A")
+        for number in (1, 2, 3):
+            add_model(server.services, random_umn(number), number=number, state="ready")
+
+        def active(change=None, *arguments):
+            with server.services.database.writing() as session:
+                task = tasks.find_task(session, TASK.name)
+                if change is not None:
+                    change(session, task, *arguments, actor="operator-7")
+                return [model.number for model in models.list_models(session, task) if model.state == "active"]
+
+        with pytest.raises(TrainingError, match="No model was active before"):
+            active(models.roll_back)
+        assert [active(models.activate, number) for number in (1, 3, 3, 2)] == [[1], [3], [3], [2]]
+        assert active(models.roll_back) == [3]
+        assert active(models.activate, 2) == [2]
+        assert main(["model", "rollback", TASK.name, "--dir", str(tmp_path / "server")]) == 0
+        assert "Model 3 of tiny is active again." in capsys.readouterr().out
+        assert active(models.roll_back) == [1]
+        with pytest.raises(TrainingError, match="No model was active before"):
+            active(models.roll_back)
+        assert active() == [1]
+        with server.services.database.reading() as session:
+            told = [(event.actor, event.objects["model"]) for event in audit.events(session, None, 3)]
+    assert sorted(told) == [("operator", 3), ("operator-7", 1), ("operator-7", 2)]

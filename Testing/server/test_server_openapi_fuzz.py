@@ -10,7 +10,7 @@ from support.app_server import app_server, running
 from support.openapi_fuzz import fuzz_description
 from support.random_models import add_model, random_umn
 
-EXAMPLES = 7
+EXAMPLES = 5
 NO_RATES = RateSettings(requests_per_minute=10**9, mapped_slices_per_hour=10**9, failed_per_minute=10**9)
 
 
@@ -27,7 +27,7 @@ def test_every_operation_answers_as_its_description_says_to_valid_and_invalid_re
     outcome = fuzz_description(server.url, lambda path: spare.token if "/token" in path else site.token, EXAMPLES)
     assert outcome.failures == []
     assert (outcome.failed, outcome.hangs) == (0, 0)
-    assert outcome.requests > 200
+    assert outcome.requests > 150
     assert outcome.statuses[200] > 10
     assert outcome.statuses[422] > 20
     assert set(outcome.statuses) & {400, 401, 403, 404, 409}
