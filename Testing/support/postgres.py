@@ -46,6 +46,11 @@ class Cluster:
         """Remove a database, whoever is connected to it."""
         self._run(f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)")
 
+    def disconnect_all(self, url: str) -> None:
+        """End every connection to a database, as its server's restart does."""
+        name = url.rpartition("/")[2]
+        self._run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
+
     def _run(self, statement: str) -> None:
         connection = pg8000.native.Connection(USER, host="127.0.0.1", port=self.port, database="postgres")
         try:
