@@ -21,7 +21,7 @@ from ppcmi_server.backup import CREATED
 from ppcmi_server.blobs import BlobStore, open_blobs
 from ppcmi_server.checks import Finding, Level, serving_findings, storage_findings
 from ppcmi_server.config import ServerConfig
-from ppcmi_server.database.engine import SQLITE_NAME, Database
+from ppcmi_server.database.engine import Database, sqlite_file
 from ppcmi_server.database.schema import AuditEvent, Chunk, Cohort, Consortium, Frame, Job, Model
 from ppcmi_server.keys import ServerKeys
 from ppcmi_server.model_files import ModelFiles
@@ -113,8 +113,9 @@ def _integrity(config: ServerConfig, database: Database) -> Finding:
         broken = session.execute(text("PRAGMA foreign_key_check")).first()
     if said != "ok" or broken is not None:
         return Finding("integrity", "problem", "The database is damaged; stop the server and restore a backup.")
-    log = config.folder / f"{SQLITE_NAME}-wal"
-    if log.exists() and log.stat().st_size > LARGEST_LOG_BYTES:
+    file = sqlite_file(config)
+    log = None if file is None else file.with_name(f"{file.name}-wal")
+    if log is not None and log.exists() and log.stat().st_size > LARGEST_LOG_BYTES:
         return Finding("integrity", "warning", "The database's log is large; some program keeps it open; restart it.")
     return Finding("integrity", "ok", "The database is whole.")
 

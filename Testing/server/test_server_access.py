@@ -16,6 +16,8 @@ from ppcmi_server.database.schema import Token
 from ppcmi_server.identity import add_site, revoke_site, tokens_of
 from support.app_server import CODEC, TASK, app_server, pseudonym
 
+pytestmark = pytest.mark.usefixtures("every_storage")
+
 PUBLIC = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/v1/info"), ("POST", "/v1/enrol")}
 JSON = "json"
 OCTETS = "data"
@@ -130,7 +132,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, every_storage):
     folder = tmp_path_factory.mktemp("access")
     with app_server(folder / "server") as server:
         yield World(server, folder)

@@ -12,14 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import make_url
-
 from ppcmi.cli.parsers import Groups
 from ppcmi.locks import hold_lock
 from ppcmi_server.app import create_app
 from ppcmi_server.checks import serving_findings
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.config import ServerConfig
+from ppcmi_server.database.engine import sqlite_file
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.logs import configure_logging
 from ppcmi_server.service_manager import ADDRESS_VARIABLE, ServiceManager
@@ -57,7 +56,7 @@ def _serve(command: Command) -> int:
     for finding in serving_findings(config):
         if finding.level == "problem":
             raise OperatorError(finding.says)
-    with _alone(command, config), listen(config.serve.host, config.serve.port) as listener:
+    with _alone(config), listen(config.serve.host, config.serve.port) as listener:
         configure_logging(config.log, sys.stderr)
         server = OperatedServer(
             config,
@@ -79,12 +78,12 @@ def _serve(command: Command) -> int:
 
 
 @contextmanager
-def _alone(command: Command, config: ServerConfig) -> Iterator[None]:
+def _alone(config: ServerConfig) -> Iterator[None]:
     """Hold the folder, and the SQLite file if that lies elsewhere, for this server alone."""
     locks = [config.folder / SERVE_LOCK]
-    database = make_url(command.database.url)
-    if database.get_backend_name() == "sqlite" and config.storage.database_url and database.database:
-        locks.append(Path(f"{database.database}.lock"))
+    database = sqlite_file(config)  # found without opening it: whoever may not serve must not upgrade it either
+    if database is not None and database.parent.resolve() != config.folder:
+        locks.append(database.with_name(f"{database.name}.lock"))
     refusal = OperatorError("This server runs already; stop it before you start it again.")
     with ExitStack() as held:
         for lock in locks:

@@ -36,7 +36,7 @@ class Database:
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        self.url = config.storage.database_url or f"sqlite:///{config.folder / SQLITE_NAME}"
+        self.url = _url(config)
         self._engine = _engine(_address(self.url))
         self.kind = self._engine.dialect.name
         writer = self._engine.execution_options(ppcmi_write=True)
@@ -103,6 +103,19 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+def sqlite_file(config: ServerConfig) -> Path | None:
+    """Where the database's file lies; None if a server has it.
+
+    :raises OperatorError: if the address is none.
+    """
+    address = _address(_url(config))
+    return Path(address.database) if address.get_backend_name() == "sqlite" and address.database else None
+
+
+def _url(config: ServerConfig) -> str:
+    return config.storage.database_url or f"sqlite:///{config.folder / SQLITE_NAME}"
 
 
 def _revision(connection: Connection) -> str | None:
