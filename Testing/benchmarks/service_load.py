@@ -54,7 +54,9 @@ class ServerMemory:
             thread.join()
 
     def _run(self) -> None:
-        while not self._done.wait(SAMPLE_S):
+        waited = False
+        while not waited:
+            waited = self._done.wait(SAMPLE_S)
             self.mib.append(resident_mib(self.pid))
             self.files.append(sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir()))
 

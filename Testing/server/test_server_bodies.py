@@ -1,7 +1,6 @@
 """What comes in is bounded and checked; what is refused gets a problem document that gives nothing back."""
 
 import json
-import re
 import socket
 import time
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ from ppcmi_server import tasks
 from ppcmi_server.api import documents
 from ppcmi_server.api.documents import Document
 from ppcmi_server.database.schema import Job, Model
+from ppcmi_server.logs import JsonLines
 from ppcmi_server.settings import MEMORY_OF_A_BYTE
 from support.app_server import CODEC, TASK, app_server, make_latents, pseudonym
 
@@ -44,6 +44,14 @@ def site(server):
 @pytest.fixture(scope="module")
 def cohort_id(site, tmp_path_factory):
     return site.upload(site.write_cohort(tmp_path_factory.mktemp("cohort") / "a.ppcmi", [1], slices=1))
+
+
+@pytest.fixture
+def log(caplog):
+    """What the server writes, line by line, as it writes it."""
+    caplog.handler.setFormatter(JsonLines())
+    caplog.set_level("INFO", logger="ppcmi_server.access")
+    return lambda: [json.loads(line) for line in caplog.text.splitlines()]
 
 
 def expect_problem(answer, *statuses):
@@ -208,29 +216,28 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("name", NONSENSE)
-def test_nonsense_gets_a_problem_document_that_does_not_repeat_it(server, site, name, caplog):
+def test_nonsense_gets_a_problem_document_that_does_not_repeat_it(server, site, name, log):
     add_untrained_model(server)
     method, path, options = NONSENSE[name]
     headers = {"Content-Type": "application/json", **options.get("headers", {})}
     answer = site.call(method, path, **{**options, "headers": headers})
     document = expect_problem(answer, 400, 404, 405, 409, 422)
     assert document["detail"]
-    assert MARKER not in caplog.text
+    assert MARKER not in json.dumps(log())
     assert answer.headers["X-Request-ID"]
 
 
-def test_a_failure_nobody_foresaw_is_a_problem_document_and_a_log_line_without_its_text(
-    server, site, monkeypatch, caplog
-):
+def test_a_failure_nobody_foresaw_is_a_problem_document_and_a_log_line_without_its_text(server, site, monkeypatch, log):
     def fail(*_):
         raise RuntimeError(MARKER)
 
     monkeypatch.setattr("ppcmi_server.models.list_models", fail)
     answer = site.call("GET", f"/v1/tasks/{TASK.name}/models")
     expect_problem(answer, 500)
-    assert "RuntimeError at fail" in caplog.text
-    assert answer.headers["X-Request-ID"] in caplog.text
-    assert MARKER not in caplog.text
+    (line,) = [line for line in log() if line["level"] == "error"]
+    assert (line["kind"], line["request"]) == ("RuntimeError", answer.headers["X-Request-ID"])
+    assert line["at"].startswith("test_server_bodies.fail:")
+    assert MARKER not in json.dumps(log())
 
 
 def test_a_model_whose_file_is_gone_is_unusable_but_not_the_server(server, site):
@@ -262,10 +269,11 @@ def test_every_request_and_answer_of_the_description_has_an_example_that_is_vali
     assert described > 80
 
 
-def test_the_log_has_a_line_a_request_with_the_routes_form_and_nothing_else(server, site, caplog):
-    caplog.set_level("INFO", logger="ppcmi_server.access")
-    site.call("GET", f"/v1/cohorts/{pseudonym(77)}?{MARKER}=1", headers={"User-Agent": MARKER})
+def test_the_log_has_a_line_a_request_with_the_routes_form_and_nothing_else(server, site, log):
+    answer = site.call("GET", f"/v1/cohorts/{pseudonym(77)}?{MARKER}=1", headers={"User-Agent": MARKER})
     assert site.call("GET", "/v1/me").status_code == 200  # by now the line before it is written
-    (line,) = [message for message in caplog.messages if "cohorts" in message]
-    assert re.fullmatch(r"GET /v1/cohorts/\{cohort_id\} 404 [\d.]+ms [0-9a-f]{16}", line)
-    assert MARKER not in caplog.text
+    (line,) = [line for line in log() if line.get("route", "").startswith("/v1/cohorts")]
+    assert set(line) == {"time", "level", "logger", "event", "request", "method", "route", "status", "ms"}
+    assert (line["method"], line["route"], line["status"]) == ("GET", "/v1/cohorts/{cohort_id}", 404)
+    assert line["request"] == answer.headers["X-Request-ID"]
+    assert MARKER not in json.dumps(log())

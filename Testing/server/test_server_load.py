@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from benchmarks import service_load
 from ppcmi.bundle_header import read_header
 from ppcmi.errors import BundleError, KeyMismatchError
 from ppcmi_server import audit, models, tasks
@@ -18,7 +19,7 @@ from support.mapping_load import TOLERANCE, is_answer_to, questions, run_clients
 from support.random_models import add_model, random_umn
 
 CLIENTS = 64
-SECONDS = 8.0
+SECONDS = 5.0
 MAP = f"/v1/tasks/{TASK.name}/map"
 
 
@@ -55,6 +56,16 @@ def test_sixty_four_clients_get_their_own_answers_and_no_failure(server, sites, 
     assert outcome.statuses[429] > 0, "there was no more to do than the server can"
     assert outcome.quantile_ms(0.99) < 10_000
     assert server.mapper.alive
+
+
+def test_the_servers_own_process_over_tls_under_load_in_small():
+    """What ``benchmarks.service_load`` does for minutes, and as a soak for hours."""
+    outcome, memory = service_load.load(5.0)
+    measured = {number.name.split(" / ")[1]: number for number in service_load.numbers(outcome, memory, 5.0)}
+    for name in ("wrong answers", "answers 5xx", "connections that broke"):
+        assert measured[name].measured == 0
+    assert measured["mapped"].measured > 20
+    assert measured["most open files"].measured < 3 * CLIENTS
 
 
 def test_a_flood_of_one_site_leaves_the_others_room_and_time(server, sites, asked):
