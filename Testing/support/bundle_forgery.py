@@ -101,7 +101,14 @@ def _in_structure(change: Callable[[dict[str, Any], random.Random], None]) -> Ca
         try:
             described, tensors = take_apart(bundle)
             change(described, chance)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):  # it is no bundle any longer
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            RecursionError,
+        ):  # it is no bundle any longer
             return _flip_bytes(bundle, chance)
         return put_together(described, tensors)
 
