@@ -27,6 +27,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ppcmi_server.client_certificate import with_client_certificate
 from ppcmi_server.settings import ServeSettings
 
+PIECES, PIECE_BYTES = 1000, 64
+"""A body in more pieces than that has so many bytes in each, on average: every piece costs the server the same."""
+
 MALFORMED = {
     "type": "urn:ppcmi:problem:bad-request",
     "title": "Bad Request",
@@ -68,6 +71,7 @@ class DeadlineProtocol(H11Protocol):
 
     def __init__(self, config: ServingConfig, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
+        self.conn = _BoundedConnection(h11.SERVER)
         self._head = _Deadline(self.loop, self._abort)
         self._rest = _Deadline(self.loop, self._abort)
         self._answer = _Deadline(self.loop, self._abort)
@@ -175,6 +179,29 @@ class DeadlineProtocol(H11Protocol):
         self.config.waiting.pop(self, None)
         if self.transport is not None:
             self.transport.abort()
+
+
+class _BoundedConnection(h11.Connection):
+    """h11's state machine, which refuses a body in very many very small chunks."""
+
+    def __init__(self, our_role: type[h11.SERVER]) -> None:
+        super().__init__(our_role)
+        self._pieces = self._bytes = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """As h11's.
+
+        :raises h11.RemoteProtocolError: also if the body's pieces are too small.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._pieces = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._pieces += 1
+            self._bytes += len(event.data)
+            if self._pieces > PIECES and self._bytes < PIECE_BYTES * self._pieces:
+                raise h11.RemoteProtocolError("the body comes in pieces that are too small")
+        return event
 
 
 class _Deadline:

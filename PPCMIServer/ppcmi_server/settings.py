@@ -35,8 +35,10 @@ class ServeSettings:
     )
     drain_seconds: float = _setting(15.0, "how long requests under way may take to end when the server stops")
     keep_alive_seconds: float = _setting(30.0, "how long an idle connection stays open")
-    header_seconds: float = _setting(10.0, "how long a request's head may take to arrive")
-    connections: int = _setting(1024, "connections at the same time; further ones are closed at once")
+    header_seconds: float = _setting(10.0, "how long a request's head, and before it a TLS handshake, may take")
+    connections: int = _setting(
+        1024, "connections at the same time; for a further one that is closed which waits longest without a request"
+    )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ppcmi_server.load_window import LoadWindow
 from ppcmi_server.metrics import MAP_ROUTE, METHODS, OTHER, REFUSALS, STAGES, Metrics
 from ppcmi_server.metrics_state import ServerState
 from ppcmi_server.readiness import Readiness, ReadinessCheck
+from ppcmi_server.settings import DashboardSettings
 from support.app_server import TASK, app_server
 
 DEPLOY = Path(__file__).resolve().parents[2] / "PPCMIServer" / "deploy"
@@ -75,6 +76,13 @@ def test_numbers_are_for_operators_who_may_observe_and_for_nobody_else(server, s
         answer = requests.get(f"{server.url}/metrics", headers=headers, timeout=30)
         assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json")
     assert scrape(server, token)
+
+
+def test_numbers_are_for_anyone_where_the_operator_says_so(tmp_path):
+    with app_server(tmp_path / "server", {"dashboard": DashboardSettings(open_metrics=True)}) as open_server:
+        answer = requests.get(f"{open_server.url}/metrics", timeout=30)
+    assert answer.status_code == 200
+    assert "ppcmi_build_info" in answer.text
 
 
 def test_requests_are_counted_by_the_form_of_their_route_and_by_nothing_that_they_brought_along(server, site, token):

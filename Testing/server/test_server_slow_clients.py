@@ -207,6 +207,21 @@ def test_a_request_whose_end_two_readers_could_see_at_two_places_is_refused_and_
         assert b"application/problem+json" in got
 
 
+def test_a_body_in_very_many_very_small_chunks_is_refused_before_it_costs_anything(server, site, connect):
+    connection, sent, start = connect(), 0, time.monotonic()
+    connection.sendall(
+        f"PUT /v1/tasks/{TASK.name}/codec HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.token}\r\n"
+        f"X-PPCMI-Codec: {'0' * 32}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    )
+    with contextlib.suppress(OSError):
+        while sent < 100 << 20:
+            connection.sendall(b"1\r\nx\r\n" * 1000)
+            sent += 6000
+    assert sent < 20 << 20
+    assert time.monotonic() - start < 5
+    assert site.call("GET", "/v1/me").status_code == 200
+
+
 def test_a_head_without_end_is_refused_within_a_few_kilobytes(connect):
     connection, sent = connect(), 0
     connection.sendall(HEAD)
