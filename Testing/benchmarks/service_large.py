@@ -51,12 +51,12 @@ class Upload:
     is_whole: bool
 
 
-def upload_of(folder: Path, size: int) -> Upload:
+def upload_of(folder: Path, size: int, parts: int = PARTS) -> Upload:
     """Write a cohort of so many bytes, upload it by a process of its own, and watch."""
     with _server(folder) as (server, site):
         path = folder / "large.ppcmi"
-        cases = max(1, size // (PARTS * SLICES * SLICE_BYTES))
-        source = site.write_cohort(path, [SLICES] * cases, parts=PARTS)
+        cases = -(-size // (parts * SLICES * SLICE_BYTES))
+        source = site.write_cohort(path, [SLICES] * cases, parts=parts)
         begin = time.monotonic()
         client, client_mib = start_process(_upload, site.profile.folder, path), 0.0
         while client.is_alive():

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from benchmarks.service_large import upload_of
 from ppcmi.client import Patience, ServerClient
 from ppcmi.errors import ConnectionFailedError
 from ppcmi.frame_sender import SMALLEST_BYTES, FrameSender, PieceSize, extents_of
@@ -130,3 +131,12 @@ def test_a_client_that_was_killed_goes_on_where_it_was(server, site, tmp_path):
     sender.send(0, frame, extents_of(state, 0))
     assert len(frame) - there - 20 * KIB <= sender.bytes_sent <= len(frame) - there
     assert site.client.cohort(cohort_id)["frames"] == [0]
+
+
+def test_an_upload_takes_memory_by_the_frame_and_not_by_the_cohort(tmp_path):
+    """The benchmark of 5 GB, in small: frames of 16 MiB, in chunks, by a process of its own."""
+    done = upload_of(tmp_path, 60_000_000, parts=2)
+    assert done.is_whole
+    assert done.size > 60_000_000
+    assert 0 < done.server_mib < 1000
+    assert 0 < done.client_mib < 1000
