@@ -29,7 +29,6 @@ from ppcmi_server.worker import Spawn, spawn
 LOG = logging.getLogger(__name__)
 ROUND_SECONDS = 1.0
 RETRY_BASE_S = 4.0
-"""The nth attempt in a row without getting on waits so many seconds to the power of n - 1."""
 SERVE_LOCK = "serve.lock"
 
 
@@ -45,6 +44,7 @@ class Supervisor:
     :param only: the one job to care for; None for all.
     :param start_worker: starts a worker for a claim.
     :param monotonic: seconds, by which signs of life are missed.
+    :param retry_base_s: the nth attempt in a row without getting on waits so many seconds to the power of n - 1.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Supervisor:
         only: int | None = None,
         start_worker: Spawn = spawn,
         monotonic: Callable[[], float] = time.monotonic,
+        retry_base_s: float = RETRY_BASE_S,
     ) -> None:
         self._services, self._only, self._start_worker = services, only, start_worker
         self._settings = services.config.training
@@ -61,6 +62,7 @@ class Supervisor:
         self._watch = Watch(self._settings.lease_seconds, monotonic)
         self._children: dict[int, _Child] = {}
         self._not_before: dict[int, float] = {}
+        self._retry_base_s = retry_base_s
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -141,7 +143,7 @@ class Supervisor:
             lease = claim(session, job)
         if lease is None:
             return False
-        self._not_before[job.id] = self._monotonic() + RETRY_BASE_S ** (job.attempts + 1)
+        self._not_before[job.id] = self._monotonic() + self._retry_base_s ** (job.attempts + 1)
         old = self._children.pop(job.id, None)
         if old is not None:
             old.process.kill()  # it has ended, or gave no sign of life for too long

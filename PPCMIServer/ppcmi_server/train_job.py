@@ -117,11 +117,9 @@ class TrainingOfJob:
         number = self._lease.job
 
         def report(epoch: EpochReport) -> None:
-            self._at("checkpoint-of-epoch")
             self._say(f"epoch {epoch.epoch} of {epoch.epochs}: {epoch.train_loss:.5f}, {epoch.seconds:.1f} s")
-            with self._holding() as (session, job):
+            with self._holding() as (session, _):
                 jobs.record_epoch(session, number, epoch)
-                job.attempts = 0
             self._at("epoch-recorded")
 
         def smaller(part: int) -> None:

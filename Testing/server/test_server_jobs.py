@@ -119,7 +119,7 @@ def test_a_model_records_what_made_it(server, uninterrupted, cohorts):
 def test_a_job_whose_process_was_killed_goes_on_and_gives_the_same_model(server, uninterrupted, capsys):
     number = queue(server, epochs=EPOCHS, seed=5)
     process = supervise(server, number)
-    wait_until(lambda: look(server, number)[1] or process.poll() is not None)
+    wait_until(lambda: any(not name.endswith(".part") for name in checkpoints(server, number)))
     process.kill()
     process.wait()
     job, curve, _ = look(server, number)

@@ -202,7 +202,7 @@ class Job(Base):
     """A training job. States: queued, running, paused, done, failed, stopped; ``message`` says why it failed.
 
     ``worker`` holds the job while ``heartbeat`` keeps growing. ``fence`` grows with each claim: who holds an older one
-    may write no more. ``attempts`` counts claims since the last whole epoch. ``batch_size`` is what memory allows, if
+    may write no more. ``attempts`` counts claims since the last checkpoint. ``batch_size`` is what memory allows, if
     less than asked for. ``report`` says how each site did, see :mod:`ppcmi_server.contributions`.
     """
 

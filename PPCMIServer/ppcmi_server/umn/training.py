@@ -251,8 +251,8 @@ class _Run:
         while not self.finished:
             report = self._train_epoch(checkpoints, watching, checkpoint_s)
             self._require_finite_weights()
+            watching.report(report)  # first: an epoch that is repeated is told again, one that is not would be missing
             checkpoints.save(self.state())
-            watching.report(report)
 
     def slow_down(self) -> None:
         """Learn more slowly from here on."""
