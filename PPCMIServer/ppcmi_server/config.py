@@ -7,8 +7,8 @@
     storage.key            wraps each cohort's key at rest (0600); storage.key.next while it is being replaced
     ppcmi.sqlite3          the database, unless storage.database_url names another
     blobs/                 encrypted latents and codecs, unless storage.blobs_url names another place
-    models/                trained models
-    jobs/N/                checkpoint, log and lock of training job N
+    models/                copies of trained models, which are blobs
+    jobs/N/                log and locks of training job N; its checkpoints are blobs
 """
 
 from __future__ import annotations

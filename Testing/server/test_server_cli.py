@@ -244,7 +244,7 @@ def test_a_server_that_starts_goes_on_with_interrupted_jobs(folder):
             assert time.monotonic() < deadline, "the job did not go on"
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        assert "Job 1 was interrupted and goes on." in process.communicate(timeout=20)[1]
+        assert '"event": "job-started"' in process.communicate(timeout=20)[1]
     assert (job.state, job.message) == ("failed", "There is no latent to train on; upload a cohort first.")
     database.close()
 

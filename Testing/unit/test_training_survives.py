@@ -218,9 +218,10 @@ def test_latents_on_disk_give_the_same_bits_and_leave_nothing_readable(dataset, 
     assert in_memory.images["b"][0].numpy().tobytes()[:16] not in raw
 
 
-def test_a_site_of_weight_zero_teaches_nothing(dataset):
+@pytest.mark.parametrize(("spoil", "weight"), [(-1.0, 0.0), (-100.0, 4e-4)])
+def test_what_counts_little_teaches_little_also_mixed_with_other_slices(dataset, spoil, weight):
     wrong = related_latents(9, seed=4)
-    wrong = replace(wrong, masks=wrong.masks.map(lambda _, v: -v))
+    wrong = replace(wrong, masks=wrong.masks.map(lambda _, v: spoil * v))
     site = torch.cat([torch.zeros(len(dataset)), torch.ones(len(wrong))]).long()
 
     def train(weight):
@@ -236,10 +237,8 @@ def test_a_site_of_weight_zero_teaches_nothing(dataset):
             weight=torch.where(site == 0, 1.0, weight),
         )
         reports = []
-        config = replace(CONFIG, epochs=3, minimum_steps=60, mixup=0.0)
+        config = replace(CONFIG, epochs=3, minimum_steps=60)
         train_umn(both, config, watching=Watching(report=reports.append))
         return reports[-1].by_site
 
-    without, against = train(0.0), train(1.0)
-    assert without["a"] < 0.7 * against["a"]
-    assert without["b"] > 1.5 * against["b"]
+    assert train(weight)["a"] < 0.75 * train(1.0)["a"]

@@ -12,6 +12,7 @@ from torch import Tensor
 from ppcmi_server.umn.dataset import LatentDataset
 
 Scales = dict[str, Tensor]
+LEAST_WEIGHT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def mixed_up(batch: Batch, parameter: float, generator: torch.Generator) -> Batc
     def mix(values: Scales) -> Scales:
         return {s: share * v + (1 - share) * v[other] for s, v in values.items()}
 
-    part = share[:, 0, 0, 0]
-    weight = part * batch.weight + (1 - part) * batch.weight[other]
+    part, cost = share[:, 0, 0, 0], 1 / batch.weight.clamp_min(LEAST_WEIGHT)
+    weight = 1 / (part * cost + (1 - part) * cost[other])  # harmonic: a little of what counts little costs as much
     return Batch(mix(batch.images), mix(batch.targets), weight, batch.codec)
 
 
