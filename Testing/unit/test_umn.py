@@ -62,7 +62,6 @@ def test_the_inner_key_does_not_keep_it_from_learning():
     assert under_key < 1.3 * plain + 0.01
 
 
-
 def test_sites_with_codecs_of_their_own_share_a_trunk_and_have_adapters():
     both = join_datasets([related_latents(6, seed=6, codec="a"), related_latents(6, seed=7, codec="b")])
     assert both.codecs == ("a", "b")
