@@ -256,13 +256,13 @@ def kills() -> list[Measurement]:
         row("cohorts stored twice", tally.twice, "cohorts", 0),
         row("blobs without a row after the sweep", tally.orphans, "blobs", 0),
         row("bytes left of what was withdrawn", tally.left_of_withdrawn, "blobs", 0),
-        *(row(f"of the {whom}", count, "") for whom, count in sorted(tally.kills.items())),
-        row("cases whole at the end", tally.cases, ""),
-        row("calls acknowledged", tally.acknowledged, ""),
-        row("cohorts withdrawn", tally.withdrawn, ""),
-        row("epochs trained", tally.epochs, ""),
-        row("models made", tally.models, ""),
-        row("seconds", tally.seconds, ""),
+        *(row(f"of the {whom}", count, "count") for whom, count in sorted(tally.kills.items())),
+        row("cases whole at the end", tally.cases, "count"),
+        row("calls acknowledged", tally.acknowledged, "count"),
+        row("cohorts withdrawn", tally.withdrawn, "count"),
+        row("epochs trained", tally.epochs, "count"),
+        row("models made", tally.models, "count"),
+        row("seconds", tally.seconds, "s"),
     ]
 
 

@@ -81,7 +81,7 @@ def large() -> list[Measurement]:
     return [
         row(f"{table}: server's memory, PyTorch and all", done.server_mib, "MiB", 1000),
         row(f"{table}: client's memory, PyTorch and all", done.client_mib, "MiB", 1000),
-        row(f"{table}: frames that are not there whole", 0 if done.is_whole else 1, "", 0),
+        row(f"{table}: frames that are not there whole", 0 if done.is_whole else 1, "cohorts", 0),
         row(SEPARATOR.join((table, "cohort")), done.size / GIGABYTE, "GB"),
         row(SEPARATOR.join((table, "time on loopback")), done.seconds, "s"),
     ]
@@ -107,11 +107,11 @@ def line() -> list[Measurement]:
 
     table = "upload over 256 kbit/s, cut every 20 s (times 40)"
     return [
-        row(f"{table}: frames that differ", len(wrong), "", 0),
+        row(f"{table}: frames that differ", len(wrong), "frames", 0),
         row(f"{table}: sent again for each cut", (passed - size) / cuts / 1024, "KiB", 640),
         row(SEPARATOR.join((table, "cohort")), size / 1e6, "MB"),
         row(SEPARATOR.join((table, "sent")), passed / 1e6, "MB"),
-        row(SEPARATOR.join((table, "cuts")), cuts, ""),
+        row(SEPARATOR.join((table, "cuts")), cuts, "count"),
     ]
 
 

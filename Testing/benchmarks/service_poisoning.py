@@ -82,8 +82,8 @@ def poisoning() -> list[Measurement]:
     origin = here_and_now()
     title = "one of three sites sends spoilt masks (hippocampus MR, 12 cases a site)"
 
-    def row(way: str, column: str, value: float) -> Measurement:
-        return measurement(SEPARATOR.join((title, way, column)), value, "", command=COMMAND, origin=origin)
+    def row(way: str, column: str, value: float, unit: str = "loss") -> Measurement:
+        return measurement(SEPARATOR.join((title, way, column)), value, unit, command=COMMAND, origin=origin)
 
     honest = _training_part(parts[:2])
     excluded = _loss(honest, parts[:2])
@@ -97,14 +97,17 @@ def poisoning() -> list[Measurement]:
         suspects = {site.site for site in report.suspects}
         expected = set() if way == "none" else {parts[2].sites[0]}
         found += [
-            row(way, "named rightly", float(suspects == expected)),
+            row(way, "named rightly", float(suspects == expected), "yes = 1"),
             row(way, "honest sites' loss with it", _loss(dataset, parts[:2])),
             row(way, "with it excluded", excluded),
-            row(way, "seconds to find out", seconds),
+            row(way, "seconds to find out", seconds, "s"),
         ]
     rightly = [one.measured for one in found if one.name.endswith("named rightly")]
     target = "spoilt sites named, and no honest one"
-    return [measurement(target, sum(rightly) / len(rightly), "", command=COMMAND, origin=origin, at_least=1.0), *found]
+    return [
+        measurement(target, sum(rightly) / len(rightly), "share", command=COMMAND, origin=origin, at_least=1.0),
+        *found,
+    ]
 
 
 def _sites() -> list[LatentDataset]:
