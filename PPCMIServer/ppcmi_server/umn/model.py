@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ppcmi.codec.codec import read_metadata
-from ppcmi.device import mixed_precision
+from ppcmi.device import preset_precision
 from ppcmi.errors import TrainingError
 from ppcmi.files import write_atomically
 from ppcmi.latents import Latents
@@ -86,7 +86,7 @@ class TrainedUmn:
             raise TrainingError("The model was not trained for this codec; train one with this codec's cohorts.")
         count, size = len(images), _usual_size(len(images))
         inputs = {s: F.pad(v.to(self.device).float(), (0,) * 7 + (size - count,)) for s, v in images.items()}
-        with mixed_precision(self.device):
+        with preset_precision(self.description.preset, self.device):
             outputs: dict[str, Tensor] = self.network(inputs, self.description.codecs.index(codec))
         return Latents({scale: values[:count] for scale, values in outputs.items()})
 
