@@ -83,9 +83,9 @@ class Checkpoints:
             yield torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
     def _names(self) -> list[str]:
-        """Names of checkpoints, the farthest first."""
+        """Names of checkpoints: those of the latest claim first, of these the farthest."""
         found = [match for name in self._blobs.names(self._folder) if (match := _NAME.fullmatch(name))]
-        return [match[0] for match in sorted(found, key=lambda match: (int(match[2]), int(match[1])), reverse=True)]
+        return [match[0] for match in sorted(found, key=lambda match: (int(match[1]), int(match[2])), reverse=True)]
 
 
 def delete_checkpoints(blobs: BlobStore, job: int) -> None:

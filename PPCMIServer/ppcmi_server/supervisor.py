@@ -22,7 +22,7 @@ from ppcmi_server import jobs
 from ppcmi_server.checkpoints import delete_checkpoints, sweep_checkpoints
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.schema import Job
-from ppcmi_server.leases import Lease, Watch, claim, died_here, lives_here
+from ppcmi_server.leases import Lease, Watch, claim, died_here, hand_back, lives_here
 from ppcmi_server.services import Services
 from ppcmi_server.worker import Spawn, spawn
 
@@ -169,9 +169,9 @@ class Supervisor:
     def _set_aside(self, job: Job) -> None:
         """A job that was to be paused when its worker died."""
         with self._services.database.writing() as session:
-            current = jobs.find_job(session, job.id)
-            if (current.fence, current.heartbeat) == (job.fence, job.heartbeat):
-                current.state, current.worker, current.pause_requested = "paused", None, False
+            lease = claim(session, job)
+            if lease is not None:
+                hand_back(session, lease, "paused")
 
 
 def is_supervised(config: ServerConfig) -> bool:

@@ -86,11 +86,13 @@ class TrainingOfJob:
         config = self._services.config
         for _ in range(LOAD_ATTEMPTS):
             with self._holding() as (session, job):
-                jobs.leave_out_withdrawn(session, job)
+                void = jobs.leave_out_withdrawn(session, job)
                 task = session.get_one(Task, job.task_id)
                 cohorts = stored_cohorts(session, jobs.cohorts_of(session, job))
                 weights = _weights(job, {stored.site.id: stored.site for stored in cohorts})
                 part, how = job.batch_size, job.config
+            if void:
+                delete_checkpoints(self._services.blobs, job.id)
             umn_config = jobs.config_of(job)
             try:
                 data = load_dataset(

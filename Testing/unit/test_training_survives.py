@@ -107,6 +107,17 @@ def test_from_the_checkpoint_before_a_damaged_one_it_gives_the_same_bits(dataset
     assert_equal_bits(bits(again), whole)
 
 
+def test_what_an_earlier_claim_learned_from_other_data_does_not_displace_what_is_learned_now(tmp_path):
+    before, now = keep(tmp_path, 1, "with what was withdrawn"), keep(tmp_path, 2)
+    for steps in (800, 900):
+        before.save({"steps_done": steps})
+    for steps in (1, 2):
+        now.save({"steps_done": steps})
+        assert next(iter(now.newest_first()))["steps_done"] == steps
+    assert len(list((tmp_path / "jobs" / "7").iterdir())) == 2
+    assert list(before.newest_first()) == []
+
+
 def test_a_checkpoint_of_other_options_is_not_taken_up(dataset, trained):
     epochs, other = [], replace(CONFIG, seed=9, epochs=1)
     train_umn(dataset, other, keep(trained), watching=Watching(report=epochs.append))
@@ -152,7 +163,7 @@ def test_a_batch_that_memory_is_too_small_for_is_done_in_parts(dataset, monkeypa
     told = []
     narrow = train_umn(dataset, plain, keep(tmp_path), watching=Watching(smaller=told.append))
     assert told == [4]
-    monkeypatch.setattr(NarrowNetwork, "room", len(dataset))
+    monkeypatch.setattr(NarrowNetwork, "room", 2 * len(dataset))
     # Dropout draws otherwise for parts, so the same up to that: nothing else is lost.
     answers = [umn.map(dataset.images, "c")["b"] for umn in (reference, narrow)]
     assert (answers[0] - answers[1]).square().mean() < 0.05 * answers[0].square().mean()
