@@ -30,10 +30,10 @@ from ppcmi_server.api.storage_problems import add_storage_handlers
 from ppcmi_server.api.volume import MappedVolume
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.dashboard import add_dashboard
-from ppcmi_server.garbage import Sweeper
-from ppcmi_server.readiness import ReadinessCheck
+from ppcmi_server.intake.garbage import Sweeper
+from ppcmi_server.operation.readiness import ReadinessCheck
 from ppcmi_server.services import Services, open_services, start_mapper
-from ppcmi_server.supervisor import Supervisor
+from ppcmi_server.training.supervisor import Supervisor
 
 DESCRIPTION = """\
 Private collaborative segmentation: sites send protected latents, never images. Research use only.

@@ -47,7 +47,7 @@ class AuditState:
 def record(session: Session, actor: str, action: str, **objects: str | int) -> None:
     """Add an event in the transaction of what it tells of, at its end.
 
-    :param actor: a site's id, :data:`OPERATOR`, or an operator's :attr:`~ppcmi_server.operators.Operator.actor`.
+    :param actor: a site's id, :data:`OPERATOR`, or an operator's :attr:`~ppcmi_server.access.operators.Operator.actor`.
     :param objects: ids of what it was done to, never what users typed.
     """
     pending: list[AuditEvent] = session.info.setdefault(_PENDING, [])

@@ -20,7 +20,7 @@ from typing import get_type_hints
 
 from ppcmi.files import write_atomically
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.keys import ServerKeys
+from ppcmi_server.operation.settings_source import EARLIER_NAME, SETTINGS_NAME, FoundSettings, find_settings, toml
 from ppcmi_server.settings import (
     MEMORY_OF_A_BYTE,
     DashboardSettings,
@@ -32,7 +32,7 @@ from ppcmi_server.settings import (
     TlsSettings,
     TrainingSettings,
 )
-from ppcmi_server.settings_source import EARLIER_NAME, SETTINGS_NAME, FoundSettings, find_settings, toml
+from ppcmi_server.storage.keys import ServerKeys
 
 
 @dataclass(frozen=True)

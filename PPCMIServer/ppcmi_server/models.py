@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from ppcmi.errors import TrainingError
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server import audit, clock
+from ppcmi_server.access.identity import Caller
 from ppcmi_server.database.schema import AuditEvent, JobEpoch, Model, Site, Task, Validation
 from ppcmi_server.errors import RefusalError, not_found, unprocessable
-from ppcmi_server.identity import Caller
 from ppcmi_server.tasks import membership
 
 ACTIVATED, ROLLED_BACK = "model.activate", "model.roll-back"

@@ -10,19 +10,19 @@ from ppcmi.bundle_header import Mode
 from ppcmi.channel import Channel, open_channel
 from ppcmi.device import choose_device
 from ppcmi.errors import TrainingError
-from ppcmi_server.blobs import BlobStore, open_blobs
-from ppcmi_server.cohorts import CohortStore
+from ppcmi_server.access.identity import Caller
 from ppcmi_server.config import ServerConfig
-from ppcmi_server.core_dumps import forbid_core_dumps
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Model
-from ppcmi_server.identity import Caller
-from ppcmi_server.keys import ServerKeys
-from ppcmi_server.mapping import Mapper, MapsLatents
-from ppcmi_server.metrics import Metrics
-from ppcmi_server.metrics_state import ServerState
-from ppcmi_server.model_files import ModelFiles
-from ppcmi_server.quota import Room
+from ppcmi_server.intake.cohorts import CohortStore
+from ppcmi_server.intake.quota import Room
+from ppcmi_server.mapping.mapper import Mapper, MapsLatents
+from ppcmi_server.mapping.model_files import ModelFiles
+from ppcmi_server.operation.core_dumps import forbid_core_dumps
+from ppcmi_server.operation.metrics import Metrics
+from ppcmi_server.operation.metrics_state import ServerState
+from ppcmi_server.storage.blobs import BlobStore, open_blobs
+from ppcmi_server.storage.keys import ServerKeys
 from ppcmi_server.umn.model import TrainedUmn
 
 CHANNELS_KEPT = 256

@@ -11,9 +11,9 @@ from ppcmi.errors import TaskError
 from ppcmi.task import Task as TaskDocument
 from ppcmi.task import parse_task, task_to_json
 from ppcmi_server import audit, clock
+from ppcmi_server.access.identity import Caller
 from ppcmi_server.database.schema import Consortium, Invitation, Member, Site, Task
 from ppcmi_server.errors import conflict, forbidden, not_found, unprocessable
-from ppcmi_server.identity import Caller
 
 
 @dataclass(frozen=True)

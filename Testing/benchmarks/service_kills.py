@@ -24,11 +24,13 @@ from ppcmi.client import Patience
 from ppcmi.cohort_file import CohortReader
 from ppcmi.errors import PpcmiError
 from ppcmi.site import SiteProfile
-from ppcmi_server import identity, jobs, leases, tasks, worker
+from ppcmi_server import tasks
+from ppcmi_server.access import identity
 from ppcmi_server.config import load_config
 from ppcmi_server.database.schema import Cohort, JobEpoch, Model
-from ppcmi_server.jobs import TrainingRequest
 from ppcmi_server.services import Services, open_services
+from ppcmi_server.training import jobs, leases, worker
+from ppcmi_server.training.jobs import TrainingRequest
 from support.app_server import TASK
 from support.killable import KillableServer, killable_server, start_process
 from support.uploads import (

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.results import SEPARATOR, Measurement, here_and_now, measure, measurement
 from ppcmi.client import Patience, ServerClient
 from ppcmi.site import SiteProfile
-from ppcmi_server import identity
+from ppcmi_server.access import identity
 from ppcmi_server.config import load_config
 from ppcmi_server.services import open_services
 from support.app_server import TASK

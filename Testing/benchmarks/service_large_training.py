@@ -22,7 +22,7 @@ from benchmarks.results import Measurement, here_and_now, measure, measurement
 from ppcmi.errors import CancelledError
 from ppcmi.latents import Latents
 from ppcmi.scales import Profile, scale_shapes
-from ppcmi_server.predictability import sample_positions, skills_of_sites
+from ppcmi_server.training.predictability import sample_positions, skills_of_sites
 from ppcmi_server.umn.dataset import LatentDataset
 from ppcmi_server.umn.scratch import MemoryLatents, ScratchLatents
 from ppcmi_server.umn.training import UmnConfig, Watching, train_umn

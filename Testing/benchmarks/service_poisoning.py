@@ -25,8 +25,8 @@ from ppcmi.fitting import FitConfig
 from ppcmi.latents import Latents
 from ppcmi.scales import Profile
 from ppcmi.task import load_task
-from ppcmi_server.contributions import examine
-from ppcmi_server.training_data import SliceFacts, slice_weights
+from ppcmi_server.training.contributions import examine
+from ppcmi_server.training.training_data import SliceFacts, slice_weights
 from ppcmi_server.umn.dataset import LatentDataset, join_datasets
 from ppcmi_server.umn.training import UmnConfig, Watching, train_umn
 

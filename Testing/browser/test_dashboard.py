@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from ppcmi_server import identity, operators
+from ppcmi_server.access import identity, operators
 from ppcmi_server.database.schema import Site
 from support.app_server import TASK, app_server
 from support.browser import Watched, chromium

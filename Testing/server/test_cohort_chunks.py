@@ -209,7 +209,7 @@ def test_two_uploaders_of_one_cohort_store_every_frame_once(server, site, tmp_pa
 def test_a_chunk_whose_frame_was_never_put_together_is_enough_to_have_it_done(server, site, frame, cohort_id):
     """A crash between the last chunk and the frame: the client finds all chunks there and no frame."""
     from ppcmi.frame_sender import FrameSender, extents_of
-    from ppcmi_server.uploads import Uploads
+    from ppcmi_server.intake.uploads import Uploads
 
     class Crashing(Uploads):
         def _assemble(self, *_):

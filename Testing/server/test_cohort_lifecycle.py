@@ -6,11 +6,13 @@ import pytest
 from sqlalchemy import select
 
 from ppcmi.errors import TrainingError
-from ppcmi_server import clock, cohorts, jobs, tasks
+from ppcmi_server import clock, tasks
 from ppcmi_server.cli.main import main
 from ppcmi_server.database.schema import AuditEvent, Cohort, Frame
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.garbage import Sweeper
+from ppcmi_server.intake import cohorts
+from ppcmi_server.intake.garbage import Sweeper
+from ppcmi_server.training import jobs
 from support.app_server import TASK, app_server
 from support.uploads import blobs_of, frames_of, orphans, refused
 

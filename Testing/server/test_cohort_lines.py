@@ -9,7 +9,7 @@ from benchmarks.service_large import upload_of
 from ppcmi.client import Patience, ServerClient
 from ppcmi.errors import ConnectionFailedError
 from ppcmi.frame_sender import SMALLEST_BYTES, FrameSender, PieceSize, extents_of
-from ppcmi_server import identity
+from ppcmi_server.access import identity
 from support.app_server import TASK, app_server
 from support.bad_line import bad_line_to
 from support.gate import gate_to

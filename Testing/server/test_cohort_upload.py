@@ -24,8 +24,8 @@ from ppcmi.scales import Profile, Stream
 from ppcmi.site import Membership, SiteProfile
 from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.task_labels import read_labelled_case
-from ppcmi_server import identity
-from ppcmi_server.keys import ServerKeys
+from ppcmi_server.access import identity
+from ppcmi_server.storage.keys import ServerKeys
 from support.app_server import IMPATIENT, TASK, app_server
 from support.gate import gate_to
 

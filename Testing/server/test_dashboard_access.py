@@ -9,7 +9,7 @@ import pytest
 import requests
 from sqlalchemy import text
 
-from ppcmi_server import identity, operators
+from ppcmi_server.access import identity, operators
 from ppcmi_server.api.rates import FailedAttempts
 from ppcmi_server.app import create_app
 from ppcmi_server.dashboard.login import Logins

@@ -5,14 +5,15 @@ import dataclasses
 import pytest
 from sqlalchemy import text
 
-from ppcmi_server import audit, clock, identity
-from ppcmi_server.backup import CREATED
+from ppcmi_server import audit, clock
+from ppcmi_server.access import identity
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.dashboard.attention import concerns
 from ppcmi_server.dashboard.site_facts import site_facts
 from ppcmi_server.database.schema import AuditEvent, Cohort, EnrolmentCode, Job, Site
+from ppcmi_server.operation.backup import CREATED
+from ppcmi_server.operation.tls import CERTIFICATE_NAME, make_self_signed
 from ppcmi_server.settings import StorageSettings, TlsSettings
-from ppcmi_server.tls import CERTIFICATE_NAME, make_self_signed
 from support.app_server import TASK, app_server
 from support.dashboard_world import make_world
 

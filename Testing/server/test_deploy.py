@@ -11,7 +11,7 @@ import yaml
 
 from ppcmi_server.cli.main import build_parser
 from ppcmi_server.config import sections
-from ppcmi_server.settings_source import FOLDER_VARIABLE, toml, variable_name
+from ppcmi_server.operation.settings_source import FOLDER_VARIABLE, toml, variable_name
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "PPCMIServer" / "deploy"
@@ -41,7 +41,7 @@ def test_the_container_is_not_root_checks_itself_and_fetches_nothing_when_it_run
     lines = (DEPLOY / "Containerfile").read_text().splitlines()
     last = lines[max(i for i, line in enumerate(lines) if line.startswith("FROM ")) :]
     assert "USER ppcmi" in last
-    assert any(line.startswith("HEALTHCHECK") and "ppcmi_server.health" in line for line in last)
+    assert any(line.startswith("HEALTHCHECK") and "ppcmi_server.operation.health" in line for line in last)
     assert not any(word in line for line in last for word in ("pip install", "curl", "wget", "ADD http"))
     server = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["server"]
     assert server["read_only"] is True

@@ -18,7 +18,7 @@ from ppcmi.channel import open_channel
 from ppcmi.cohort_frames import CohortKey
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.scales import Stream
-from ppcmi_server import identity
+from ppcmi_server.access import identity
 from support import independent_client as independent
 from support.app_server import INNER_KEY, TASK, app_server, make_latents, pseudonym
 from support.bundle_forgery import take_apart

@@ -20,7 +20,7 @@ import pytest
 from ppcmi.cli.main import main
 from ppcmi.cohort_file import CohortKey, CohortReader
 from ppcmi.phantoms import SCANNERS, make_phantom
-from ppcmi_server.keys import ServerKeys
+from ppcmi_server.storage.keys import ServerKeys
 from support.markers import Markers, write_marked_case, write_marked_dicom, write_marked_nifti, write_marked_scene
 from support.real_server import real_server
 from support.recorder import appearances, found_in, recorder_of

@@ -5,13 +5,13 @@ import sys
 import pytest
 from sqlalchemy import select
 
-from ppcmi_server.archive import check_archive
-from ppcmi_server.backup import create_backup
-from ppcmi_server.blobs import BlobStore
 from ppcmi_server.config import create_folder, load_config
 from ppcmi_server.database.schema import Cohort, Frame
-from ppcmi_server.keys import ServerKeys
+from ppcmi_server.operation.archive import check_archive
+from ppcmi_server.operation.backup import create_backup
 from ppcmi_server.services import open_services
+from ppcmi_server.storage.blobs import BlobStore
+from ppcmi_server.storage.keys import ServerKeys
 from support.app_server import TASK, app_server
 from support.power_cut import recording
 

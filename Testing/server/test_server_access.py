@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from ppcmi_server import clock, operators, site_tokens, tokens
+from ppcmi_server import clock
+from ppcmi_server.access import operators, site_tokens, tokens
+from ppcmi_server.access.identity import add_site, revoke_site, tokens_of
 from ppcmi_server.api.rates import FailedAttempts
 from ppcmi_server.database.schema import Token
-from ppcmi_server.identity import add_site, revoke_site, tokens_of
 from support.app_server import CODEC, TASK, app_server, pseudonym
 
 pytestmark = pytest.mark.usefixtures("every_storage")

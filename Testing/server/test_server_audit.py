@@ -12,7 +12,8 @@ from ppcmi.audit_receipt import NAME, compare_receipt
 from ppcmi.cli.main import main as site_main
 from ppcmi.errors import SiteError
 from ppcmi.site import SiteProfile
-from ppcmi_server import audit, identity
+from ppcmi_server import audit
+from ppcmi_server.access import identity
 from ppcmi_server.cli.main import main
 from ppcmi_server.config import create_folder
 from ppcmi_server.database.engine import Database

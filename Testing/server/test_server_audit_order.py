@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from ppcmi_server import audit, identity
+from ppcmi_server import audit
+from ppcmi_server.access import identity
 from ppcmi_server.config import create_folder
 from ppcmi_server.database.engine import Database
 from support.storages import storage_settings

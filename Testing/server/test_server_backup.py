@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import select
 
 from ppcmi.errors import SiteError, UsageError, WriteError
-from ppcmi_server import audit, backup, restore
-from ppcmi_server.archive import check_archive
+from ppcmi_server import audit
 from ppcmi_server.cli.main import main
 from ppcmi_server.config import load_config
 from ppcmi_server.database.schema import AuditEvent, Cohort, Frame, Site
 from ppcmi_server.errors import OperatorError
+from ppcmi_server.operation import backup, restore
+from ppcmi_server.operation.archive import check_archive
 from ppcmi_server.services import open_services
 from support.app_server import TASK, app_server
 from support.finished_models import add_model

@@ -12,7 +12,7 @@ from ppcmi_server import tasks
 from ppcmi_server.api import documents
 from ppcmi_server.api.documents import Document
 from ppcmi_server.database.schema import Job, Model
-from ppcmi_server.logs import JsonLines
+from ppcmi_server.operation.logs import JsonLines
 from ppcmi_server.settings import MEMORY_OF_A_BYTE
 from support.app_server import CODEC, TASK, app_server, make_latents, pseudonym
 

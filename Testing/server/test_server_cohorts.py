@@ -9,9 +9,10 @@ from ppcmi.cohort_file import CohortReader, CohortWriter
 from ppcmi.errors import ServerRefusedError, TrainingError
 from ppcmi.scales import Profile, Stream
 from ppcmi.sealing import new_private_key, public_key_of
-from ppcmi_server import jobs, tasks
-from ppcmi_server.blobs import BlobStore
+from ppcmi_server import tasks
 from ppcmi_server.database.schema import Cohort, Frame, Job, JobCohort, Model
+from ppcmi_server.storage.blobs import BlobStore
+from ppcmi_server.training import jobs
 from support.app_server import TASK, app_server, make_latents, pseudonym
 from support.storages import stored_files
 

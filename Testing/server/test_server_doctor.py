@@ -5,11 +5,11 @@ import re
 import pytest
 from sqlalchemy import text, update
 
-from ppcmi_server import backup
 from ppcmi_server.cli.main import main
 from ppcmi_server.config import load_config
 from ppcmi_server.database.schema import Model
-from ppcmi_server.doctor import examine
+from ppcmi_server.operation import backup
+from ppcmi_server.operation.doctor import examine
 from support.app_server import app_server
 from support.finished_models import add_model
 
@@ -79,7 +79,7 @@ def test_an_altered_audit_log_is_noticed(server):
 
 
 def test_a_storage_key_of_another_server_is_noticed(server, tmp_path):
-    from ppcmi_server.keys import ServerKeys
+    from ppcmi_server.storage.keys import ServerKeys
 
     file = server.services.config.folder / "storage.key"
     kept = file.read_bytes()

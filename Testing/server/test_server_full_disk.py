@@ -11,12 +11,12 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ppcmi.errors import ServerRefusedError
 from ppcmi.frame_sender import FrameSender
-from ppcmi_server import identity, operators
+from ppcmi_server.access import identity, operators
 from ppcmi_server.database.schema import Login
 from ppcmi_server.errors import RefusalError
-from ppcmi_server.full_disk import is_full
-from ppcmi_server.quota import Room
+from ppcmi_server.intake.quota import Room
 from ppcmi_server.settings import StorageSettings
+from ppcmi_server.storage.full_disk import is_full
 from support.app_server import TASK, app_server
 from support.uploads import UploadingSite, differences, frames_of, orphans, refused
 

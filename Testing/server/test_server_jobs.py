@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from sqlalchemy import select
 
 from ppcmi.errors import CancelledError, TrainingError
-from ppcmi_server import jobs, leases, models, tasks, worker
+from ppcmi_server import models, tasks
 from ppcmi_server.cli.main import main
 from ppcmi_server.database.schema import Member, Model
-from ppcmi_server.supervisor import Supervisor
-from ppcmi_server.train_job import TrainingOfJob
+from ppcmi_server.training import jobs, leases, worker
+from ppcmi_server.training.supervisor import Supervisor
+from ppcmi_server.training.train_job import TrainingOfJob
 from support.app_server import CODEC, TASK, app_server
 
 EPOCHS = 4

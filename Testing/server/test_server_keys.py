@@ -15,9 +15,9 @@ from ppcmi_server.config import create_folder, load_config
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import AuditEvent, Cohort, Job, Site, Task
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.key_files import rotate_storage_key, wrap_key_files
-from ppcmi_server.keys import NEXT_STORAGE_KEY, PRIVATE_KEY, STORAGE_KEY, ServerKeys, wrapped_text
 from ppcmi_server.settings import StorageSettings
+from ppcmi_server.storage.key_files import rotate_storage_key, wrap_key_files
+from ppcmi_server.storage.keys import NEXT_STORAGE_KEY, PRIVATE_KEY, STORAGE_KEY, ServerKeys, wrapped_text
 
 KEY_OF_A_COHORT = bytes(range(32))
 NOW = "2026-01-01T00:00:00Z"

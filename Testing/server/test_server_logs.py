@@ -12,8 +12,8 @@ import pytest
 import requests
 
 from ppcmi_server.api.access_log import AccessLog
-from ppcmi_server.logs import configure_logging, describe, log_error
-from ppcmi_server.metrics import Metrics
+from ppcmi_server.operation.logs import configure_logging, describe, log_error
+from ppcmi_server.operation.metrics import Metrics
 from ppcmi_server.settings import LogSettings
 from support.markers import Markers
 from support.real_server import real_server
@@ -46,17 +46,19 @@ def lines_of(stream):
 
 def test_an_event_is_one_line_with_its_fields(log_of):
     stream = log_of()
-    logging.getLogger("ppcmi_server.jobs").info("job-started", extra={"fields": {"job": 3, "epochs": 12}})
+    logging.getLogger("ppcmi_server.training.jobs").info("job-started", extra={"fields": {"job": 3, "epochs": 12}})
     (line,) = lines_of(stream)
     assert line["event"] == "job-started"
-    assert (line["level"], line["logger"], line["job"], line["epochs"]) == ("info", "ppcmi_server.jobs", 3, 12)
+    assert (line["level"], line["logger"], line["job"], line["epochs"]) == ("info", "ppcmi_server.training.jobs", 3, 12)
     assert line["time"].endswith("Z")
 
 
 def test_as_text_it_is_a_line_for_people(log_of):
     stream = log_of(format="text")
-    logging.getLogger("ppcmi_server.jobs").warning("job-stuck", extra={"fields": {"job": 3, "why": "no sign of life"}})
-    assert stream.getvalue().endswith('Z warning ppcmi_server.jobs job-stuck job=3 why="no sign of life"\n')
+    logging.getLogger("ppcmi_server.training.jobs").warning(
+        "job-stuck", extra={"fields": {"job": 3, "why": "no sign of life"}}
+    )
+    assert stream.getvalue().endswith('Z warning ppcmi_server.training.jobs job-stuck job=3 why="no sign of life"\n')
 
 
 @pytest.mark.parametrize(("level", "events"), [("debug", 3), ("info", 2), ("error", 1)])

@@ -12,9 +12,9 @@ import torch
 from ppcmi.errors import DeviceMemoryError, TrainingError
 from ppcmi.latents import Latents
 from ppcmi_server.errors import RefusalError
-from ppcmi_server.fair_queue import Answer, FairQueue, Kind, Waiting
-from ppcmi_server.mapping import Mapper, Place
-from ppcmi_server.metrics import Metrics
+from ppcmi_server.mapping.fair_queue import Answer, FairQueue, Kind, Waiting
+from ppcmi_server.mapping.mapper import Mapper, Place
+from ppcmi_server.operation.metrics import Metrics
 from support.app_server import make_latents
 
 WAIT_S = 30

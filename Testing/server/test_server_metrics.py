@@ -9,15 +9,15 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from ppcmi_server import operators
-from ppcmi_server.blobs import BlobStore
+from ppcmi_server.access import operators
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Job, JobEpoch
-from ppcmi_server.load_window import LoadWindow
-from ppcmi_server.metrics import MAP_ROUTE, METHODS, OTHER, REFUSALS, STAGES, Metrics
-from ppcmi_server.metrics_state import ServerState
-from ppcmi_server.readiness import Readiness, ReadinessCheck
+from ppcmi_server.operation.load_window import LoadWindow
+from ppcmi_server.operation.metrics import MAP_ROUTE, METHODS, OTHER, REFUSALS, STAGES, Metrics
+from ppcmi_server.operation.metrics_state import ServerState
+from ppcmi_server.operation.readiness import Readiness, ReadinessCheck
 from ppcmi_server.settings import DashboardSettings
+from ppcmi_server.storage.blobs import BlobStore
 from support.app_server import TASK, app_server
 
 DEPLOY = Path(__file__).resolve().parents[2] / "PPCMIServer" / "deploy"

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import MetaData, insert, select, text
 
-from ppcmi_server import identity, operators
+from ppcmi_server.access import identity, operators
+from ppcmi_server.access.tokens import digest_of
 from ppcmi_server.config import create_folder
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Base, Token
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.tokens import digest_of
 from support.storages import storage_settings
 
 pytestmark = pytest.mark.usefixtures("every_storage")

@@ -5,9 +5,10 @@ import re
 import pytest
 
 from ppcmi.errors import ServerRefusedError, TrainingError
-from ppcmi_server import audit, jobs, models, tasks
+from ppcmi_server import audit, models, tasks
 from ppcmi_server.cli.main import main
 from ppcmi_server.database.schema import Job, Model
+from ppcmi_server.training import jobs
 from ppcmi_server.umn.training import EpochReport
 from support.app_server import CODEC, TASK, app_server
 from support.random_models import add_model, random_umn

@@ -4,7 +4,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from ppcmi_server.connections import ServingConfig
+from ppcmi_server.operation.connections import ServingConfig
 from ppcmi_server.settings import RateSettings, ServeSettings
 from support.app_server import app_server, running
 from support.openapi_fuzz import fuzz_description

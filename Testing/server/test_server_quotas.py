@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from ppcmi_server import identity
+from ppcmi_server.access import identity
 from ppcmi_server.settings import StorageSettings
 from support.app_server import TASK, app_server
 from support.uploads import blobs_of, frames_of, refused

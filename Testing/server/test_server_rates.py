@@ -6,7 +6,7 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from ppcmi_server import identity
+from ppcmi_server.access import identity
 from ppcmi_server.api.rates import BUCKETS_KEPT, FailedAttempts, Rate
 from ppcmi_server.errors import RefusalError
 from support.app_server import app_server

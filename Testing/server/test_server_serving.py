@@ -19,10 +19,10 @@ import requests
 
 from ppcmi_server.cli.main import main
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.file_systems import file_system_of, require_local
-from ppcmi_server.health import answers
-from ppcmi_server.service_manager import ServiceManager
-from ppcmi_server.tls import make_self_signed, read_certificate
+from ppcmi_server.operation.health import answers
+from ppcmi_server.operation.service_manager import ServiceManager
+from ppcmi_server.operation.tls import make_self_signed, read_certificate
+from ppcmi_server.storage.file_systems import file_system_of, require_local
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX'")
 START_S = 60

@@ -11,7 +11,7 @@ import pytest
 from ppcmi_server.cli.main import main
 from ppcmi_server.config import load_config
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.settings_source import write_settings
+from ppcmi_server.operation.settings_source import write_settings
 from support.loopback import write_certificate
 
 MARKER = "horse-battery"
@@ -88,7 +88,7 @@ def test_a_check_refuses_certificates_that_cannot_be_used(folder, certificate, k
 
 
 def test_an_expired_certificate_is_a_problem_and_one_that_soon_will_be_a_warning(folder, capsys):
-    from ppcmi_server.tls import make_self_signed
+    from ppcmi_server.operation.tls import make_self_signed
 
     write_settings(folder, "tls", {"certificate": "server.crt", "key": "server.key"})
     for days, level in ((0, "problem"), (5, "warning"), (100, "ok")):

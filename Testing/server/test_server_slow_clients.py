@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from ppcmi_server.connections import ServingConfig
+from ppcmi_server.operation.connections import ServingConfig
 from ppcmi_server.settings import ServeSettings
 from support.app_server import TASK, app_server, make_latents, running
 from support.loopback import write_certificate

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from ppcmi.locks import hold_lock, is_locked
-from ppcmi_server.blobs import BlobStore, open_blobs
 from ppcmi_server.config import create_folder
 from ppcmi_server.errors import OperatorError, RefusalError
-from ppcmi_server.keys import ServerKeys, decrypt, encrypt
 from ppcmi_server.settings import StorageSettings
+from ppcmi_server.storage.blobs import BlobStore, open_blobs
+from ppcmi_server.storage.keys import ServerKeys, decrypt, encrypt
 from support.app_server import app_server
 
 HOLD_FOREVER = """

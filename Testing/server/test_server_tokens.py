@@ -16,7 +16,8 @@ from ppcmi.connection_errors import TokenEndedError
 from ppcmi.errors import ServerRefusedError, SiteError
 from ppcmi.site import SiteProfile
 from ppcmi.site_token import rotate_token, use_token
-from ppcmi_server import clock, identity, operators, site_tokens, tokens
+from ppcmi_server import clock
+from ppcmi_server.access import identity, operators, site_tokens, tokens
 from ppcmi_server.cli.main import main
 from ppcmi_server.database.schema import AuditEvent, EnrolmentCode, Token
 from support.app_server import IMPATIENT, app_server

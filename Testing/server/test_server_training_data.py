@@ -6,9 +6,10 @@ import torch
 from ppcmi.errors import ServerRefusedError, TrainingError
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.scales import Profile, Stream
-from ppcmi_server import jobs, tasks
+from ppcmi_server import tasks
 from ppcmi_server.database.schema import Cohort
-from ppcmi_server.training_data import load_dataset, stored_cohorts
+from ppcmi_server.training import jobs
+from ppcmi_server.training.training_data import load_dataset, stored_cohorts
 from support.app_server import TASK, app_server, make_latents
 
 CODECS = ("a" * 32, "b" * 32)

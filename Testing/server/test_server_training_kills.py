@@ -12,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ppcmi_server import jobs, leases, models, tasks, worker
+from ppcmi_server import models, tasks
 from ppcmi_server.config import SETTINGS_NAME, settings_text
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Consortium, Job
-from ppcmi_server.leases import LeaseLostError, Watch
-from ppcmi_server.supervisor import Supervisor
-from ppcmi_server.train_job import TrainingOfJob
+from ppcmi_server.training import jobs, leases, worker
+from ppcmi_server.training.leases import LeaseLostError, Watch
+from ppcmi_server.training.supervisor import Supervisor
+from ppcmi_server.training.train_job import TrainingOfJob
 from support.app_server import TASK, app_server
 from support.real_server import serving
 from support.waiting import wait_until

@@ -16,7 +16,7 @@ from ppcmi.errors import ConnectionFailedError, ServerRefusedError, SiteError, U
 from ppcmi.server_certificate import parse_pin
 from ppcmi.site import SiteProfile
 from ppcmi.site_transfer import export_profile, import_profile
-from ppcmi_server import identity
+from ppcmi_server.access import identity
 from support.app_server import IMPATIENT
 from support.certificates import Authority, tls_server
 from support.loopback import Answer, loopback_server

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.service_kills import random_kills
 from ppcmi.client import Patience
 from ppcmi.errors import ConnectionFailedError
-from ppcmi_server import identity
+from ppcmi_server.access import identity
 from ppcmi_server.config import load_config
 from ppcmi_server.database.schema import Cohort
 from ppcmi_server.services import open_services

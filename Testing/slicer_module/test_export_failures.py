@@ -14,7 +14,7 @@ from ppcmi.data_folders import find_cases
 from ppcmi.outgoing import Outgoing
 from ppcmi.reading import read_labels, read_volume
 from ppcmi.site import SiteProfile
-from ppcmi_server.keys import ServerKeys
+from ppcmi_server.storage.keys import ServerKeys
 from slicer_module.export_panel import (
     add_phantom,
     add_segmentation,

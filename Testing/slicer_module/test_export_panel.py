@@ -9,7 +9,7 @@ import slicer
 from ppcmi.bundle_header import read_header
 from ppcmi.cohort_file import CohortKey, CohortReader
 from ppcmi.consent_log import ConsentLog
-from ppcmi_server.keys import ServerKeys
+from ppcmi_server.storage.keys import ServerKeys
 from slicer_module.export_panel import (
     add_phantom,
     add_segmentation,

@@ -24,11 +24,12 @@ from ppcmi.latents import Latents
 from ppcmi.protection import Protection
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream, scale_shapes
-from ppcmi_server import identity, tasks
+from ppcmi_server import tasks
+from ppcmi_server.access import identity
 from ppcmi_server.app import create_app
 from ppcmi_server.config import SETTINGS_NAME, create_folder, settings_text
-from ppcmi_server.connections import ServingConfig
-from ppcmi_server.mapping import Mapper
+from ppcmi_server.mapping.mapper import Mapper
+from ppcmi_server.operation.connections import ServingConfig
 from ppcmi_server.services import Services, open_services
 from ppcmi_server.settings import Limits
 from support.codecs import tiny_task

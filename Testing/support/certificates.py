@@ -20,10 +20,10 @@ from cryptography.x509.oid import NameOID
 
 from ppcmi_server.app import create_app
 from ppcmi_server.config import create_folder
-from ppcmi_server.connections import ServingConfig
+from ppcmi_server.operation.connections import ServingConfig
+from ppcmi_server.operation.tls import server_context
 from ppcmi_server.services import Services, open_services
 from ppcmi_server.settings import TlsSettings
-from ppcmi_server.tls import server_context
 
 START_S = 30
 HERE = ("127.0.0.1", "localhost")

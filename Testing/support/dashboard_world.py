@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from ppcmi_server import clock, identity, models, operators, tasks
+from ppcmi_server import clock, models, tasks
+from ppcmi_server.access import identity, operators
 from ppcmi_server.database.schema import Cohort as StoredCohort
 from ppcmi_server.database.schema import Job, JobCohort, JobEpoch, Model
 from support.app_server import CODEC, TASK, AppServer, SiteAtServer

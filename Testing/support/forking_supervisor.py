@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-from ppcmi_server import jobs, worker
 from ppcmi_server.config import load_config
 from ppcmi_server.services import open_services
-from ppcmi_server.supervisor import Supervisor
+from ppcmi_server.training import jobs, worker
+from ppcmi_server.training.supervisor import Supervisor
 
 ROUND_S = 0.05
 

@@ -29,7 +29,7 @@ from ppcmi_server.services import open_services
 
 START_S = 60
 _FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(["support.killable", "support.uploads", "ppcmi_server.worker"])
+_FORKING.set_forkserver_preload(["support.killable", "support.uploads", "ppcmi_server.training.worker"])
 _FILE_EVENTS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ppcmi_server.contributions import examine
-from ppcmi_server.training_data import SliceFacts, slice_weights
+from ppcmi_server.training.contributions import examine
+from ppcmi_server.training.training_data import SliceFacts, slice_weights
 from ppcmi_server.umn.dataset import join_datasets
 from unit.test_umn import related_latents
 

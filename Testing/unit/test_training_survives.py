@@ -8,10 +8,10 @@ import torch
 
 from ppcmi.errors import CancelledError, TrainingError
 from ppcmi.latents import Latents
-from ppcmi_server.blobs import BlobStore
-from ppcmi_server.checkpoints import Checkpoints
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.sealed_stream import RECORD_BYTES, SealingFile, open_stream
+from ppcmi_server.storage.blobs import BlobStore
+from ppcmi_server.storage.sealed_stream import RECORD_BYTES, SealingFile, open_stream
+from ppcmi_server.training.checkpoints import Checkpoints
 from ppcmi_server.umn.network import MappingNetwork
 from ppcmi_server.umn.scratch import ScratchLatents
 from ppcmi_server.umn.training import DivergedError, UmnConfig, Watching, train_umn

@@ -10,17 +10,17 @@ from fastapi import BackgroundTasks, Depends, Request
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 
+from ppcmi_server.access.client_certificate import client_certificate
+from ppcmi_server.access.identity import Caller, authenticate, bind_certificate
+from ppcmi_server.access.operators import Operator, authenticate_operator
+from ppcmi_server.access.site_tokens import note_use
+from ppcmi_server.access.tokens import OPERATOR_SCOPES, SITE_SCOPES, Use, find_token, is_valid
 from ppcmi_server.api.bodies import BodyMemory
 from ppcmi_server.api.rates import FailedAttempts, Rate
-from ppcmi_server.client_certificate import client_certificate
 from ppcmi_server.database.schema import Site
 from ppcmi_server.errors import RefusalError, forbidden
-from ppcmi_server.identity import Caller, authenticate, bind_certificate
-from ppcmi_server.mapping import Mapper
-from ppcmi_server.operators import Operator, authenticate_operator
+from ppcmi_server.mapping.mapper import Mapper
 from ppcmi_server.services import Services
-from ppcmi_server.site_tokens import note_use
-from ppcmi_server.tokens import OPERATOR_SCOPES, SITE_SCOPES, Use, find_token, is_valid
 
 _BEARER = HTTPBearer(auto_error=False, description="The token from enrolment.")
 

@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ppcmi_server.api.problems import internal_error
-from ppcmi_server.logs import REQUEST_ID, log_error
-from ppcmi_server.metrics import Metrics
+from ppcmi_server.operation.logs import REQUEST_ID, log_error
+from ppcmi_server.operation.metrics import Metrics
 
 LOG = logging.getLogger("ppcmi_server.access")
 DISCONNECTED = 499

@@ -12,7 +12,7 @@ from ppcmi_server.api.bodies import OCTETS_BODY, BinaryRoute, JsonRoute, read_bo
 from ppcmi_server.api.documents import CohortAnswer, CohortCreated, CohortRequest, CommitAnswer, CommitRequest
 from ppcmi_server.api.problems import describe_problems
 from ppcmi_server.api.task_routes import TaskName
-from ppcmi_server.chunks import ChunkPlace
+from ppcmi_server.intake.chunks import ChunkPlace
 
 router = APIRouter(prefix="/v1", tags=["cohorts"], route_class=JsonRoute, responses=describe_problems(401, 404, 422))
 binary = APIRouter(prefix="/v1", tags=["cohorts"], route_class=BinaryRoute, responses=describe_problems(401, 404, 422))

@@ -6,16 +6,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from ppcmi_server import __version__, audit, identity
+from ppcmi_server import __version__, audit
+from ppcmi_server.access import identity
 from ppcmi_server.api.access import AnyCaller, UsesFailedAttempts, UsesMapper, UsesServices, address_of, certificate_of
 from ppcmi_server.api.bodies import JsonRoute
 from ppcmi_server.api.documents import EnrolAnswer, EnrolRequest, Health, Info, Me, Readiness, SiteAnswer
 from ppcmi_server.api.problems import describe_problems
 from ppcmi_server.database.schema import Site
 from ppcmi_server.errors import RefusalError
-from ppcmi_server.mapping import shutting_down
-from ppcmi_server.quota import stored_bytes
-from ppcmi_server.readiness import ReadinessCheck
+from ppcmi_server.intake.quota import stored_bytes
+from ppcmi_server.mapping.mapper import shutting_down
+from ppcmi_server.operation.readiness import ReadinessCheck
 
 FORBIDDEN = 403
 

@@ -23,17 +23,17 @@ from ppcmi.latents import Latents
 from ppcmi.scales import Profile, Stream
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server import models, tasks
+from ppcmi_server.access.identity import Caller
 from ppcmi_server.api.access import SegmentCaller, UsesBodyMemory, UsesMapper, UsesServices
 from ppcmi_server.api.bodies import OCTETS_ANSWER, OCTETS_BODY, BinaryRoute, OctetsInPieces, read_body
 from ppcmi_server.api.problems import describe_problems
 from ppcmi_server.api.task_routes import TaskName
 from ppcmi_server.api.volume import MappedVolume
-from ppcmi_server.cohort_checks import require_shapes
 from ppcmi_server.database.schema import Model
 from ppcmi_server.errors import conflict
-from ppcmi_server.fair_queue import Answer
-from ppcmi_server.identity import Caller
-from ppcmi_server.mapping import Mapper
+from ppcmi_server.intake.cohort_checks import require_shapes
+from ppcmi_server.mapping.fair_queue import Answer
+from ppcmi_server.mapping.mapper import Mapper
 from ppcmi_server.services import Services
 
 router = APIRouter(

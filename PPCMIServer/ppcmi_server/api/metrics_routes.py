@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Response
 
 from ppcmi_server.api.access import UsesServices, operator_with
-from ppcmi_server.metrics import MEDIA_TYPE
+from ppcmi_server.operation.metrics import MEDIA_TYPE
 
 PATH = "/metrics"
 

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
 
 from ppcmi_server.api.problems import problem
-from ppcmi_server.full_disk import is_full, storage_full
+from ppcmi_server.storage.full_disk import is_full, storage_full
 
 
 def add_storage_handlers(app: FastAPI) -> None:

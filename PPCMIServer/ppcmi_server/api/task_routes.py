@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from ppcmi_server import models, tasks
+from ppcmi_server.access.identity import Caller
 from ppcmi_server.api.access import AnyCaller, ContributeCaller, UsesServices
 from ppcmi_server.api.bodies import OCTETS, OCTETS_ANSWER, OCTETS_BODY, BinaryRoute, JsonRoute, receive_chunks
 from ppcmi_server.api.documents import (
@@ -27,7 +28,6 @@ from ppcmi_server.api.documents import (
 from ppcmi_server.api.problems import describe_problems
 from ppcmi_server.database.schema import Consortium, Site, Task
 from ppcmi_server.errors import not_found, unprocessable
-from ppcmi_server.identity import Caller
 from ppcmi_server.services import Services
 
 CODEC_HEADER = "X-PPCMI-Codec"

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from ppcmi_server import audit, site_tokens
+from ppcmi_server import audit
+from ppcmi_server.access import site_tokens
 from ppcmi_server.api.access import AnyCaller, UsesServices
 from ppcmi_server.api.bodies import JsonRoute
 from ppcmi_server.api.documents import AuditReceipt, NewToken, Nothing, TokenAnswer, TokenRequest, TokenText

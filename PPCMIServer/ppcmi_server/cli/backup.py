@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ppcmi.cli.parsers import Groups
 from ppcmi.cli.passphrase import add_passphrase, ask_new_passphrase, ask_passphrase
-from ppcmi_server import backup, restore
-from ppcmi_server.archive import check_archive
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.errors import OperatorError
+from ppcmi_server.operation import backup, restore
+from ppcmi_server.operation.archive import check_archive
 from ppcmi_server.services import open_services
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ppcmi.cli.parsers import Groups, add_group
-from ppcmi_server import cohorts
 from ppcmi_server.cli.options import Command, add_command, task_named
 from ppcmi_server.database.schema import Cohort
+from ppcmi_server.intake import cohorts
 from ppcmi_server.services import open_services
 
 MEBIBYTE = 1 << 20

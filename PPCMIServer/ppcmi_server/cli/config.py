@@ -6,11 +6,11 @@ from dataclasses import fields
 from typing import Any
 
 from ppcmi.cli.parsers import Groups, add_group
-from ppcmi_server.checks import Finding, serving_findings, storage_findings
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.config import inspect_config, sections
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.settings_source import toml
+from ppcmi_server.operation.checks import Finding, serving_findings, storage_findings
+from ppcmi_server.operation.settings_source import toml
 
 MASK = '"********"'
 

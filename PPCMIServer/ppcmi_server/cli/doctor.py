@@ -5,7 +5,7 @@ from __future__ import annotations
 from ppcmi.cli.parsers import Groups
 from ppcmi_server.cli.config import report
 from ppcmi_server.cli.options import Command, add_command
-from ppcmi_server.doctor import examine
+from ppcmi_server.operation.doctor import examine
 
 
 def add_parsers(groups: Groups) -> None:

@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 
 from ppcmi.cli.console import Console
 from ppcmi.cli.parsers import Groups, add_group
-from ppcmi_server import jobs
-from ppcmi_server.blobs import open_blobs
-from ppcmi_server.checkpoints import delete_checkpoints
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.database.schema import Job, JobEpoch, Site
 from ppcmi_server.models import curve, model_of_job
+from ppcmi_server.storage.blobs import open_blobs
+from ppcmi_server.training import jobs
+from ppcmi_server.training.checkpoints import delete_checkpoints
 
 
 def add_parsers(groups: Groups) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi_server.cli.options import Command, add_command
-from ppcmi_server.key_files import rotate_storage_key, wrap_key_files
+from ppcmi_server.storage.key_files import rotate_storage_key, wrap_key_files
 
 
 def add_parsers(groups: Groups) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ppcmi.cli.parsers import Groups, add_group
-from ppcmi_server import operators, tokens
+from ppcmi_server.access import operators, tokens
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.database.schema import Token
 

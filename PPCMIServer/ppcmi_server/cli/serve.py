@@ -15,17 +15,17 @@ from typing import Any
 from ppcmi.cli.parsers import Groups
 from ppcmi.locks import hold_lock
 from ppcmi_server.app import create_app
-from ppcmi_server.checks import serving_findings
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import sqlite_file
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.logs import configure_logging
-from ppcmi_server.service_manager import ADDRESS_VARIABLE, ServiceManager
-from ppcmi_server.serving import OperatedServer, listen
-from ppcmi_server.supervisor import SERVE_LOCK
+from ppcmi_server.operation.checks import serving_findings
+from ppcmi_server.operation.logs import configure_logging
+from ppcmi_server.operation.service_manager import ADDRESS_VARIABLE, ServiceManager
+from ppcmi_server.operation.serving import OperatedServer, listen
+from ppcmi_server.training.supervisor import SERVE_LOCK
 
-LOG = logging.getLogger("ppcmi_server.serving")
+LOG = logging.getLogger("ppcmi_server.operation.serving")
 
 
 def add_parsers(groups: Groups) -> None:

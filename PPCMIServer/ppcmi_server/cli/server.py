@@ -8,7 +8,7 @@ from ppcmi import sealing
 from ppcmi.cli.parsers import Groups
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.config import create_folder
-from ppcmi_server.keys import ServerKeys
+from ppcmi_server.storage.keys import ServerKeys
 
 
 def add_parsers(groups: Groups) -> None:

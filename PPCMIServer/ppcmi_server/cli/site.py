@@ -7,7 +7,7 @@ import re
 from ppcmi import sealing
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.errors import UsageError
-from ppcmi_server import identity
+from ppcmi_server.access import identity
 from ppcmi_server.cli.operator import TOKEN_COLUMNS, token_row
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.database.schema import Site

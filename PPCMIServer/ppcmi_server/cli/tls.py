@@ -7,8 +7,15 @@ import datetime as dt
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.settings_source import write_settings
-from ppcmi_server.tls import CERTIFICATE_NAME, DAYS, KEY_NAME, CertificateFacts, make_self_signed, read_certificate
+from ppcmi_server.operation.settings_source import write_settings
+from ppcmi_server.operation.tls import (
+    CERTIFICATE_NAME,
+    DAYS,
+    KEY_NAME,
+    CertificateFacts,
+    make_self_signed,
+    read_certificate,
+)
 
 
 def add_parsers(groups: Groups) -> None:

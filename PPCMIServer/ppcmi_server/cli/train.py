@@ -16,13 +16,14 @@ from ppcmi.cli.parsers import Groups
 from ppcmi.device import choose_device
 from ppcmi.errors import CancelledError, TrainingError
 from ppcmi.scales import Profile
-from ppcmi_server import jobs, models
+from ppcmi_server import models
 from ppcmi_server.cli.job import show_report, site_names
 from ppcmi_server.cli.options import Command, add_command, task_named
 from ppcmi_server.database.schema import Job, JobEpoch, Model
-from ppcmi_server.leases import CLAIMABLE
 from ppcmi_server.services import open_services
-from ppcmi_server.supervisor import Supervisor, is_supervised
+from ppcmi_server.training import jobs
+from ppcmi_server.training.leases import CLAIMABLE
+from ppcmi_server.training.supervisor import Supervisor, is_supervised
 
 POLL_S = 0.3
 

@@ -11,8 +11,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ppcmi_server import audit, clock, models
-from ppcmi_server.backup import CREATED
-from ppcmi_server.checks import EXPIRES_SOON_DAYS
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.dashboard.room import rooms
 from ppcmi_server.dashboard.scores import validated
@@ -20,9 +18,11 @@ from ppcmi_server.dashboard.site_facts import SiteFacts, site_names
 from ppcmi_server.dashboard.training import suspects, usable_cohorts
 from ppcmi_server.dashboard.view import plural, size
 from ppcmi_server.database.schema import AuditEvent, Cohort, Job, Member, Model, Site, Task
-from ppcmi_server.doctor import BACKUP_DAYS
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.tls import read_certificate
+from ppcmi_server.operation.backup import CREATED
+from ppcmi_server.operation.checks import EXPIRES_SOON_DAYS
+from ppcmi_server.operation.doctor import BACKUP_DAYS
+from ppcmi_server.operation.tls import read_certificate
 
 Level = Literal["problem", "look"]
 STALLED_AFTER_DAYS = 1.0

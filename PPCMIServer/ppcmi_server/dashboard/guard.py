@@ -24,9 +24,9 @@ from ppcmi_server.dashboard.notices import Notice
 from ppcmi_server.dashboard.origin import cookie_name, require_own_page
 from ppcmi_server.dashboard.rendering import HEADERS, ROOT, error_page, render
 from ppcmi_server.errors import OperatorError, RefusalError, forbidden
-from ppcmi_server.full_disk import is_full, storage_full
-from ppcmi_server.logs import log_error
+from ppcmi_server.operation.logs import log_error
 from ppcmi_server.services import Services
+from ppcmi_server.storage.full_disk import is_full, storage_full
 
 SEE_OTHER = 303
 REFRESH = "refresh"

@@ -16,10 +16,10 @@ from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from ppcmi_server import audit
+from ppcmi_server.access.operators import Operator, operator_of
+from ppcmi_server.access.tokens import digest_of
 from ppcmi_server.database.schema import Login
-from ppcmi_server.operators import Operator, operator_of
 from ppcmi_server.settings import DashboardSettings
-from ppcmi_server.tokens import digest_of
 
 SCOPE = "operate"
 SECRET_BYTES = 32

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ppcmi_server.dashboard import charts, view
-from ppcmi_server.logs import REQUEST_ID
+from ppcmi_server.operation.logs import REQUEST_ID
 
 ROOT = "/dashboard"
 POLICY = "; ".join((

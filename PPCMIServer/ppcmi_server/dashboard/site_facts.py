@@ -10,7 +10,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ppcmi import sealing
-from ppcmi_server import clock, tokens
+from ppcmi_server import clock
+from ppcmi_server.access import tokens
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.schema import Cohort, EnrolmentCode, Member, Site, Task, Token
 

@@ -12,12 +12,13 @@ from markupsafe import Markup, escape
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ppcmi_server import jobs, models
+from ppcmi_server import models
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.dashboard import view
 from ppcmi_server.dashboard.charts import Curve, Line
 from ppcmi_server.dashboard.site_facts import site_names
 from ppcmi_server.database.schema import Cohort, Job, JobCohort, JobEpoch, Model, Task
+from ppcmi_server.training import jobs
 
 _SITE_ID = re.compile(r"\b[0-9a-f]{16}\b")
 
@@ -27,7 +28,7 @@ class SiteVerdict:
     """What a training's report says of a site.
 
     :param without: error on this site's cases of a map that the other sites teach, see
-        :class:`ppcmi_server.contributions.SiteReport`.
+        :class:`ppcmi_server.training.contributions.SiteReport`.
     :param cohorts: how many of its cohorts would be in a training that began now.
     """
 

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.errors import OperatorError
-from ppcmi_server.file_systems import require_local
+from ppcmi_server.storage.file_systems import require_local
 
 BUSY_TIMEOUT_MS = 20_000
 MIGRATIONS = Path(__file__).with_name("migrations")

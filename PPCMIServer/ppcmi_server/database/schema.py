@@ -203,7 +203,7 @@ class Job(Base):
 
     ``worker`` holds the job while ``heartbeat`` keeps growing. ``fence`` grows with each claim: who holds an older one
     may write no more. ``attempts`` counts claims since the last checkpoint. ``batch_size`` is what memory allows, if
-    less than asked for. ``report`` says how each site did, see :mod:`ppcmi_server.contributions`.
+    less than asked for. ``report`` says how each site did, see :mod:`ppcmi_server.training.contributions`.
     """
 
     __tablename__ = "jobs"

@@ -89,7 +89,7 @@ class EpochReport:
 
 
 class KeepsStates(Protocol):
-    """Where checkpoints are kept, e.g. :class:`ppcmi_server.checkpoints.Checkpoints`."""
+    """Where checkpoints are kept, e.g. :class:`ppcmi_server.training.checkpoints.Checkpoints`."""
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Keep a state durably, beside the one before."""

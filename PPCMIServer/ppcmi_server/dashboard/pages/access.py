@@ -8,6 +8,8 @@ from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
+from ppcmi_server.access.operators import authenticate_operator
+from ppcmi_server.access.site_tokens import note_use
 from ppcmi_server.api.access import UsesServices, address_of, failed_attempts_of
 from ppcmi_server.dashboard.forms import read_form
 from ppcmi_server.dashboard.guard import SEE_OTHER, UsesChange
@@ -15,9 +17,7 @@ from ppcmi_server.dashboard.login import SCOPE, Logins
 from ppcmi_server.dashboard.origin import cookie_name, is_encrypted, require_own_page
 from ppcmi_server.dashboard.pages import page_router
 from ppcmi_server.dashboard.rendering import ROOT, render
-from ppcmi_server.operators import authenticate_operator
 from ppcmi_server.services import Services
-from ppcmi_server.site_tokens import note_use
 
 WRONG = "That token does not open the dashboard; it takes a valid one of an operator with the scope 'operate'."
 _PAGE = re.compile(re.escape(ROOT) + r"(/[A-Za-z0-9_-]+)*")

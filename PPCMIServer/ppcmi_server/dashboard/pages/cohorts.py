@@ -9,11 +9,11 @@ from fastapi import Path, Query, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ppcmi_server.cohorts import set_excluded
 from ppcmi_server.dashboard.guard import UsesChange, UsesVisit
 from ppcmi_server.dashboard.pages import page_router
 from ppcmi_server.database.schema import Cohort, JobCohort, Model, Site, Task
 from ppcmi_server.errors import not_found
+from ppcmi_server.intake.cohorts import set_excluded
 
 CohortId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 SHOWN = 200

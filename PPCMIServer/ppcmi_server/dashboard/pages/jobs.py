@@ -10,14 +10,15 @@ from sqlalchemy.orm import Session
 
 from ppcmi.errors import UsageError
 from ppcmi.scales import Profile
-from ppcmi_server import jobs, tasks
-from ppcmi_server.checkpoints import delete_checkpoints
-from ppcmi_server.cohorts import set_excluded
+from ppcmi_server import tasks
 from ppcmi_server.dashboard.guard import Change, UsesChange, UsesVisit
 from ppcmi_server.dashboard.pages import page_router
 from ppcmi_server.dashboard.training import job_facts, job_rows, suspects, usable_cohorts
 from ppcmi_server.database.schema import Job, Site, Task
 from ppcmi_server.errors import conflict, not_found
+from ppcmi_server.intake.cohorts import set_excluded
+from ppcmi_server.training import jobs
+from ppcmi_server.training.checkpoints import delete_checkpoints
 
 Number = Annotated[int, Path(ge=1, lt=1 << 31)]
 SHOWN = 100

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Path, Response
 
-from ppcmi_server import operators, tokens
+from ppcmi_server.access import operators, tokens
 from ppcmi_server.dashboard.guard import UsesChange, UsesVisit
 from ppcmi_server.dashboard.pages import page_router
 from ppcmi_server.database.schema import Token

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import Request, Response
 from sqlalchemy import func, select
 
-from ppcmi_server import identity, jobs, tasks
+from ppcmi_server import tasks
+from ppcmi_server.access import identity
 from ppcmi_server.dashboard.attention import concerns
 from ppcmi_server.dashboard.guard import UsesVisit
 from ppcmi_server.dashboard.pages import page_router
@@ -14,6 +15,7 @@ from ppcmi_server.dashboard.site_facts import site_facts
 from ppcmi_server.dashboard.task_facts import task_facts
 from ppcmi_server.dashboard.training import job_facts
 from ppcmi_server.database.schema import Cohort, Job, Task
+from ppcmi_server.training import jobs
 
 router = page_router()
 

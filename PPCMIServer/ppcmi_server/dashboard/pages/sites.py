@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Path, Response
 from sqlalchemy.orm import Session
 
-from ppcmi_server import identity
+from ppcmi_server.access import identity
 from ppcmi_server.dashboard.guard import Change, UsesChange, UsesVisit
 from ppcmi_server.dashboard.pages import page_router
 from ppcmi_server.dashboard.site_facts import site_facts

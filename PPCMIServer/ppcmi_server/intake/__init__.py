@@ -1,0 +1,1 @@
+"""Cohorts: uploaded piece by piece, checked, whole or absent, withdrawn."""

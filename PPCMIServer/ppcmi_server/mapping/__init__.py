@@ -1,0 +1,1 @@
+"""Mapping: a fair queue, one thread, and the models in memory."""

@@ -1,0 +1,1 @@
+"""What an operator lives with: serving, logs, numbers, backups, checks, certificates."""

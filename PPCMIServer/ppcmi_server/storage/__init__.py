@@ -1,0 +1,1 @@
+"""Bytes at rest: blobs, keys, what is sealed under them, and disks that are full."""
