@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY := PASSIVE
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements-dev.lock
 
-.PHONY: demo test check bench-accuracy bench-cost bench-slicer bench-imaging screenshots clean
+.PHONY: demo test check bench-accuracy bench-cost bench-slicer bench-imaging bench-speed bench-service screenshots clean
 
 demo: .venv/.demo
 	$(BIN)/python -m demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(DEMO_ARGS)
@@ -53,6 +53,13 @@ bench-slicer: .venv/.dev
 
 bench-imaging: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.imaging
+
+bench-speed: .venv/.dev
+	$(BIN)/python -m benchmarks.speed
+
+# Hours: kills, gigabytes, fuzzing, load, and spoilt data of real images.
+bench-service: .venv/.dev .venv/.system
+	for what in kills large large_training fuzz load poisoning; do $(BIN)/python -m benchmarks.service_$$what || exit; done
 
 screenshots: .venv/.dev .venv/.system
 	$(BIN)/python -m screenshots $(if $(DATA),--data "$(DATA)")

@@ -275,6 +275,23 @@ def test_a_job_whose_workers_always_die_fails_with_a_sentence_and_the_queue_move
     start.processes[-1].wait()
 
 
+def test_what_nobody_expected_ends_a_round_and_not_the_supervisor(server):
+    add_jobs(server, 2)
+    started = []
+
+    def fail(config, lease):
+        started.append(lease.job)
+        raise RuntimeError(f"job {lease.job}")
+
+    supervisor = Supervisor(supervised(server), start_worker=fail, retry_base_s=0.0)
+    supervisor.start()
+    try:
+        wait_until(lambda: len(set(started)) == 2)
+        assert supervisor.alive
+    finally:
+        supervisor.close()
+
+
 def test_a_worker_is_dead_when_its_heartbeat_stands_still_by_the_watchers_own_clock(server):
     (number,) = add_jobs(server, 1)
     lease, clock = claim(server, number), [1000.0]

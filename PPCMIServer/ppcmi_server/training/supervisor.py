@@ -14,12 +14,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from ppcmi.errors import PpcmiError
 from ppcmi.locks import is_locked
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.schema import Job
+from ppcmi_server.operation.logs import log_error
 from ppcmi_server.services import Services
 from ppcmi_server.training import jobs
 from ppcmi_server.training.checkpoints import delete_checkpoints, sweep_checkpoints
@@ -108,8 +106,8 @@ class Supervisor:
         """A step whose failure is logged and tried again in the next round."""
         try:
             step()
-        except (SQLAlchemyError, PpcmiError, OSError) as error:
-            LOG.warning("supervisor-failed", extra={"fields": {"error": type(error).__name__}})
+        except Exception as error:  # one job's trouble, or a moment's, must not end the others' trainings
+            log_error("supervisor-failed", error)
 
     def _sweep(self) -> None:
         with self._services.database.reading() as session:
