@@ -100,7 +100,7 @@ def test_an_expired_certificate_is_a_problem_and_one_that_soon_will_be_a_warning
 def test_a_self_signed_certificate_is_made_named_in_the_settings_and_shown(folder, capsys):
     assert main(["tls", "show"]) == 14
     before = (folder / "server.toml").read_text()
-    assert main(["tls", "self-signed", "--name", "ppcmi.example.org", "10.0.0.5", "::1"]) == 0
+    assert main(["tls", "self-signed", "--name", "ppcmi.example.org", "10.0.0.5", "--name", "::1"]) == 0
     made = capsys.readouterr().out
     assert re.search(r"Names: +ppcmi\.example\.org, 10\.0\.0\.5, ::1\n", made)
     assert re.search(r"Fingerprint: +([0-9A-F]{2}:){31}[0-9A-F]{2}\n", made)

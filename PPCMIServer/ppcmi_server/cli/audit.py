@@ -8,6 +8,7 @@ from pathlib import Path
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.errors import UsageError
 from ppcmi.files import write_atomically
+from ppcmi.wording import counted
 from ppcmi_server import audit
 from ppcmi_server.audit import AuditState
 from ppcmi_server.cli.options import Command, add_command
@@ -87,7 +88,7 @@ def _tell(command: Command, state: AuditState, missing: list[str]) -> int:
             "The log does not have a digest that it once had: it was rolled back or written anew. "
             "Compare with a backup."
         )
-    command.console.result(f"{state.events} events, each following from those before it.")
+    command.console.result(f"{counted(state.events, 'event')}, each following from those before it.")
     if state.unchained:
         command.console.result(f"The first {state.unchained} are older than digests; the first digest covers them.")
     command.console.result(f"Digest of the newest: {state.head or 'none yet'}")
@@ -98,7 +99,7 @@ def _export(command: Command) -> int:
     with command.database.reading() as session:
         lines = list(audit.export(session))
     write_atomically(command.options.file, "".join(line + "\n" for line in lines).encode(), mode=0o600)
-    command.console.result(f"Exported {len(lines)} events.")
+    command.console.result(f"Exported {counted(len(lines), 'event')}.")
     return 0
 
 

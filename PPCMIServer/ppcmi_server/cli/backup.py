@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ppcmi.cli.parsers import Groups
 from ppcmi.cli.passphrase import add_passphrase, ask_new_passphrase, ask_passphrase
+from ppcmi.wording import counted
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.operation import backup, restore
@@ -56,7 +57,9 @@ def _backup(command: Command) -> int:
         facts = backup.create_backup(services, options.file, passphrase)
     finally:
         services.database.close()
-    console.result(f"Backed up {facts.blobs} blobs of {facts.bytes / 1e6:.1f} MB and {facts.rows} rows.")
+    console.result(
+        f"Backed up {counted(facts.blobs, 'blob')} of {facts.bytes / 1e6:.1f} MB and {counted(facts.rows, 'row')}."
+    )
     if passphrase is None:
         console.remark(
             "Without private.key and storage.key nobody can use it; back these up apart, or use --with-keys."
@@ -70,7 +73,7 @@ def _restore(command: Command) -> int:
     if options.file.resolve().parent == options.folder.resolve():
         raise OperatorError("The backup lies in the folder to restore into; move it elsewhere first.")
     facts = restore.restore(options.file, options.folder, command.environment, passphrase)
-    console.result(f"Restored {facts.blobs} blobs and {facts.rows} rows.")
+    console.result(f"Restored {counted(facts.blobs, 'blob')} and {counted(facts.rows, 'row')}.")
     if not facts.keys:
         console.remark("Now put private.key and storage.key into the folder, mode 0600.")
     console.remark("Next: 'ppcmi-server config check' and 'ppcmi-server doctor', then 'ppcmi-server serve'.")

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from ppcmi.cli.parsers import Groups, add_group
+from ppcmi.wording import counted
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.config import inspect_config, sections
 from ppcmi_server.errors import OperatorError
@@ -67,5 +68,5 @@ def report(command: Command, findings: list[Finding]) -> int:
     counts: dict[str, Any] = {level: sum(f.level == level for f in findings) for level in ("problem", "warning")}
     if counts["problem"]:
         raise OperatorError(f"{counts['problem']} problems and {counts['warning']} warnings were found; see above.")
-    command.console.remark(f"No problem, {counts['warning']} warnings.")
+    command.console.remark(f"No problem, {counted(counts['warning'], 'warning')}.")
     return 0

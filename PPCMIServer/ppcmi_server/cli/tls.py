@@ -29,7 +29,12 @@ def add_parsers(groups: Groups) -> None:
         "ppcmi-server tls self-signed --name ppcmi.example.org 10.0.0.5",
     )
     parser.add_argument(
-        "--name", nargs="+", required=True, metavar="HOST", help="names and addresses that sites use for the server"
+        "--name",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="HOST",
+        help="names and addresses that sites use for the server",
     )
     add_command(
         group, "show", _show, "The certificate's names, dates and fingerprint.", "ppcmi-server tls show"

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ppcmi.device import choose_device
 from ppcmi.errors import PpcmiError
 from ppcmi.server_address import is_loopback
+from ppcmi.wording import counted
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import Database
 from ppcmi_server.operation.tls import read_certificate, server_context
@@ -81,7 +82,9 @@ def _tls(config: ServerConfig) -> Finding:
     if facts.not_before > now:
         return Finding("tls", "problem", "The certificate is not valid yet; is this machine's clock right?")
     level: Level = "warning" if left < EXPIRES_SOON_DAYS else "ok"
-    return Finding("tls", level, f"The certificate is good for {left:.0f} more days and has {len(facts.names)} names.")
+    return Finding(
+        "tls", level, f"The certificate is good for {left:.0f} more days and for {counted(len(facts.names), 'name')}."
+    )
 
 
 def _address(config: ServerConfig) -> Finding:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ppcmi.errors import PpcmiError
+from ppcmi.wording import counted
 from ppcmi_server import audit, clock
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import Database, sqlite_file
@@ -136,7 +137,7 @@ def _cohorts(session: Session, config: ServerConfig) -> Finding:
     ):
         keys.unwrap(wrapped or b"", cohort_id.encode())  # raises where it is another server's key
         opened += 1
-    return Finding("cohorts", "ok", f"The storage key opens the keys of all {opened} cohorts.")
+    return Finding("cohorts", "ok", f"The storage key opens the cohorts' keys: {opened} of them.")
 
 
 def _frames(session: Session, store: BlobStore) -> Finding:
@@ -149,7 +150,7 @@ def _frames(session: Session, store: BlobStore) -> Finding:
             "frames", "problem",
             f"{missing} of {len(wanted)} blobs are missing or empty; restore them, or have their cohorts withdrawn.",
         )  # fmt: skip
-    return Finding("frames", "ok", f"All {len(wanted)} blobs of cohorts and codecs are there.")
+    return Finding("frames", "ok", f"The blobs of cohorts and codecs are there: {len(wanted)} of them.")
 
 
 def _models(session: Session, files: ModelFiles) -> Finding:
@@ -162,13 +163,13 @@ def _models(session: Session, files: ModelFiles) -> Finding:
             wrong += 1
     if wrong:
         return Finding("models", "problem", f"{wrong} of {len(models)} models' files are missing or altered; restore.")
-    return Finding("models", "ok", f"All {len(models)} models' files are those that were trained.")
+    return Finding("models", "ok", f"The models' files are those that were trained: {len(models)} of them.")
 
 
 def _jobs(session: Session) -> Finding:
     unfinished = session.scalars(select(Job.state).where(Job.finished.is_(None))).all()
     failed = session.scalar(select(func.count()).select_from(Job).where(Job.state == "failed")) or 0
-    says = f"{len(unfinished)} trainings are unfinished, {failed} have failed; see 'ppcmi-server job list'."
+    says = f"Trainings: {len(unfinished)} unfinished, {failed} failed; see 'ppcmi-server job list'."
     return Finding("jobs", "warning" if failed else "ok", says)
 
 
@@ -179,7 +180,7 @@ def _audit(session: Session) -> Finding:
             "audit", "problem",
             f"The audit log was altered: event {state.first_broken} does not follow from those before it.",
         )  # fmt: skip
-    return Finding("audit", "ok", f"The audit log's {state.events} events hold together.")
+    return Finding("audit", "ok", f"The audit log holds together: {counted(state.events, 'event')}.")
 
 
 def _backup(session: Session) -> Finding:
