@@ -12,7 +12,7 @@ from benchmarks.accuracy_report import ALONE, COARSE
 from ppcmi.fitting import FitConfig
 from ppcmi.scales import Profile
 from ppcmi.task import load_task
-from ppcmi_server.umn.training import UmnConfig
+from ppcmi_server.umn.config import UmnConfig
 
 TASKS = Path(__file__).parents[2] / "Resources" / "Tasks"
 LABELLED = 5

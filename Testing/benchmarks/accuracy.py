@@ -33,8 +33,9 @@ from ppcmi.latents import Latents
 from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import Profile
 from ppcmi.task import Task, load_task
+from ppcmi_server.umn.config import UmnConfig, paper_config
 from ppcmi_server.umn.model import TrainedUmn
-from ppcmi_server.umn.training import EpochReport, UmnConfig, paper_config
+from ppcmi_server.umn.training import EpochReport
 
 SITES = ("A", "B", "C")
 TWIN = "each site in the consortium, the server switched off"

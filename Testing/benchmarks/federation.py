@@ -20,9 +20,10 @@ from ppcmi.klt.inner import InnerLayer
 from ppcmi.latents import Latents
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
+from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.dataset import LatentDataset, join_datasets
 from ppcmi_server.umn.model import TrainedUmn
-from ppcmi_server.umn.training import EpochReport, UmnConfig, Watching, train_umn
+from ppcmi_server.umn.training import EpochReport, Watching, train_umn
 
 SLICES_PER_BUNDLE = 64
 

@@ -23,9 +23,10 @@ from ppcmi.errors import CancelledError
 from ppcmi.latents import Latents
 from ppcmi.scales import Profile, scale_shapes
 from ppcmi_server.training.predictability import sample_positions, skills_of_sites
+from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.dataset import LatentDataset
 from ppcmi_server.umn.scratch import MemoryLatents, ScratchLatents
-from ppcmi_server.umn.training import UmnConfig, Watching, train_umn
+from ppcmi_server.umn.training import Watching, train_umn
 
 COMMAND = "python -m benchmarks.service_large_training"
 LARGE_BYTES, SMALL_BYTES = 5 << 30, 64 << 20

@@ -27,8 +27,9 @@ from ppcmi.scales import Profile
 from ppcmi.task import load_task
 from ppcmi_server.training.contributions import examine
 from ppcmi_server.training.training_data import SliceFacts, slice_weights
+from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.dataset import LatentDataset, join_datasets
-from ppcmi_server.umn.training import UmnConfig, Watching, train_umn
+from ppcmi_server.umn.training import Watching, train_umn
 
 COMMAND = "python -m benchmarks.service_poisoning"
 CASES = 12

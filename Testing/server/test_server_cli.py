@@ -21,7 +21,7 @@ from ppcmi_server.cli.main import build_parser, main
 from ppcmi_server.config import load_config
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Job
-from ppcmi_server.umn.training import UmnConfig
+from ppcmi_server.umn.config import UmnConfig
 from support.loopback import write_certificate
 
 TASK_FILE = Path(__file__).parents[2] / "Resources" / "Tasks" / "phantom.json"

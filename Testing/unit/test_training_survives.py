@@ -12,9 +12,10 @@ from ppcmi_server.errors import OperatorError
 from ppcmi_server.storage.blobs import BlobStore
 from ppcmi_server.storage.sealed_stream import RECORD_BYTES, SealingFile, open_stream
 from ppcmi_server.training.checkpoints import Checkpoints
+from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.network import MappingNetwork
 from ppcmi_server.umn.scratch import ScratchLatents
-from ppcmi_server.umn.training import DivergedError, UmnConfig, Watching, train_umn
+from ppcmi_server.umn.training import DivergedError, Watching, train_umn
 from unit.test_umn import related_latents
 
 CONFIG = UmnConfig(epochs=2, batch_size=8, minimum_steps=0, validation_share=0.25)

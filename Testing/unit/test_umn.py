@@ -9,9 +9,10 @@ from ppcmi.errors import TrainingError
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.latents import Latents
 from ppcmi.scales import Profile, Stream, scale_shapes
+from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.dataset import LatentDataset, join_datasets
 from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
-from ppcmi_server.umn.training import UmnConfig, train_umn
+from ppcmi_server.umn.training import train_umn
 
 CONFIG = UmnConfig(epochs=3, batch_size=16, minimum_steps=0, validation_share=0.25)
 

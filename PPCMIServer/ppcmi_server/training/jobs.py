@@ -20,8 +20,9 @@ from ppcmi_server import audit, clock
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.schema import Cohort, Consortium, Job, JobCohort, JobEpoch, Task
 from ppcmi_server.training.leases import CLAIMABLE, Lease, died_here, hold
+from ppcmi_server.umn.config import UmnConfig, paper_config
 from ppcmi_server.umn.model import Preset
-from ppcmi_server.umn.training import EpochReport, UmnConfig, paper_config
+from ppcmi_server.umn.training import EpochReport
 
 UNFINISHED = (*CLAIMABLE, "paused")
 MAXIMUM_EPOCHS = 10_000

@@ -25,8 +25,9 @@ from ppcmi_server.training.checkpoints import Checkpoints, Point, delete_checkpo
 from ppcmi_server.training.contributions import Report, examine
 from ppcmi_server.training.leases import Lease, hold
 from ppcmi_server.training.training_data import TrainingData, fingerprint, load_dataset, stored_cohorts
+from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.model import TrainedUmn
-from ppcmi_server.umn.training import DivergedError, EpochReport, UmnConfig, Watching, train_umn
+from ppcmi_server.umn.training import DivergedError, EpochReport, Watching, train_umn
 
 LOAD_ATTEMPTS = 5
 

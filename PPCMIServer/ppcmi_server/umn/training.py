@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from ppcmi.device import mixed_precision
 from ppcmi.errors import CancelledError, TrainingError
 from ppcmi.fitting import rate_factor
-from ppcmi.scales import Profile
 from ppcmi_server.umn.batches import Batch, epoch_batches, gather, mixed_up, noisy, slice_losses
+from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.dataset import LatentDataset
-from ppcmi_server.umn.model import Preset, TrainedUmn, UmnDescription, build_network
+from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
 
 CHECKPOINT_SECONDS = 60.0
 VALIDATION_BATCH = 256
@@ -37,43 +37,6 @@ SMALLEST_PART = 4
 """Slices at once below which a training is given up for want of memory."""
 SLOWER = 0.25
 """Share of the learning rate after a loss that was not a number."""
-
-
-@dataclass(frozen=True)
-class UmnConfig:
-    """How a model is trained; recorded with it.
-
-    :param minimum_steps: small data sets repeat in an epoch until the whole run has at least so many steps.
-    :param mixup: parameter of the beta distribution that pairs are mixed with (Zhang et al. 2018; sound here because
-        the default mask encoder is linear), 0 for none.
-    :param noise: standard deviation of the noise on standardized image latents.
-    :param average: share of the weights that enters their moving average after each step.
-    :param validation_share: share of the cases that the validation loss is measured on.
-    :param patience: epochs without a better validation loss before it stops; 0 never stops early.
-    """
-
-    preset: Preset = "default"
-    profile: Profile = Profile.COARSE
-    epochs: int = 8
-    seed: int = 1
-    batch_size: int = 64
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.05
-    warm_up: float = 0.05
-    minimum_steps: int = 600
-    mixup: float = 0.3
-    noise: float = 0.1
-    average: float = 0.005
-    validation_share: float = 0.1
-    patience: int = 0
-
-
-def paper_config(profile: Profile = Profile.PAPER, epochs: int = 150, seed: int = 1) -> UmnConfig:
-    """The published training: Adam 1e-3, batch 16, at most 150 epochs, patience 20."""
-    return UmnConfig(
-        preset="paper", profile=profile, epochs=epochs, seed=seed, batch_size=16, learning_rate=1e-3,
-        weight_decay=0.0, minimum_steps=0, mixup=0.0, noise=0.0, average=1.0, patience=20,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
