@@ -94,6 +94,10 @@ def inner(key, task, stream, scale, values, undo=False):
     return np.einsum("ij,njhw->nihw", matrix if undo else matrix.T, values)
 
 
+HALF = np.array([0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326])
+LEVELS = np.concatenate((-HALF[::-1], HALF))
+
+
 def check(key, layer, task, nonce=b""):
     return hmac.digest(key, fields("ppcmi-check/1", layer, task, nonce), "sha256")[:8].hex()
 
@@ -128,8 +132,12 @@ def open_bundle(link_key, inner_key, data, stream):
         raise ValueError("another link key")
     latents = {}
     for scale, shape in header["shapes"].items():
-        rows = tensors[f"{stream}.{scale}"].astype(np.float64)
-        if header["quantization"] == "i8":
+        rows = tensors[f"{stream}.{scale}"]
+        if header["quantization"] == "i4":
+            halves = np.stack((rows & 15, rows >> 4), axis=2).reshape(len(rows), -1)
+            rows = LEVELS[halves[:, : int(np.prod(shape))]]
+        rows = rows.astype(np.float64)
+        if header["quantization"] in ("i8", "i4"):
             rows *= tensors[f"{stream}.{scale}.scale"].astype(np.float64)[:, None]
         rows = link(link_key, task, stream, scale, nonce, rows, undo=True)
         latents[scale] = inner(inner_key, task, stream, scale, rows.reshape(-1, *shape), undo=True)

@@ -50,13 +50,12 @@ def make_vectors():
             "server_public_key": sealing.public_key_of(server).hex(), "site_id": site_id,
             "link_salt": salt.hex(), "link_key": link_key.hex(),
         },
-        "bundles": [_bundle_vector(name, link_key) for name in ("f32", "i8")],
+        "bundles": [_bundle_vector(name, link_key) for name in ("f32", "i8", "i4")],
         "cohort_frame": _frame_vector(server, link_key),
     }  # fmt: skip
 
 
 def _bundle_vector(quantization, link_key):
-
     vector = {"slices": 2, "shapes": {"s4": [8, 4, 4], "b": [16, 2, 3]}}
     images, layer = as_latents(vector_latents(vector)), InnerLayer(INNER_KEY, "phantom@1")
     channel = open_channel(link_key, "phantom@1", "two-layer")
@@ -72,7 +71,6 @@ def _bundle_vector(quantization, link_key):
 
 
 def _frame_vector(server, link_key):
-
     key, cohort, sealed = new_file_key(sealing.public_key_of(server), "phantom@1")
     header = header_bytes(
         CohortHeader("phantom@1", CODEC, Profile.COARSE, "two-layer", Quantization.I8, cohort, sealed)
