@@ -50,7 +50,7 @@ def killer(point):
         if here == name:
             left[0] -= 1
             if not left[0]:
-                print(f"killed at {point}", flush=True)
+                os.write(sys.stdout.fileno(), f"killed at {point}\n".encode())  # in one piece: what follows is SIGKILL
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return at
