@@ -24,7 +24,14 @@ from benchmarks.results import here_and_now
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.quality import mean_dice
-from ppcmi.codec.refinement import RefinementConfig, SiteDecoder, choose_share, refine_local_network
+from ppcmi.codec.refinement import (
+    UNSHARED_WEIGHT,
+    USUAL_WEIGHT,
+    RefinementConfig,
+    SiteDecoder,
+    choose_share,
+    refine_local_network,
+)
 from ppcmi.codec.slice_set import SliceSet, join, read_slice_set
 from ppcmi.codec.training import CodecTrainingConfig, predict_locally, train_codec, train_local_network
 from ppcmi.data_folders import CaseFiles, find_cases
@@ -237,7 +244,12 @@ class Run:
         return {"dice": dice, "by_site": {unseen.name: dice}}
 
     def _together(
-        self, name: str, members: dict[str, Member], umn: TrainedUmn, decoders: dict[str, SiteDecoder]
+        self,
+        name: str,
+        members: dict[str, Member],
+        umn: TrainedUmn,
+        decoders: dict[str, SiteDecoder],
+        usual_weight: float = USUAL_WEIGHT,
     ) -> None:
         """Rows of a trained consortium: as used, the server alone, the site's refined network alone, no labels."""
         answers = {site.name: _ask(members[site.name], umn, site.test) for site in self.sites}
@@ -245,7 +257,7 @@ class Run:
         weights = {}
         for site in self.sites:
             decoder = decoders[site.name]
-            decoder.weights.pop(profile.value, None)
+            decoder.weights[profile.value] = usual_weight
             if site.validation is not None:
                 ask = lambda latents, member=members[site.name]: member.ask(latents, umn)  # noqa: E731
                 choose_share(decoder, site.validation, ask, profile)
@@ -292,7 +304,7 @@ class Run:
         ]
         umn = self._umn(name, members, plains, self.budget.umn)
         decoders = {site.name: self._refined(c, site) for c, site in zip(codecs, self.sites, strict=True)}
-        self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
+        self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders, UNSHARED_WEIGHT)
 
     def _paper(self) -> None:
         """The published system: the decoded answer of the server is all there is."""

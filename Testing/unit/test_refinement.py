@@ -6,6 +6,7 @@ import torch
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.quality import mean_dice
 from ppcmi.codec.refinement import (
+    UNSHARED_WEIGHT,
     USUAL_WEIGHT,
     RefinementConfig,
     SiteDecoder,
@@ -60,6 +61,14 @@ def test_without_validation_cases_the_usual_weight_stays(codec):
         codec, quick_slice_set(cases=2, seed=3), None, lambda z: z, profile=Profile.COARSE, config=QUICK
     )
     assert refinement.weight == decoder.weight(Profile.COARSE) == USUAL_WEIGHT
+
+
+def test_a_codec_of_its_own_and_no_validation_cases_leave_the_site_to_its_own_network(codec):
+    decoder, refinement = refine_decoder(
+        codec, quick_slice_set(cases=2, seed=3), None, lambda z: z,
+        profile=Profile.COARSE, config=QUICK, usual_weight=UNSHARED_WEIGHT,
+    )  # fmt: skip
+    assert refinement.weight == decoder.weight(Profile.COARSE) == 0.0
 
 
 def test_few_validation_cases_move_the_weight_less_than_many():

@@ -14,7 +14,7 @@ from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_tas
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.quality import CodecQuality, require_good_masks
-from ppcmi.codec.refinement import RefinementConfig, refine_decoder
+from ppcmi.codec.refinement import UNSHARED_WEIGHT, USUAL_WEIGHT, RefinementConfig, refine_decoder
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
 from ppcmi.data_folders import CaseFiles, find_cases
@@ -150,6 +150,7 @@ def _refine(command: Command) -> int:
         map_images,
         profile=link.profile,
         config=replace(config, local=config.local.scaled(options.effort)),
+        usual_weight=USUAL_WEIGHT if part.membership.scope == "consortium" else UNSHARED_WEIGHT,
         report=_report_to(console),
     )
     decoder.save(part.decoder_path)

@@ -32,6 +32,10 @@ FORMAT = "ppcmi-decoder/1"
 USUAL_WEIGHT = 0.4
 """The server's share where no validation case says better (RESULTS: 0.35 to 0.5 was best)."""
 
+UNSHARED_WEIGHT = 0.0
+"""The same where every site has a codec of its own: the server learns little from one site for another, and with few
+labels its answer made the site's prediction worse (docs/RESULTS.md, "a codec for each site")."""
+
 PRIOR_CASES = 4
 """How many validation cases it takes to count as much as the usual weight."""
 
@@ -138,16 +142,18 @@ def refine_decoder(
     *,
     profile: Profile,
     config: RefinementConfig,
+    usual_weight: float = USUAL_WEIGHT,
     report: Report = ignore_report,
 ) -> tuple[SiteDecoder, Refinement]:
     """Fit the site's network to the site's cases, and the server's share to cases that nobody trained on.
 
     :param labelled: the site's training cases.
-    :param validation: labelled cases that were never exported; None keeps the usual weight.
+    :param validation: labelled cases that were never exported; without any the server's share is ``usual_weight``.
     :param map_images: the server: standardized image latents of the profile's scales of one case to mask latents.
     """
     decoder = refine_local_network(codec, labelled, config, report=report)
     if validation is None or not validation.cases:
+        decoder.weights[profile.value] = 1.0 if codec.preset == "paper" else usual_weight
         return decoder, Refinement(decoder.weight(profile), {})
     return decoder, choose_share(decoder, validation, map_images, profile)
 
