@@ -36,7 +36,7 @@ from ppcmi.sources import ImageSource
 from ppcmi.volume import Volume
 from support.real_server import real_server
 
-PHANTOM_EFFORT, PHANTOM_UMN_EPOCHS = 0.6, 8
+PHANTOM_EFFORT, PHANTOM_UMN_EPOCHS = 0.4, 6
 """Enough for phantoms to show what is to be shown, within minutes on two cores."""
 
 TASKS = Path(__file__).resolve().parents[2] / "Resources" / "Tasks"
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder with images/, labels/, split.csv (default: phantoms)")
     parser.add_argument("--task", type=Path, help="task file (default: of the folder's name in Resources/Tasks)")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the results")
-    parser.add_argument("--effort", type=float, help="length of every training (default: 1; phantoms 0.6)")
+    parser.add_argument("--effort", type=float, help="length of every training (default: 1; phantoms 0.4)")
     parser.add_argument("--umn-epochs", type=int, help="length of the server's training (default: its usual)")
     parser.add_argument("--cases-per-site", type=int, default=12, help="phantoms a site (default: 12)")
     parser.add_argument("--seed", type=int, default=1, help="of the phantoms (default: 1)")
