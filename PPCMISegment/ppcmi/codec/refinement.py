@@ -62,6 +62,8 @@ class SiteDecoder(nn.Module):
     def decode(self, latents: Latents, slices: Tensor, profile: Profile) -> Tensor:
         """Standardized mask latents and slices ``(n, c, h, w)`` to probabilities ``(n, K + 1, h, w)``."""
         weight = self.weight(profile)
+        if weight == 0:
+            return self.alone(slices)
         server = self.codec.decode_masks(latents, slices, profile)
         return weight * server + (1 - weight) * self.alone(slices) if weight < 1 else server
 
