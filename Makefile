@@ -59,7 +59,9 @@ bench-speed: .venv/.dev
 
 # Hours: kills, gigabytes, fuzzing, load, and spoilt data of real images.
 bench-service: .venv/.dev .venv/.system
-	for what in kills large large_training fuzz load poisoning; do $(BIN)/python -m benchmarks.service_$$what || exit; done
+	@test -n "$(DATA)" || { echo "Say where the images are: make bench-service DATA=.../hippocampus_mr"; exit 2; }
+	for what in kills large large_training fuzz load "poisoning $(DATA)"; do \
+	  $(BIN)/python -m benchmarks.service_$$what || exit; done
 
 screenshots: .venv/.dev .venv/.system
 	$(BIN)/python -m screenshots $(if $(DATA),--data "$(DATA)")

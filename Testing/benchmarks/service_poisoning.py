@@ -1,13 +1,12 @@
 """What one of three sites with spoilt data does to a model, and whether it is named.
 
-``python -m benchmarks.service_poisoning``: real images (data folder hippocampus_mr), a small codec, the sites' and the
+``python -m benchmarks.service_poisoning .../hippocampus_mr``: real images (that data folder), a small codec, the sites' and the
 server's own code; numbers in docs/results/service.json. For each way to spoil the last site's masks: was that site, and
 no other, named suspect; what became of the honest sites' loss with it, and with it excluded.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.dataset import LatentDataset, join_datasets
 from ppcmi_server.umn.training import Watching, train_umn
 
-COMMAND = "python -m benchmarks.service_poisoning"
+COMMAND = "python -m benchmarks.service_poisoning .../hippocampus_mr"
 CASES = 12
 HELD_OUT = 3
 STEPS = 120
@@ -77,9 +76,9 @@ WAYS: dict[str, Callable[[Latents, Tensor], Latents]] = {
 }
 
 
-def poisoning() -> list[Measurement]:
+def poisoning(data: Path) -> list[Measurement]:
     """All ways, and none."""
-    parts = _sites()
+    parts = _sites(data)
     origin = here_and_now()
     title = "one of three sites sends spoilt masks (hippocampus MR, 12 cases a site)"
 
@@ -111,9 +110,8 @@ def poisoning() -> list[Measurement]:
     ]
 
 
-def _sites() -> list[LatentDataset]:
+def _sites(data: Path) -> list[LatentDataset]:
     """What three sites send."""
-    data = Path(os.environ.get("PPCMI_TEST_DATA") or REPOSITORY.parent / "shared" / "data") / "hippocampus_mr"
     task = load_task(REPOSITORY / "Resources" / "Tasks" / "hippocampus-mr.json")
     sites = [load_site(data, task, name, CASES) for name in SITES]
     fit = FitConfig(epochs=2, minimum_steps=100)
@@ -152,4 +150,6 @@ def _loss(dataset: LatentDataset, honest: Sequence[LatentDataset]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(measure("service", {"poisoning": poisoning}))
+    if len(sys.argv) != 2:
+        sys.exit(f"Say where the images are: {COMMAND}")
+    sys.exit(measure("service", {"poisoning": lambda: poisoning(Path(sys.argv[1]))}, []))
