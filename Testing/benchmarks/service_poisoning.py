@@ -1,8 +1,8 @@
 """What one of three sites with spoilt data does to a model, and whether it is named.
 
 ``python -m benchmarks.service_poisoning .../hippocampus_mr``: real images (that data folder), a small codec, the sites'
-and the server's own code; numbers in docs/results/service.json. For each way to spoil the last site's masks: was that site, and
-no other, named suspect; what became of the honest sites' loss with it, and with it excluded.
+and the server's own code; numbers in docs/results/service.json. For each way to spoil the last site's masks: was that
+site, and no other, named suspect; what became of the honest sites' loss with it, and with it excluded.
 """
 
 from __future__ import annotations
