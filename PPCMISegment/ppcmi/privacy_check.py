@@ -1,0 +1,190 @@
+"""What the last privacy check of a task found, kept at the site: numbers only, in its profile, mode 0600.
+
+``ppcmi audit`` writes ``privacy-checks/TASK.json``; the question before an export, the consent log and Slicer's panel
+read it. No picture, no case and no patient is in it, and it never leaves. It needs none of the audit's packages.
+
+Example::
+
+    check = read_check(site.folder, part)
+    print(*two_sentences(check.of_profile(Profile.COARSE)))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ppcmi.errors import SiteError
+from ppcmi.files import write_atomically
+from ppcmi.scales import Profile
+from ppcmi.site import TaskProfile, make_private_folder
+from ppcmi.strict_json import parse_object
+
+FORMAT = "ppcmi-privacy-check/1"
+FOLDER = "privacy-checks"
+LARGEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class CheckedProfile:
+    """What a check found of one privacy profile; intervals are 95 %, by patient.
+
+    :param dice: mean over structures on the site's own attacked cases; not a number where they have no labels.
+    :param best_ssim: of the best pictures that any attack made without the inner key, 1 is the slice itself.
+    :param best_attack: which one that was.
+    :param chance_ssim: what drawing the mean slice gives, for which nothing has to be seen.
+    :param numbers_a_slice, bytes_a_slice: of image latents that leave.
+    """
+
+    profile: str
+    dice: float
+    dice_low: float
+    dice_high: float
+    best_ssim: float
+    best_low: float
+    best_high: float
+    best_attack: str
+    chance_ssim: float
+    numbers_a_slice: int
+    bytes_a_slice: int
+
+
+@dataclass(frozen=True)
+class PrivacyCheck:
+    """One check.
+
+    :param time: UTC, ISO 8601, to the second.
+    :param task: its identity, name and version.
+    :param codec: SHA-256 (32 hexadecimal digits) of the codec's file: with another codec the numbers are others.
+    :param scope: of the task's membership.
+    :param attacks: ``quick`` or ``full``.
+    :param controls_hold: whether every control held; where one did not, the numbers say nothing.
+    """
+
+    time: str
+    task: str
+    codec: str
+    scope: str
+    attacks: str
+    cases: int
+    patients: int
+    seed: int
+    seconds: float
+    controls_hold: bool
+    profiles: tuple[CheckedProfile, ...]
+
+    @property
+    def name(self) -> str:
+        """What a log calls it: the time, and eight digits that only these numbers have."""
+        content = json.dumps(asdict(self), sort_keys=True).encode()
+        return f"{self.time} {hashlib.sha256(content).hexdigest()[:8]}"
+
+    def of_profile(self, profile: str) -> CheckedProfile | None:
+        """What it found of a profile, None if that was not looked at."""
+        return next((row for row in self.profiles if row.profile == profile), None)
+
+
+def write_check(site_folder: Path, task_name: str, check: PrivacyCheck) -> None:
+    """Keep a check in place of the task's last one.
+
+    :raises SiteError: if the folder cannot be made.
+    :raises WriteError: if it cannot be written.
+    """
+    folder = site_folder / FOLDER
+    make_private_folder(folder)
+    document = {"format": FORMAT, **_without_nan(asdict(check))}
+    content = json.dumps(document, indent=1, allow_nan=False).encode()
+    write_atomically(folder / f"{task_name}.json", content, mode=0o600)
+
+
+def read_check(site_folder: Path, part: TaskProfile) -> PrivacyCheck | None:
+    """The last check of a task, None if there was none, or none with the task and the codec as they are now.
+
+    :raises SiteError: if what is kept cannot be read.
+    """
+    path = site_folder / FOLDER / f"{part.task.name}.json"
+    try:
+        with path.open("rb") as stream:
+            check = _parsed(stream.read(LARGEST_BYTES + 1))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SiteError("The last privacy check cannot be read; make it again.") from error
+    if check.task != part.task.identity or check.codec != codec_digest(part) or check.scope != part.membership.scope:
+        return None
+    return check
+
+
+def codec_digest(part: TaskProfile) -> str:
+    """What :attr:`PrivacyCheck.codec` is for the codec that the site has; empty where it has none."""
+    try:
+        return hashlib.sha256(part.codec_path.read_bytes()).hexdigest()[:32]
+    except FileNotFoundError:
+        return ""
+
+
+def two_sentences(found: CheckedProfile) -> tuple[str, str]:
+    """What a check found of a profile, for a data protection officer."""
+    dice = "" if math.isnan(found.dice) else f" Dice with this profile is {_number(found.dice)} on the same cases."
+    return (
+        f"Of what leaves in profile {found.profile}, the best attack without the inner key ({found.best_attack}) made "
+        f"pictures as similar to the slices as SSIM {_number(found.best_ssim)} "
+        f"(95 %: {_number(found.best_low)} to {_number(found.best_high)}), where drawing the mean slice, having seen "
+        f"nothing, gives {_number(found.chance_ssim)} and the slice itself 1.{dice}",
+        "What leaves stays personal data about health, at the server and for every member who helps it: it needs the "
+        "legal basis, the contracts and the access rules that images need, and nobody here calls it anonymous.",
+    )
+
+
+def checked_in_words(check: PrivacyCheck | None, profile: Profile) -> str:
+    """What the question before an export says of the task's last check; ``profile`` is what is to leave."""
+    if check is None:
+        return (
+            "No privacy check was made for this task with its present codec: what an attacker could make of these "
+            "cases has not been measured here."
+        )
+    found = check.of_profile(profile)
+    if found is None:
+        return f"The privacy check of {check.time[:10]} did not look at profile {profile}."
+    sentence = (
+        f"Privacy check of {check.time[:10]} ({check.attacks} attacks, {check.patients} patients): the best picture "
+        f"without the inner key has SSIM {_number(found.best_ssim)}, a guess {_number(found.chance_ssim)}, the slice "
+        "itself 1."
+    )
+    if not check.controls_hold:
+        sentence += " A control of it did not hold, so these numbers say nothing."
+    return sentence
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _without_nan(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case Mapping():
+            return {name: _without_nan(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_without_nan(inner) for inner in value]
+    return value
+
+
+def _parsed(content: bytes) -> PrivacyCheck:
+    document = parse_object(content)
+    if len(content) > LARGEST_BYTES or document.pop("format") != FORMAT:
+        raise ValueError("another format")
+    rows = [
+        CheckedProfile(**{name: math.nan if value is None else value for name, value in row.items()})
+        for row in document.pop("profiles")
+    ]
+    check = PrivacyCheck(**document, profiles=tuple(rows))
+    for row in rows:
+        two_sentences(row)  # what is kept can be said
+    return check
