@@ -105,6 +105,12 @@ class DeviceMemoryError(PpcmiError):
     exit_code = 14
 
 
+class AuditError(PpcmiError):
+    """A privacy check cannot be done: too few patients, no labels."""
+
+    exit_code = 15
+
+
 class CasesFailedError(PpcmiError):
     """Some of many cases could not be worked on; the others are done."""
 

@@ -1,0 +1,123 @@
+"""The site's own cases in three parts, by patient, before anything is trained or drawn (SECURITY, section 2).
+
+*Victims* are attacked. *Outside* are images of the same kind that the attacker has: another site's, or published ones.
+*Collected* are other cases of the attacked site, which left it as the victims did; their images are unknown to the
+attacker but for some that leaked. No patient is in two of the three, or an attacker would be told what it should find.
+
+Example::
+
+    subjects = read_subjects(find_cases(folder), task, patient_column=None, seed=1)
+    subjects.victims.slices, subjects.victim_patient
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppcmi.codec.slice_set import SliceSet, read_slice_set
+from ppcmi.data_folders import CaseFiles
+from ppcmi.errors import AuditError
+from ppcmi.task import Task
+
+PATIENT_COLUMNS = ("patient", "subject", "subject_group", "exam")
+"""Columns of split.csv that name a case's patient, the first that there is counts."""
+
+SHARES = (0.3, 0.4, 0.3)
+"""Of the patients: victims, outside, collected."""
+
+FEWEST_PATIENTS = 6
+SLICES_A_CASE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Subjects:
+    """Cases of patients that are in one part only; every case has labels.
+
+    :param victim_patient, outside_patient, collected_patient: ``(cases,)`` int64; cases of one patient share a number.
+    """
+
+    victims: SliceSet
+    outside: SliceSet
+    collected: SliceSet
+    victim_patient: Tensor
+    outside_patient: Tensor
+    collected_patient: Tensor
+
+    @property
+    def slice_patient(self) -> Tensor:
+        """``(slices,)`` int64: the patient of each of the victims' slices, for intervals."""
+        return self.victim_patient[self.victims.case]
+
+
+def split_subjects(cases: SliceSet, patient: Sequence[str], seed: int, victims: int | None = None) -> Subjects:
+    """Split cases by patient at random.
+
+    :param patient: the patient of each case, by any name.
+    :param victims: how many patients are attacked; None takes their share of :data:`SHARES`.
+    :raises AuditError: if cases have no labels, or there are too few patients.
+    """
+    if cases.labels is None:
+        raise AuditError("A privacy check needs labelled cases: it sets what attackers see beside the Dice.")
+    if len(patient) != cases.cases:
+        raise ValueError("every case needs a patient")
+    names = sorted(set(patient))
+    if len(names) < FEWEST_PATIENTS:
+        raise AuditError(f"A privacy check needs cases of at least {FEWEST_PATIENTS} patients; add some.")
+    number = {name: index for index, name in enumerate(names)}
+    of_case = torch.tensor([number[name] for name in patient])
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+    attacked = max(2, round(SHARES[0] * len(names))) if victims is None else min(max(1, victims), len(names) - 4)
+    outside = max(2, round(SHARES[1] / (SHARES[1] + SHARES[2]) * (len(names) - attacked)))
+    parts = torch.tensor_split(order, (attacked, attacked + outside))
+    chosen = [torch.nonzero(torch.isin(of_case, part))[:, 0] for part in parts]
+    one, two, three = (cases.of_cases(part.tolist()) for part in chosen)
+    return Subjects(one, two, three, *(of_case[part] for part in chosen))
+
+
+def read_subjects(
+    cases: Sequence[CaseFiles],
+    task: Task,
+    patient_column: str | None,
+    seed: int,
+    progress: Callable[[int], None] = lambda done: None,
+    *,
+    slices_a_case: int = SLICES_A_CASE,
+) -> Subjects:
+    """Read a data folder's cases and split them by patient.
+
+    :param patient_column: of split.csv; None takes the first of :data:`PATIENT_COLUMNS` that it has, and without any
+        every case is a patient of its own.
+    :param slices_a_case: of a case with more, so many are taken, evenly spaced.
+    :raises AuditError: if the column does not exist, cases have no labels, or there are too few patients.
+    :raises ReadError: if a case cannot be read.
+    """
+    patient = patients_of(cases, patient_column)
+    return split_subjects(thin(read_slice_set(cases, task, progress), slices_a_case), patient, seed)
+
+
+def patients_of(cases: Sequence[CaseFiles], column: str | None) -> list[str]:
+    """A name for the patient of each case, good for comparing only; a case without an entry is a patient of its own.
+
+    :raises AuditError: if no case has the column.
+    """
+    columns = {key for case in cases for key in case.attributes}
+    if column is not None and column not in columns:
+        raise AuditError("The table split.csv has no column of the name given for patients; name one that it has.")
+    chosen = column or next((name for name in PATIENT_COLUMNS if name in columns), None)
+    entries = [case.attributes.get(chosen, "") if chosen else "" for case in cases]
+    return [f"entry {entry}" if entry else f"case {index}" for index, entry in enumerate(entries)]
+
+
+def thin(cases: SliceSet, slices_a_case: int) -> SliceSet:
+    """At most so many slices of each case, evenly spaced, in order."""
+    kept = []
+    for case in range(cases.cases):
+        index = torch.nonzero(cases.case == case)[:, 0]
+        places = torch.linspace(0, len(index) - 1, min(len(index), slices_a_case)).round().long()
+        kept.append(index[places])
+    index = torch.cat(kept)
+    return SliceSet(cases.slices[index], None if cases.labels is None else cases.labels[index], cases.case[index])

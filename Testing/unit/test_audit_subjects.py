@@ -1,0 +1,163 @@
+"""Who is attacked and with what: subjects split by patient, rows of the report, what an attacker is given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ppcmi.audit.metrics import interval, mean_picture, picture_scores
+from ppcmi.audit.settings import knowledge_of, settings_of, two_layers
+from ppcmi.audit.subjects import patients_of, split_subjects, thin
+from ppcmi.codec.codec import Codec
+from ppcmi.codec.slice_set import SliceSet
+from ppcmi.data_folders import CaseFiles
+from ppcmi.errors import AuditError
+from ppcmi.latents import Latents
+from ppcmi.scales import Profile
+from support.codecs import quick_slice_set, tiny_task
+
+CASES = 14
+PATIENTS = [f"p{index // 2}" for index in range(CASES)]  # two cases each
+
+
+@pytest.fixture(scope="module")
+def subjects():
+    return split_subjects(quick_slice_set(CASES, seed=1), PATIENTS, seed=1)
+
+
+@pytest.fixture(scope="module")
+def codec():
+    torch.manual_seed(1)
+    return Codec(tiny_task(), "default")
+
+
+def setting_named(codec: Codec, name: str):
+    rows = settings_of(codec, scope="consortium", profiles=[Profile.FULL, Profile.COARSE])
+    return next(row for row in rows if row.name == name)
+
+
+def test_no_patient_is_in_two_parts_and_no_case_is_lost(subjects):
+    parts = [set(p.tolist()) for p in (subjects.victim_patient, subjects.outside_patient, subjects.collected_patient)]
+    assert all(not one & other for one in parts for other in parts if one is not other)
+    assert sum(part.cases for part in (subjects.victims, subjects.outside, subjects.collected)) == CASES
+    assert len(subjects.slice_patient) == len(subjects.victims)
+
+
+def test_the_same_seed_splits_alike_and_another_differently():
+    cases = quick_slice_set(CASES, seed=1)
+    one, again, other = (split_subjects(cases, PATIENTS, seed) for seed in (1, 1, 2))
+    assert torch.equal(one.victim_patient, again.victim_patient)
+    assert one.victim_patient.tolist() != other.victim_patient.tolist()
+
+
+def test_too_few_patients_and_cases_without_labels_are_refused():
+    cases = quick_slice_set(5, seed=1)
+    with pytest.raises(AuditError, match="at least 6 patients"):
+        split_subjects(cases, ["a", "b", "c", "d", "e"], seed=1)
+    with pytest.raises(AuditError, match="labelled"):
+        split_subjects(SliceSet(cases.slices, None, cases.case), ["a"] * 5, seed=1)
+
+
+def test_patients_come_from_the_table_and_a_case_without_an_entry_is_one_of_its_own(tmp_path):
+    def case(**attributes: str) -> CaseFiles:
+        return CaseFiles("x", tmp_path, None, attributes=attributes)
+
+    exams = [case(exam="1"), case(exam="1"), case(exam=""), case(exam="")]
+    assert len(set(patients_of(exams, None))) == 3
+    assert len(set(patients_of([case(), case()], None))) == 2
+    with pytest.raises(AuditError, match="no column"):
+        patients_of(exams, "nobody")
+
+
+def test_thinning_keeps_the_ends_of_a_case_and_its_order():
+    cases = quick_slice_set(2, seed=1)
+    kept = thin(cases, 3)
+    assert kept.case.tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(kept.slices[0], cases.slices[0])
+    assert torch.equal(kept.slices[5], cases.slices[15])
+
+
+def test_rows_say_who_looks_at_what_and_only_scales_of_the_profile_are_seen(codec, subjects):
+    rows = settings_of(codec, scope="site", profiles=[Profile.FULL, Profile.COARSE], noises=(0.5,))
+    names = [row.name for row in rows]
+    assert len(set(names)) == len(names)
+    assert not any("member" in name for name in names)  # with a codec for each site no member can help
+    for row in rows:
+        seen = row.look(subjects.victims.slices[:2], torch.zeros(2, dtype=torch.int64), site_keys=1)
+        assert tuple(seen.latents) == row.profile.scales
+
+
+def test_the_server_sees_one_key_for_all_cases_and_the_network_a_new_one_for_each_bundle(codec, subjects):
+    twice = subjects.victims.slices[:1].repeat(2, 1, 1, 1)
+    cases = torch.tensor([0, 1])
+    server = setting_named(codec, f"{two_layers(Profile.COARSE)}; server with the codec").look(twice, cases, 1)
+    assert torch.allclose(server.latents["b"][0], server.latents["b"][1], atol=1e-5)
+    network = setting_named(codec, f"{two_layers(Profile.COARSE)}; network")
+    other = torch.cat((subjects.victims.slices[:1], subjects.victims.slices[9:10]))
+    apart = network.look(other, cases, 1).latents["b"]
+    assert not torch.allclose(apart[0], network.look(other[:1], cases[:1], 2).latents["b"][0], atol=1e-3)
+    plain = codec.encode_images(other)["b"]
+    assert torch.allclose(apart.flatten(1).norm(dim=1), plain.flatten(1).norm(dim=1), rtol=1e-4)
+
+
+def test_an_attacker_gets_no_image_of_a_victim_and_rehearses_under_keys_that_are_not_the_sites(codec, subjects):
+    setting = setting_named(codec, f"{two_layers(Profile.COARSE)}; server with the codec")
+    knowledge = knowledge_of(setting, subjects, codec, seed=3, leaked=2)
+    own = {picture.sum().item() for picture in knowledge.slices} | {p.sum().item() for p in knowledge.pairs.slices}
+    assert not own & {picture.sum().item() for picture in subjects.victims.slices}
+    assert len(knowledge.pairs.seen) + len(knowledge.collected) == len(subjects.collected)
+    assert len(torch.unique(knowledge.pairs.seen.case)) == 2
+    plain = codec.encode_images(knowledge.pairs.slices).of(Profile.COARSE)
+    rehearsed = knowledge.protect(plain, knowledge.pairs.seen.case, knowledge.generator)
+    assert not torch.allclose(rehearsed["b"], knowledge.pairs.seen.latents["b"], atol=1e-2)
+
+
+def test_a_codec_that_is_unknown_is_not_passed_on(codec, subjects):
+    setting = setting_named(codec, f"{two_layers(Profile.COARSE)}; server without the codec")
+    knowledge = knowledge_of(setting, subjects, codec, seed=3)
+    assert knowledge.codec is None
+    assert knowledge.encoder is codec
+
+
+def test_noise_has_the_deviation_that_it_says_and_keeps_out_of_the_way_of_keys(codec, subjects):
+    quiet = setting_named(codec, f"{two_layers(Profile.COARSE)}; server with a member")
+    noisy = setting_named(codec, f"{two_layers(Profile.COARSE, 0.5)}; server with a member")
+    slices, case = subjects.victims.slices, subjects.victims.case
+    plain, seen = quiet.look(slices, case, 1).latents["b"], noisy.look(slices, case, 1).latents["b"]
+    assert float((seen - plain).std() / plain.std()) == pytest.approx(0.5, rel=0.05)
+
+
+def test_equal_pictures_score_one_and_small_slices_have_fewer_scales():
+    pictures = torch.rand(2, 64, 64, generator=torch.Generator().manual_seed(1))
+    scores = picture_scores(pictures, pictures)
+    assert scores["SSIM"].tolist() == pytest.approx([1, 1])
+    assert scores["MS-SSIM"].tolist() == pytest.approx([1, 1])
+    assert scores["PSNR"].tolist() == [100, 100]
+    worse = picture_scores((pictures + 0.3).clamp(0, 1), pictures)
+    assert all(float(worse[name].max()) < float(scores[name].min()) for name in scores)
+
+
+def test_an_interval_is_wider_where_slices_belong_to_few_patients():
+    values = torch.randn(200, generator=torch.Generator().manual_seed(1)).repeat_interleave(2)
+    patient = torch.arange(400) // 2
+    mean, low, high = interval(values, patient, seed=1)
+    assert low < mean < high
+    naive = interval(values, torch.arange(400), seed=1)
+    assert high - low > 1.2 * (naive[2] - naive[1])
+
+
+def test_the_mean_picture_is_of_the_middle_channel():
+    slices = torch.stack([torch.full((3, 4, 4), value) for value in (0.0, 1.0)])
+    slices[:, 0] = 7
+    assert torch.equal(mean_picture(slices), torch.full((4, 4), 0.5))
+
+
+def test_latents_of_a_bundle_come_back_in_the_order_of_their_slices(codec, subjects):
+    """Cases may lie in any order: bundles are cut by case and put back."""
+    network = setting_named(codec, f"{two_layers(Profile.COARSE)}; network")
+    slices, mixed = subjects.victims.slices[:4], torch.tensor([1, 0, 1, 0])
+    seen = network.look(slices, mixed, 1).latents
+    norms = codec.encode_images(slices).of(Profile.COARSE)
+    assert isinstance(seen, Latents)
+    for scale, values in seen.items():
+        assert torch.allclose(values.flatten(1).norm(dim=1), norms[scale].flatten(1).norm(dim=1), rtol=1e-4)
