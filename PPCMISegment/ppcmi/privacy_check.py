@@ -37,6 +37,7 @@ class CheckedProfile:
     :param dice: mean over structures on the site's own attacked cases; not a number where they have no labels.
     :param best_ssim: of the best pictures that any attack made without the inner key, 1 is the slice itself.
     :param best_attack: which one that was.
+    :param unaided_ssim: of the best that knew no slice of this site.
     :param chance_ssim: what drawing the mean slice gives, for which nothing has to be seen.
     :param numbers_a_slice, bytes_a_slice: of image latents that leave.
     """
@@ -49,6 +50,7 @@ class CheckedProfile:
     best_low: float
     best_high: float
     best_attack: str
+    unaided_ssim: float
     chance_ssim: float
     numbers_a_slice: int
     bytes_a_slice: int
@@ -130,12 +132,17 @@ def codec_digest(part: TaskProfile) -> str:
 
 def two_sentences(found: CheckedProfile) -> tuple[str, str]:
     """What a check found of a profile, for a data protection officer."""
-    dice = "" if math.isnan(found.dice) else f" Dice with this profile is {_number(found.dice)} on the same cases."
+    dice = (
+        ""
+        if math.isnan(found.dice)
+        else f"; segmentation with it reaches a Dice of {_number(found.dice)} on the same cases"
+    )
     return (
         f"Of what leaves in profile {found.profile}, the best attack without the inner key ({found.best_attack}) made "
         f"pictures as similar to the slices as SSIM {_number(found.best_ssim)} "
-        f"(95 %: {_number(found.best_low)} to {_number(found.best_high)}), where drawing the mean slice, having seen "
-        f"nothing, gives {_number(found.chance_ssim)} and the slice itself 1.{dice}",
+        f"(95 %: {_number(found.best_low)} to {_number(found.best_high)}) and the best that knew no slice of this site "
+        f"{_number(found.unaided_ssim)}, where drawing the mean slice, having seen nothing, gives "
+        f"{_number(found.chance_ssim)} and the slice itself 1{dice}.",
         "What leaves stays personal data about health, at the server and for every member who helps it: it needs the "
         "legal basis, the contracts and the access rules that images need, and nobody here calls it anonymous.",
     )
@@ -176,14 +183,15 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
+def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in row.items()}
+
+
 def _parsed(content: bytes) -> PrivacyCheck:
     document = parse_object(content)
     if len(content) > LARGEST_BYTES or document.pop("format") != FORMAT:
         raise ValueError("another format")
-    rows = [
-        CheckedProfile(**{name: math.nan if value is None else value for name, value in row.items()})
-        for row in document.pop("profiles")
-    ]
+    rows = [CheckedProfile(**_with_nan(row)) for row in document.pop("profiles")]
     check = PrivacyCheck(**document, profiles=tuple(rows))
     for row in rows:
         two_sentences(row)  # what is kept can be said

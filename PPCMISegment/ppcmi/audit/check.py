@@ -1,0 +1,46 @@
+"""From a report of the audit to the numbers that a site keeps of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from ppcmi.audit.document import AuditReport, ProfileRow
+from ppcmi.privacy_check import CheckedProfile, PrivacyCheck, codec_digest
+from ppcmi.site import TaskProfile
+
+
+def check_of(
+    report: AuditReport, part: TaskProfile, attacks: str, cases: int, patients: int, seed: int
+) -> PrivacyCheck:
+    """What is kept of a report: numbers, no pictures."""
+    return PrivacyCheck(
+        time=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        task=part.task.identity,
+        codec=codec_digest(part),
+        scope=part.membership.scope,
+        attacks=attacks,
+        cases=cases,
+        patients=patients,
+        seed=seed,
+        seconds=report.seconds,
+        controls_hold=all(control.holds for control in report.controls),
+        profiles=tuple(checked_profile(row) for row in report.profiles),
+    )
+
+
+def checked_profile(row: ProfileRow) -> CheckedProfile:
+    """A profile's row as it is kept."""
+    return CheckedProfile(
+        profile=row.profile,
+        dice=row.dice,
+        dice_low=row.dice_low,
+        dice_high=row.dice_high,
+        best_ssim=row.best_ssim,
+        best_low=row.best_low,
+        best_high=row.best_high,
+        best_attack=row.best_attack,
+        unaided_ssim=row.unaided_ssim,
+        chance_ssim=row.chance_ssim,
+        numbers_a_slice=row.numbers_a_slice,
+        bytes_a_slice=row.bytes_a_slice,
+    )

@@ -1,0 +1,164 @@
+"""Sections of the report as HTML: each a function of the report's parts, every text from outside escaped."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppcmi.audit.attacker import Finding
+from ppcmi.audit.document import Control, PictureRow, ProfileRow
+from ppcmi.audit.wording import ATTACKS, MEASURES
+from ppcmi.png import encode_png
+
+SSIM = "SSIM"
+
+
+def profile_table(rows: Sequence[ProfileRow]) -> str:
+    """What each profile costs and shows: the page's main table."""
+    body = [
+        [
+            f"<b>{escape(row.profile)}</b>",
+            f"{row.numbers_a_slice:,} numbers<br>{row.bytes_a_slice / 1000:.1f} kB",
+            _with_interval(row.dice, row.dice_low, row.dice_high),
+            _with_interval(row.best_ssim, row.best_low, row.best_high) + _by(row.best_attack),
+            f"<b>{_number(row.unaided_ssim)}</b>" + _by(row.unaided_attack),
+            f"{row.chance_ssim:.2f}",
+        ]
+        for row in rows
+    ]
+    header = ["profile", "a slice leaves as", "Dice", "best attack: SSIM", "no known slice", "guess"]
+    return _table(header, body, "main")
+
+
+def picture_rows(rows: Sequence[PictureRow]) -> str:
+    """For each profile its slices: the slice, what leaves, what the attackers made of it, what a guess is."""
+    parts = []
+    for profile, of_profile in groupby(rows, key=lambda row: row.profile):
+        parts.append(f"<h3>Profile {escape(profile)}</h3>")
+        for row in of_profile:
+            attacks = [_figure(picture, title) for title, picture in row.reconstructions.items()]
+            figures = [
+                _figure(row.image, "the slice", "stays here"),
+                _figure(row.leaving, "what leaves", "as a picture of its numbers", "pixels"),
+                *attacks,
+                _figure(row.guess, "guess", "the mean slice"),
+            ]
+            parts.append(f'<div class="pictures">{"".join(figures)}</div>')
+    return "\n".join(parts)
+
+
+def findings_tables(findings: Sequence[Finding]) -> str:
+    """Every number, a table for each setting in the report's order."""
+    parts = []
+    settings = list(dict.fromkeys(finding.setting for finding in findings))
+    for setting in settings:
+        parts.append(f"<h3>{escape(setting)}</h3>")
+        parts.append(_findings_table([finding for finding in findings if finding.setting == setting]))
+    measures = [name for name in MEASURES if any(finding.measure == name for finding in findings)]
+    meanings = "; ".join(f"<b>{escape(name)}</b>: {escape(MEASURES[name])}" for name in measures)
+    return "\n".join([*parts, f'<p class="quiet small">{meanings}.</p>' if meanings else ""])
+
+
+def attackers_table(findings: Iterable[Finding]) -> str:
+    """Who attacks, for the attacks that were run."""
+    run = {finding.attack for finding in findings}
+    rows = [
+        [f"<b>{name}</b>", escape(words.does), escape(words.knows)] for name, words in ATTACKS.items() if name in run
+    ]
+    return _table(["", "what it does", "what it knows"], rows, "words")
+
+
+def controls_table(controls: Sequence[Control]) -> str:
+    """What had to hold for the numbers to mean something."""
+    rows = [
+        [
+            escape(control.name),
+            escape(control.expected),
+            _number(control.value),
+            "holds" if control.holds else '<b class="bad">does not hold</b>',
+        ]
+        for control in controls
+    ]
+    return _table(["control", "expected", "measured", ""], rows, "words")
+
+
+def seconds_table(findings: Sequence[Finding]) -> str:
+    """Time of each attack over all settings; findings of one run of an attack share it."""
+    runs = {(finding.setting, finding.attack, finding.title): finding.seconds for finding in findings}
+    spent: dict[str, float] = {}
+    for (_setting, attack, _title), seconds in runs.items():
+        spent[attack] = spent.get(attack, 0.0) + seconds
+    order = sorted(spent, key=lambda attack: (len(attack), attack))
+    return _table(["attack", "seconds"], [[escape(attack), f"{spent[attack]:.0f}"] for attack in order], "small")
+
+
+def facts(values: Mapping[str, object]) -> str:
+    """Names and values side by side."""
+    rows = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in values.items())
+    return f'<dl class="facts">{rows}</dl>'
+
+
+def paragraphs(sentences: Iterable[str]) -> str:
+    """A list of sentences."""
+    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+
+
+def _findings_table(findings: Sequence[Finding]) -> str:
+    header = ["", "attack", "measure", "value (95 %)", "guess", "s"]
+    lines = []
+    for (attack, title), group in groupby(findings, key=lambda finding: (finding.attack, finding.title)):
+        of_attack = list(group)
+        notes = dict.fromkeys(finding.note for finding in of_attack if finding.note)
+        note = "".join(f'<br><span class="quiet small">{escape(text)}</span>' for text in notes)
+        for number, finding in enumerate(of_attack):
+            span = f' rowspan="{len(of_attack)}"'
+            first = number == 0
+            cells = [
+                f"<td{span}><b>{escape(attack)}</b></td><td{span}>{escape(title)}{note}</td>" if first else "",
+                f"<td>{escape(finding.measure)}</td>",
+                f"<td>{_with_interval(finding.value, finding.low, finding.high)}</td>",
+                f"<td>{_number(finding.chance)}</td>",
+                f"<td{span}>{finding.seconds:.0f}</td>" if first else "",
+            ]
+            lines.append(f"<tr>{''.join(cells)}</tr>")
+    head = "".join(f"<th>{name}</th>" for name in header)
+    return f'<table class="findings"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    if not math.isfinite(value):
+        return '<span class="quiet">not measured</span>'
+    text = f"<b>{_number(value)}</b>"
+    if math.isfinite(low) and math.isfinite(high):
+        text += f' <span class="quiet interval">({_number(low)} to {_number(high)})</span>'
+    return text
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "\N{EN DASH}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _by(attack: str) -> str:
+    return f'<br><span class="quiet small">{escape(attack)}</span>'
+
+
+def _figure(picture: NDArray[np.uint8], title: str, detail: str = "", kind: str = "") -> str:
+    data = base64.b64encode(encode_png(np.ascontiguousarray(picture))).decode()
+    alt = escape(f"{title}, {detail}" if detail else title)
+    text = escape(title) + (f'<br><span class="quiet">{escape(detail)}</span>' if detail else "")
+    image = f'<img class="{kind}" alt="{alt}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

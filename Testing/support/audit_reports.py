@@ -1,0 +1,73 @@
+"""A small report of an audit with every part that a real one has, for tests of what is made of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ppcmi.audit.attacker import Finding
+from ppcmi.audit.document import AuditReport, Control, PictureRow, ProfileRow
+from ppcmi.audit.wording import CLAIMS_NOT_MADE
+
+KEYED = "two layers, coarse; server with the codec"
+COLLUDING = "two layers, coarse; server with a member"
+
+
+def a_report(*, dice: float = 0.87, holds: bool = True, size: tuple[int, int] = (64, 48)) -> AuditReport:
+    """Two profiles, five findings in two settings, two controls and a slice of each profile.
+
+    :param dice: of profile ``coarse``; not a number where the cases had no labels.
+    """
+    return AuditReport(
+        findings=[
+            Finding("A3", "aligned statistics", KEYED, "SSIM", 0.44, 0.41, 0.47, 0.36, 2.0),
+            Finding("A3", "aligned statistics", KEYED, "PSNR", 15.25, 14.8, 15.9, 14.1, 2.0),
+            Finding("A2", "known slices (5)", KEYED, "SSIM", 0.52, 0.49, 0.55, 0.36, 1.0, "regularized"),
+            Finding("A9", "re-sent, untrained", KEYED, "top-1", math.nan, 0.0, 1.0, 0.02, 3.0, "not measurable here"),
+            Finding("A8", "both keys", COLLUDING, "SSIM", 0.71, 0.68, 0.74, 0.36, 1.0),
+        ],
+        profiles=[
+            _row("coarse", dice, 0.52, 1536),
+            _row("minimal", dice - 0.01, 0.40, 512),
+        ],
+        controls=[
+            Control("key off", "The decoder gets the upper bound.", 0.93, True),
+            Control("wrong key", "A decode with a wrong key is no better than a guess.", 0.31, holds),
+        ],
+        pictures=[_pictures("coarse", size, 1), _pictures("minimal", size, 2)],
+        config={"task": "phantom 1", "attacks": "quick", "scope": "consortium", "seed": 1, "cases": 12, "patients": 10},
+        versions={"ppcmi": "0.1.0"},
+        seconds=83.0,
+        claims_not_made=list(CLAIMS_NOT_MADE),
+    )
+
+
+def _row(profile: str, dice: float, ssim: float, numbers: int) -> ProfileRow:
+    return ProfileRow(
+        profile=profile,
+        dice=dice,
+        dice_low=dice - 0.02,
+        dice_high=dice + 0.02,
+        server_dice=dice - 0.03,
+        numbers_a_slice=numbers,
+        bytes_a_slice=numbers + 40,
+        best_ssim=ssim,
+        best_low=ssim - 0.03,
+        best_high=ssim + 0.03,
+        best_attack="A2 known slices (5)",
+        best_setting=KEYED,
+        unaided_ssim=ssim - 0.08,
+        unaided_attack="A3 aligned statistics",
+        chance_ssim=0.36,
+    )
+
+
+def _pictures(profile: str, size: tuple[int, int], seed: int) -> PictureRow:
+    random = np.random.default_rng(seed)
+
+    def picture() -> np.ndarray:
+        return random.integers(0, 256, size, dtype=np.uint8)
+
+    attacks = {"A2 known slices (5)": picture(), "A3 aligned statistics": picture()}
+    return PictureRow(profile, picture(), picture(), attacks, picture())
