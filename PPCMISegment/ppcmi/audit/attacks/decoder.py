@@ -152,11 +152,6 @@ def picture_loss(drawn: Tensor, truth: Tensor) -> Tensor:
     return F.mse_loss(drawn[:, 0].float(), truth)
 
 
-def middle_channel(slices: Tensor) -> Tensor:
-    """The picture ``(n, h, w)`` that slices ``(n, c, h, w)`` are of; other channels are its neighbours."""
-    return slices[:, slices.shape[1] // 2]
-
-
 def _set_apart(case: Tensor, config: DecoderConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Indices to learn from, and at most ``config.judged`` of whole other cases."""
     cases = torch.unique(case)

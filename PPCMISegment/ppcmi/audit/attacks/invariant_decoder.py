@@ -14,10 +14,11 @@ from typing import Literal
 import torch
 
 from ppcmi.audit.attacker import Knowledge, Reconstruct, Seen
-from ppcmi.audit.attacks.decoder import middle_channel, train_decoder
+from ppcmi.audit.attacks.decoder import train_decoder
 from ppcmi.audit.attacks.plain_latents import Effort, draw_pictures, learn_to_draw
 from ppcmi.audit.attacks.readings import as_seen, components_by_case, components_of_all, mixed, norms_and_products
 from ppcmi.audit.attacks.rehearsal import Reading, rehearse, sees_plain
+from ppcmi.audit.metrics import middle
 from ppcmi.codec.codec import Codec
 from ppcmi.latents import Latents, concatenate
 
@@ -91,7 +92,7 @@ def _learn_mixings(knowledge: Knowledge, codec: Codec, effort: Effort) -> Recons
         return mixed(rehearsal.latents_of(index, generator), generator)
 
     decoder = train_decoder(
-        latents_of, middle_channel(rehearsal.slices), effort.decoder, knowledge.generator,
+        latents_of, middle(rehearsal.slices), effort.decoder, knowledge.generator,
         case=rehearsal.case, report=effort.report,
     )  # fmt: skip
     return lambda seen: draw_pictures(decoder, as_seen(seen))

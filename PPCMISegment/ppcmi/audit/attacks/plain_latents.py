@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ppcmi.audit.attacker import Knowledge, Reconstruct
-from ppcmi.audit.attacks.decoder import DecoderConfig, LatentDecoder, draw, middle_channel, train_decoder
+from ppcmi.audit.attacks.decoder import DecoderConfig, LatentDecoder, draw, train_decoder
 from ppcmi.audit.attacks.readings import as_seen
 from ppcmi.audit.attacks.rehearsal import Reading, RehearsalConfig, rehearse, sees_plain
+from ppcmi.audit.metrics import middle
 from ppcmi.codec.codec import Codec
 from ppcmi.fitting import Report, ignore_report
 from ppcmi.latents import Latents
@@ -55,7 +56,7 @@ def learn_to_draw(
     """
     rehearsal = rehearse(knowledge, codec, reading, effort.rehearsal)
     decoder = train_decoder(
-        rehearsal.latents_of, middle_channel(rehearsal.slices), effort.decoder, knowledge.generator,
+        rehearsal.latents_of, middle(rehearsal.slices), effort.decoder, knowledge.generator,
         case=rehearsal.case, report=effort.report,
     )  # fmt: skip
     return lambda seen: draw_pictures(decoder, (of_victims or reading)(seen))
