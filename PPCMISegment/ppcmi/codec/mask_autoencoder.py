@@ -62,9 +62,18 @@ class MaskEncoder(nn.Module):
         return Latents({s: F.conv2d(masks, self.basis(s), stride=SCALE_STRIDES[s]) for s in SCALES})
 
     def soft_masks(self, latents: Latents, scales: Sequence[str]) -> Tensor:
-        """Each scale's own least-squares reconstruction ``(n, len(scales) * K, h, w)``."""
-        maps = [F.conv_transpose2d(latents[s], self.basis(s), stride=SCALE_STRIDES[s]) for s in scales]
-        return torch.cat(maps, dim=1)
+        """Each scale's own least-squares reconstruction ``(n, len(scales) * K, h, w)``, float32."""
+        return torch.cat([self._blocks(s, latents[s]) for s in scales], dim=1)
+
+    def _blocks(self, scale: str, values: Tensor) -> Tensor:
+        """The adjoint of one scale: blocks do not overlap, so that one matrix product is enough."""
+        count, channels, rows, columns = values.shape
+        side = SCALE_STRIDES[scale]
+        with torch.autocast(values.device.type, enabled=False):
+            positions = values.float().permute(0, 2, 3, 1).reshape(-1, channels)
+            blocks = positions @ self.basis(scale).flatten(1)
+        blocks = blocks.view(count, rows, columns, self.foreground_classes, side, side)
+        return blocks.permute(0, 3, 1, 4, 2, 5).reshape(count, self.foreground_classes, rows * side, columns * side)
 
 
 class MaskDecoder(nn.Module):
