@@ -11,17 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.accuracy_report import ALONE, COARSE, FOUR_BITS, PAPER, POOLED, report
-from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium, train_together
-from benchmarks.results import here_and_now
+from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium
+from benchmarks.kept import KeptNetworks, KeptRows, Row, show
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.codec import Preset as CodecPreset
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.quality import mean_dice
 from ppcmi.codec.refinement import (
@@ -30,19 +30,16 @@ from ppcmi.codec.refinement import (
     RefinementConfig,
     SiteDecoder,
     choose_share,
-    refine_local_network,
 )
 from ppcmi.codec.slice_set import SliceSet, join, read_slice_set
-from ppcmi.codec.training import CodecTrainingConfig, predict_locally, train_codec, train_local_network
+from ppcmi.codec.training import CodecTrainingConfig, predict_locally, train_local_network
 from ppcmi.data_folders import CaseFiles, find_cases
-from ppcmi.fitting import FitConfig, FitReport
-from ppcmi.latents import Latents
+from ppcmi.fitting import FitConfig
 from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import Profile
 from ppcmi.task import Task, load_task
 from ppcmi_server.umn.config import UmnConfig, paper_config
 from ppcmi_server.umn.model import TrainedUmn
-from ppcmi_server.umn.training import EpochReport
 
 SITES = ("A", "B", "C")
 TWIN = "each site in the consortium, the server switched off"
@@ -101,24 +98,20 @@ class Run:
     """
 
     def __init__(self, data: Path, task: Task, labelled: int | None, budget: Budget, store: Path) -> None:
-        self.task, self.budget, self.store = task, budget, store
+        self.task, self.budget = task, budget
         self.title = f"{data.name}, {labelled or 'all'} labelled cases a site"
         self.sites = [load_site(data, task, name, labelled) for name in SITES]
-        self.origin = asdict(here_and_now())
-        self.networks = store.parent / f"{store.stem}-{self.origin['commit']}"
-        self.rows: dict[str, dict[str, object]] = json.loads(store.read_text()) if store.exists() else {}
+        self.kept = KeptRows(store)
+        self.networks = KeptNetworks(store.parent / f"{store.stem}-{self.kept.origin['commit']}")
 
-    def row(self, name: str, measure: Callable[[], dict[str, object]]) -> dict[str, object]:
-        """The row, measured now unless it was measured before."""
-        if name not in self.rows:
-            started = time.monotonic()
-            row = measure()
-            row |= {"seconds": round(time.monotonic() - started, 1), **self.origin}
-            self.rows[name] = row
-            self.store.parent.mkdir(parents=True, exist_ok=True)
-            self.store.write_text(json.dumps(self.rows, indent=1))
-        print(f"{self.title}: {name}: {json.dumps(self.rows[name])}", flush=True)
-        return self.rows[name]
+    @property
+    def rows(self) -> dict[str, Row]:
+        """What is measured so far."""
+        return self.kept.rows
+
+    def row(self, name: str, measure: Callable[[], dict[str, object]]) -> None:
+        """Measure a row unless it was measured before, and show it."""
+        print(f"{self.title}: {name}: {json.dumps(self.kept.row(name, measure))}", flush=True)
 
     def scores(self, predict: Callable[[Site], torch.Tensor]) -> dict[str, object]:
         """Mean Dice by site and over sites of labels ``(n, h, w)`` predicted for each site's test cases."""
@@ -175,30 +168,19 @@ class Run:
         with torch.random.fork_rng():
             torch.manual_seed(1)
             network = build_local_network(self.task.slicing.channels, self.task.classes, self.task.slicing.size)
-        train_local_network(network, pooled, config, torch.Generator().manual_seed(1), report=_show)
+        train_local_network(network, pooled, config, torch.Generator().manual_seed(1), report=show)
         return network
 
-    def _codec(self, founder: Site, preset: str = "default") -> Codec:
-        kept = self.networks / f"{preset}-codec-{founder.name}.safetensors"
-        if kept.exists():
-            return Codec.load(kept)
+    def _codec(self, founder: Site, preset: CodecPreset = "default") -> Codec:
         b = self.budget
         config = CodecTrainingConfig(images=b.images, masks=b.masks, local=b.local)
         if preset == "paper":
             # As published there is no local network: it is in the codec's file, but nothing uses it here.
             config = CodecTrainingConfig(preset="paper", images=b.paper_codec, masks=b.paper_codec, local=FitConfig(1))
-        codec = train_codec(founder.train, self.task, config, held_out=founder.validation, report=_show)
-        self.networks.mkdir(parents=True, exist_ok=True)
-        codec.save(kept)
-        return codec
+        return self.networks.codec(preset, founder, self.task, config)
 
     def _refined(self, codec: Codec, site: Site) -> SiteDecoder:
-        kept = self.networks / f"decoder-{site.name}-{codec.fingerprint}.safetensors"
-        if kept.exists():
-            return SiteDecoder.load(kept, codec)
-        decoder = refine_local_network(codec, site.train, RefinementConfig(local=self.budget.refine), report=_show)
-        decoder.save(kept)
-        return decoder
+        return self.networks.decoder("decoder", codec, site, RefinementConfig(local=self.budget.refine))
 
     def _private(
         self,
@@ -220,26 +202,18 @@ class Run:
             join_consortium(codec, profile, inner_key=inner_key, link_key=key, quantization=quantization)
             for key in keys
         ]
-        umn = self._umn(name, members, plains, replace(self.budget.umn, profile=profile))
+        umn = self.networks.umn(name, members, plains, replace(self.budget.umn, profile=profile))
         self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
-
-    def _umn(
-        self, name: str, members: Sequence[Member], plains: Sequence[PlainLatents], config: UmnConfig
-    ) -> TrainedUmn:
-        kept = self.networks / f"umn-{name.replace(' ', '-').replace(',', '')}.safetensors"
-        if not kept.exists():
-            umn = train_together(members, plains, config, report=_show_umn)
-            self.networks.mkdir(parents=True, exist_ok=True)
-            umn.save(kept)
-        return TrainedUmn.load(kept)
 
     def _fourth_member(self, codec: Codec, plains: Sequence[PlainLatents]) -> dict[str, object]:
         """A scanner that nobody's labels are from: the last site, whose labels are used nowhere."""
         *labelled, unseen = self.sites
         member = join_consortium(codec, Profile.COARSE)
-        umn = self._umn("fourth member", [member] * len(labelled), plains[: len(labelled)], self.budget.umn)
+        umn = self.networks.umn("fourth member", [member] * len(labelled), plains[: len(labelled)], self.budget.umn)
         decoder = SiteDecoder(codec)
-        labels = decoder.decode(_ask(member, umn, unseen.test), unseen.test.slices, Profile.COARSE).argmax(dim=1)
+        labels = decoder.decode(
+            member.ask_each_case(unseen.test, umn).masks, unseen.test.slices, Profile.COARSE
+        ).argmax(dim=1)
         dice = mean_dice(labels, unseen.test, self.task.classes)
         return {"dice": dice, "by_site": {unseen.name: dice}}
 
@@ -252,7 +226,7 @@ class Run:
         usual_weight: float = USUAL_WEIGHT,
     ) -> None:
         """Rows of a trained consortium: as used, the server alone, the site's refined network alone, no labels."""
-        answers = {site.name: _ask(members[site.name], umn, site.test) for site in self.sites}
+        answers = {site.name: members[site.name].ask_each_case(site.test, umn).masks for site in self.sites}
         profile = umn.description.profile
         weights = {}
         for site in self.sites:
@@ -285,7 +259,7 @@ class Run:
         if f"{FOUR_BITS}, member without labels" in self.rows:
             return
         eight = [join_consortium(codec, Profile.COARSE, link_key=bytes([number]) * 32) for number in (1, 2, 3)]
-        umn = self._umn(COARSE, eight, plains, replace(self.budget.umn, profile=Profile.COARSE))
+        umn = self.networks.umn(COARSE, eight, plains, replace(self.budget.umn, profile=Profile.COARSE))
         members = [replace(member, quantization=FOR_MAPPING) for member in eight]
         self._together(FOUR_BITS, dict(zip(SITES, members, strict=True)), umn, decoders)
 
@@ -302,7 +276,7 @@ class Run:
             encode_site(codec, site.train, self.budget.variants, seed)
             for seed, (codec, site) in enumerate(zip(codecs, self.sites, strict=True))
         ]
-        umn = self._umn(name, members, plains, self.budget.umn)
+        umn = self.networks.umn(name, members, plains, self.budget.umn)
         decoders = {site.name: self._refined(c, site) for c, site in zip(codecs, self.sites, strict=True)}
         self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders, UNSHARED_WEIGHT)
 
@@ -318,10 +292,10 @@ class Run:
             for number, (site, codec) in enumerate(codecs.items(), start=1)
         }
         plains = [encode_site(codecs[site.name], site.train, 0, 0) for site in self.sites]
-        umn = self._umn(PAPER, list(members.values()), plains, self.budget.paper_umn)
+        umn = self.networks.umn(PAPER, list(members.values()), plains, self.budget.paper_umn)
 
         def predict(site: Site) -> torch.Tensor:
-            answer = _ask(members[site.name], umn, site.test)
+            answer = members[site.name].ask_each_case(site.test, umn).masks
             return codecs[site.name].decode_masks(answer, site.test.slices, Profile.PAPER).argmax(dim=1)
 
         facts = {"umn_gflop": umn.flops() / 1e9, "umn_parameters": umn.parameters_count}
@@ -342,25 +316,6 @@ def load_site(data: Path, task: Task, name: str, labelled: int | None) -> Site:
 
 def _labels(network: LocalNetwork, cases: SliceSet) -> torch.Tensor:
     return predict_locally(network, cases.slices).argmax(dim=1)
-
-
-def _ask(member: Member, umn: TrainedUmn, cases: SliceSet) -> Latents:
-    answers = [member.ask(member.codec.encode_images(case.slices), umn) for case in cases.each_case()]
-    return Latents({s: torch.cat([answer[s] for answer in answers]) for s in answers[0]})
-
-
-def _show(report: FitReport) -> None:
-    if report.share < 1:
-        return
-    score = "" if report.score is None else f" score {report.score:.4f}"
-    print(
-        f"  {report.stage} {report.epoch}/{report.epochs} loss {report.loss:.4f}{score} {report.seconds:.0f} s",
-        flush=True,
-    )
-
-
-def _show_umn(report: EpochReport) -> None:
-    print(f"  UMN {report.epoch}/{report.epochs} loss {report.train_loss:.4f} {report.seconds:.0f} s", flush=True)
 
 
 def main() -> int:

@@ -7,23 +7,24 @@ the link layer's inverse, the mapping network; and back. Only the sockets are mi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from ppcmi.bundle_header import Mode
 from ppcmi.channel import Channel, open_channel
 from ppcmi.codec.augment import augment_pair
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.klt.inner import InnerLayer
-from ppcmi.latents import Latents
+from ppcmi.latents import Latents, concatenate
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
 from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.dataset import LatentDataset, join_datasets
 from ppcmi_server.umn.model import TrainedUmn
-from ppcmi_server.umn.training import EpochReport, Watching, train_umn
+from ppcmi_server.umn.training import KeepsStates, Watching, train_umn
 
 SLICES_PER_BUNDLE = 64
 
@@ -66,14 +67,37 @@ class Member:
             variant=variant,
         )
 
-    def ask(self, latents: Latents, umn: TrainedUmn) -> Latents:
+    def exchange(self, latents: Latents, umn: TrainedUmn) -> Exchange:
         """Image latents of one case to mask latents, through both halves of the protocol."""
-        request = self.seal({Stream.IMAGE: latents}, case=os.urandom(16).hex())
+        request = self.seal({Stream.IMAGE: latents.to("cpu")}, case=os.urandom(16).hex())
         header, streams = self.channel.open(request)
         answer = umn.map(streams[Stream.IMAGE], header.codec)
         reply = self.channel.seal_reply(answer.to("cpu"), header, model=1)
         _, masks = self.channel.open_reply(reply, header)
-        return masks if self.inner is None else self.inner.invert(masks, Stream.MASK)
+        masks = masks if self.inner is None else self.inner.invert(masks, Stream.MASK)
+        return Exchange(masks, len(request), len(reply))
+
+    def ask(self, latents: Latents, umn: TrainedUmn) -> Latents:
+        """The mask latents of :meth:`exchange`."""
+        return self.exchange(latents, umn).masks
+
+    def ask_each_case(self, cases: SliceSet, umn: TrainedUmn) -> Exchange:
+        """Mask latents of all slices, asked for case by case, and the bytes of all bundles."""
+        found = [self.exchange(self.codec.encode_images(case.slices), umn) for case in cases.each_case()]
+        return Exchange(
+            concatenate([one.masks for one in found]),
+            sum(one.sent for one in found),
+            sum(one.received for one in found),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """The server's answer, float32 on the CPU, and how many bytes the bundles there and back had."""
+
+    masks: Latents
+    sent: int
+    received: int
 
 
 def join_consortium(
@@ -83,14 +107,18 @@ def join_consortium(
     inner_key: bytes | None = b"i" * 32,
     link_key: bytes = b"l" * 32,
     quantization: Quantization = Quantization.I8,
+    mode: Mode | None = None,
 ) -> Member:
-    """A member; ``inner_key`` None leaves the inner layer out. Fixed keys: a benchmark must repeat."""
+    """A member; ``inner_key`` None leaves the inner layer out. Fixed keys: a benchmark must repeat.
+
+    :param mode: None for ``paper`` where the profile is that, else ``two-layer``.
+    """
     identity = codec.task.identity
     return Member(
         codec=codec,
         fingerprint=codec.fingerprint,
         inner=None if inner_key is None else InnerLayer(inner_key, identity),
-        channel=open_channel(link_key, identity, "paper" if profile is Profile.PAPER else "two-layer"),
+        channel=open_channel(link_key, identity, mode or ("paper" if profile is Profile.PAPER else "two-layer")),
         profile=profile,
         quantization=quantization,
     )
@@ -114,11 +142,11 @@ def encode_site(codec: Codec, cases: SliceSet, variants: int, seed: int) -> Plai
         slices, labels = cases.slices, cases.known_labels
         if variant:
             slices, labels = augment_pair(slices, labels, generator)
-        images.append(codec.encode_images(slices).map(lambda _, v: v.half()))
-        masks.append(codec.encode_masks(labels).map(lambda _, v: v.half()))
+        images.append(codec.encode_images(slices).map(lambda _, v: v.cpu().half()))
+        masks.append(codec.encode_masks(labels).map(lambda _, v: v.cpu().half()))
     return PlainLatents(
-        _stack(images),
-        _stack(masks),
+        concatenate(images),
+        concatenate(masks),
         cases.case.repeat(variants + 1),
         torch.arange(variants + 1).repeat_interleave(len(cases)),
     )
@@ -137,7 +165,12 @@ def received(member: Member, plain: PlainLatents) -> LatentDataset:
         images.append(opened[Stream.IMAGE].map(lambda _, v: v.half()))
         masks.append(opened[Stream.MASK].map(lambda _, v: v.half()))
     return LatentDataset(
-        _stack(images), _stack(masks), (member.fingerprint,), torch.zeros_like(plain.case), plain.case, plain.variant
+        concatenate(images),
+        concatenate(masks),
+        (member.fingerprint,),
+        torch.zeros_like(plain.case),
+        plain.case,
+        plain.variant,
     )
 
 
@@ -145,12 +178,11 @@ def train_together(
     members: Sequence[Member],
     plains: Sequence[PlainLatents],
     config: UmnConfig,
-    report: Callable[[EpochReport], None] = lambda _: None,
+    *,
+    watching: Watching | None = None,
+    checkpoints: KeepsStates | None = None,
+    device: torch.device | None = None,
 ) -> TrainedUmn:
     """The server's training on everything that the members sent."""
     dataset = join_datasets([received(member, plain) for member, plain in zip(members, plains, strict=True)])
-    return train_umn(dataset, config, watching=Watching(report=report))
-
-
-def _stack(parts: Sequence[Latents]) -> Latents:
-    return Latents({s: torch.cat([part[s] for part in parts]) for s in parts[0]})
+    return train_umn(dataset, config, checkpoints, watching=watching, device=device)
