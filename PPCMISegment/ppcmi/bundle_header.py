@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 from ppcmi.errors import BundleError
 from ppcmi.klt.derivation import NONCE_BYTES
+from ppcmi.modes import MODES, Mode
 from ppcmi.quantization import ITEM_BYTES, Quantization, tensor_layout
 from ppcmi.scales import Profile, Shape, Stream
 from ppcmi.strict_json import is_whole, parse_object
@@ -22,9 +23,6 @@ FORMAT = "ppcmi-bundle/1"
 METADATA_NAME = "ppcmi"
 MAXIMUM_HEADER_BYTES = 64 << 10
 MAXIMUM_SLICES = 4096
-
-Mode = Literal["two-layer", "paper"]
-"""Which protocol protects the latents: inner and link layer, or the published one."""
 
 _CASE = re.compile(r"[0-9a-f]{32}")
 _CHECK = re.compile(r"[0-9a-f]{16}")
@@ -50,7 +48,7 @@ class BundleHeader:
     :param codec: fingerprint of the codec that made the latents, 32 hex digits.
     :param nonce: 16 bytes, new for every bundle.
     :param link_check: key check value of the link layer for this nonce, 16 hex digits.
-    :param inner_check: key check value that names the inner key, 16 hex digits, or None in ``paper`` mode.
+    :param inner_check: key check value that names the inner key, 16 hex digits, or None in the other modes.
     :param case: the case's pseudonym, 32 hex digits.
     :param slice_indices: place of each slice in its case.
     :param streams: what is inside; every stream has all scales of the profile.
@@ -80,7 +78,7 @@ class BundleHeader:
     def __post_init__(self) -> None:
         _require(_TASK.fullmatch(self.task), "task")
         _require(_CASE.fullmatch(self.codec), "codec")
-        _require(self.mode in ("two-layer", "paper"), "mode")
+        _require(self.mode in MODES, "mode")
         _require(len(self.nonce) == NONCE_BYTES, "nonce")
         _require(_CHECK.fullmatch(self.link_check), "link_check")
         _require(self.inner_check is None or _CHECK.fullmatch(self.inner_check), "inner_check")

@@ -14,32 +14,34 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from ppcmi.bundle import pack, unpack
-from ppcmi.bundle_header import BundleHeader, BundleLimits, Mode, read_header
+from ppcmi.bundle_header import BundleHeader, BundleLimits, read_header
 from ppcmi.errors import BundleError, KeyMismatchError
+from ppcmi.klt.absent import AbsentLayer
 from ppcmi.klt.derivation import encode_fields
 from ppcmi.klt.link import LinkLayer
 from ppcmi.klt.published import PublishedLayer
 from ppcmi.latents import Latents
+from ppcmi.modes import Mode
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
+
+Layer = LinkLayer | PublishedLayer | AbsentLayer
 
 
 class Channel:
     """See the module.
 
-    :param link: the link layer, or the published one in ``paper`` mode.
+    :param link: the link layer; the published one in ``paper`` mode, none in ``plain`` mode.
     :param task: the task's identity.
     :param limits: what an incoming bundle may hold.
     """
 
-    def __init__(
-        self, link: LinkLayer | PublishedLayer, *, task: str, mode: Mode, limits: BundleLimits | None = None
-    ) -> None:
+    def __init__(self, link: Layer, *, task: str, mode: Mode, limits: BundleLimits | None = None) -> None:
         self._link = link
         self._task = task
         self._mode = mode
@@ -150,5 +152,11 @@ def _content(streams: Mapping[Stream, Latents], *fields: object) -> bytes:
 
 def open_channel(link_key: bytes, task_identity: str, mode: Mode) -> Channel:
     """The channel for a link key of 32 bytes, a task and a mode."""
-    layer = PublishedLayer if mode == "paper" else LinkLayer
-    return Channel(layer(link_key, task_identity), task=task_identity, mode=mode)
+    return Channel(_LAYERS[mode](link_key, task_identity), task=task_identity, mode=mode)
+
+
+_LAYERS: Mapping[Mode, Callable[[bytes, str], Layer]] = {
+    "two-layer": LinkLayer,
+    "paper": PublishedLayer,
+    "plain": AbsentLayer,
+}

@@ -38,7 +38,7 @@ def usual_profile(membership: Membership, codec: Codec) -> Profile:
     """The privacy profile where nobody chose one; the published protocol and codec need all scales."""
     if membership.mode == "paper":
         return Profile.PAPER
-    return Profile.FULL if codec.preset == "paper" else Profile.COARSE
+    return Profile.COARSE if Profile.COARSE in codec.profiles else codec.profiles[-1]
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,11 @@ class CohortExport:
         protection: Protection,
         settings: ExportSettings | None = None,
     ) -> None:
-        if codec.preset == "paper" and protection.profile not in (Profile.PAPER, Profile.FULL):
-            raise CodecError("The published codec needs all three scales; export with the profile full.")
+        if not codec.works_with(protection.profile):
+            names = " or ".join(codec.profiles)
+            raise CodecError(
+                f"The codec of preset '{codec.preset}' needs other scales; export with the profile {names}."
+            )
         self._site, self._task = site, part.task
         self._codec, self._protection, self._settings = codec, protection, settings or ExportSettings()
         self._portions = Portions(self._settings.slices_per_bundle)

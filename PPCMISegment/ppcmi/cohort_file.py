@@ -26,7 +26,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from ppcmi.bundle_header import Mode
 from ppcmi.cohort_frames import (
     MAXIMUM_FRAME_BYTES,
     MAXIMUM_HEADER_BYTES,
@@ -44,6 +43,7 @@ from ppcmi.cohort_frames import (
 )
 from ppcmi.errors import BundleError, WriteError
 from ppcmi.files import sync_folder
+from ppcmi.modes import Mode
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile
 

@@ -18,8 +18,9 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ppcmi.bundle_header import BundleHeader, BundleLimits, Mode, read_header
+from ppcmi.bundle_header import BundleHeader, BundleLimits, read_header
 from ppcmi.errors import BundleError
+from ppcmi.modes import MODES, Mode
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile
 from ppcmi.sealing import open_sealed, seal
@@ -104,7 +105,7 @@ def parse_header(data: bytes) -> CohortHeader:
         )
     except ValueError as error:
         raise BundleError("The cohort file's header is damaged; export the cohort again.") from error
-    if header.mode not in ("two-layer", "paper") or not _HEX_32.fullmatch(header.cohort):
+    if header.mode not in MODES or not _HEX_32.fullmatch(header.cohort):
         raise BundleError("The cohort file's header is damaged; export the cohort again.")
     return header
 

@@ -26,10 +26,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from ppcmi import sealing
 from ppcmi.client import NOT_FOUND, ServerClient, decode_binary
 from ppcmi.codec.codec import Codec
-from ppcmi.errors import CodecError, KeyMismatchError, ServerRefusedError, SiteError
+from ppcmi.errors import CodecError, KeyMismatchError, ServerRefusedError, SiteError, UsageError
 from ppcmi.files import write_atomically
 from ppcmi.klt.inner import InnerLayer
-from ppcmi.site import KEY_BYTES, Membership, Mode, Scope, SiteProfile, TaskProfile, printable, task_from_server
+from ppcmi.methods.rules import rules_of
+from ppcmi.modes import Mode, has_inner_layer
+from ppcmi.site import KEY_BYTES, Membership, Scope, SiteProfile, TaskProfile, printable, task_from_server
 from ppcmi.task import Task
 
 INVITATION = "ppcmi-invitation/1"
@@ -63,12 +65,15 @@ class Peer:
             raise KeyMismatchError("The server shows another key for that site than the site told you; do not go on.")
 
 
-def create(site: SiteProfile, client: ServerClient, task_name: str, scope: Scope, mode: Mode) -> TaskProfile:
-    """Found the consortium of a task, with a new inner key.
+def create(
+    site: SiteProfile, client: ServerClient, task_name: str, scope: Scope, mode: Mode | None = None
+) -> TaskProfile:
+    """Found the consortium of a task, with a new inner key, in ``mode`` or the one that is usual for its method.
 
     If the server's answer was lost, the key is kept, and founding again goes on from there.
 
     :raises SiteError: if the site takes part already.
+    :raises UsageError: if the task's method does not work in the mode.
     :raises ServerRefusedError: if there is a consortium already; have a member invite you.
     """
     task, answer = task_from_server(client, task_name)
@@ -76,6 +81,11 @@ def create(site: SiteProfile, client: ServerClient, task_name: str, scope: Scope
         part = site.task(task.name)
         client.create_consortium(task.name, part.membership.scope, part.membership.mode, inner_check_of(part))
         return part
+    modes = rules_of(task.method).modes
+    if mode is None:
+        mode = modes[0]
+    elif mode not in modes:
+        raise UsageError(f"The task's method is '{task.method}', which works in mode {' or '.join(modes)} only.")
     part = site.add_task(task, Membership(scope, mode, founder=True), secrets.token_bytes(KEY_BYTES))
     try:
         client.create_consortium(task.name, scope, mode, inner_check_of(part))
@@ -161,8 +171,8 @@ def join(
 
 
 def inner_check_of(part: TaskProfile) -> str | None:
-    """The check value of the inner key, equal at sites that share it; None in ``paper`` mode, which has none."""
-    if part.membership.mode == "paper":
+    """The check value of the inner key, equal at sites that share it; None in modes that have none."""
+    if not has_inner_layer(part.membership.mode):
         return None
     return InnerLayer(part.inner_key, part.task.identity).check()
 
@@ -260,7 +270,7 @@ def _read_invitation(content: bytes, task: Task, agreed: bytes) -> tuple[Members
         raise SiteError("The invitation is of another version of ppcmi; update the older of the two sites.") from error
     if not hmac.compare_digest(proof, _proof(agreed, shared)):
         raise SiteError("The invitation was not made by the site it claims to be from; ask that site.")
-    if identity != task.identity or scope not in ("consortium", "site") or mode not in ("two-layer", "paper"):
+    if identity != task.identity or scope not in ("consortium", "site") or mode not in rules_of(task.method).modes:
         raise SiteError("The invitation is for another version of the task; ask to be invited again.")
     if (scope == "consortium") != (shared is not None) or (shared is not None and len(shared) != KEY_BYTES):
         raise SiteError("The invitation does not hold what it should; ask to be invited again.")

@@ -32,7 +32,7 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
 
 def preset_precision(preset: str, device: torch.device) -> AbstractContextManager[object]:
     """In which precision a preset's networks are used: the published ones in float32, as they were published."""
-    return nullcontext() if preset == "paper" else mixed_precision(device)
+    return nullcontext() if preset in ("paper", "privacy-sf") else mixed_precision(device)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -1,6 +1,6 @@
 """Both layers of the KLT at a site: ``protect(z) = T_link(T_inner(z))``, packed into bundles, and the way back.
 
-In ``paper`` mode there is no inner layer, as published.
+In ``paper`` mode there is no inner layer, as published; in ``plain`` mode there is neither.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from ppcmi.channel import Channel, open_channel
 from ppcmi.errors import KeyMismatchError
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.latents import Latents
+from ppcmi.modes import has_inner_layer
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
 from ppcmi.site import SiteProfile, TaskProfile
@@ -22,7 +23,7 @@ from ppcmi.site import SiteProfile, TaskProfile
 class Protection:
     """How a site's latents of one task and codec leave it; made once, with :func:`protection_of`.
 
-    :param inner: None in ``paper`` mode.
+    :param inner: None in modes that have none.
     :param codec: the codec's fingerprint.
     """
 
@@ -80,7 +81,7 @@ def protection_of(
     mode, identity = part.membership.mode, part.task.identity
     return Protection(
         channel=open_channel(site.link_key(), identity, mode),
-        inner=None if mode == "paper" else InnerLayer(part.inner_key, identity),
+        inner=InnerLayer(part.inner_key, identity) if has_inner_layer(mode) else None,
         codec=codec,
         profile=profile,
         quantization=quantization,

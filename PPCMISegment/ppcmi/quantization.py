@@ -49,8 +49,8 @@ class Quantization(StrEnum):
         return self in (self.I8, self.I4)
 
     def fit_for(self, mode: str) -> Quantization:
-        """The same, but eight bits for four in mode ``paper``: its mixing of channels makes no Gaussian of a slice."""
-        return Quantization.I8 if self is Quantization.I4 and mode == "paper" else self
+        """The same, but eight bits for four where no link layer makes a Gaussian of a slice."""
+        return Quantization.I8 if self is Quantization.I4 and mode != "two-layer" else self
 
 
 FOR_MAPPING = Quantization.I4

@@ -30,7 +30,8 @@ class LinkOptions:
     """What a user may choose about the link; what is None the server's model decides.
 
     :param model: number of a model, or None: the active one.
-    :param use_local_network: whether the site's own network takes part; without it the server's answer alone decides.
+    :param use_local_network: whether the site's own network takes part; without it, and with other methods
+        than ours, the server's answer alone decides.
     """
 
     model: int | None = None
@@ -58,7 +59,7 @@ def open_link(
     return PrivateLink(
         task=part.task,
         codec=codec,
-        decoder=own_decoder(part, codec) if chosen.use_local_network else None,
+        decoder=own_decoder(part, codec) if chosen.use_local_network and part.task.method == "ppcmi" else None,
         protection=protection_of(
             site, part, fingerprint, profile, quantization=chosen.quantization.fit_for(part.membership.mode)
         ),

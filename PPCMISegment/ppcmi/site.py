@@ -32,6 +32,7 @@ from ppcmi.connection_errors import OffProtocolError
 from ppcmi.connections import ClientCertificate
 from ppcmi.errors import ServerRefusedError, SiteError, UsageError
 from ppcmi.files import write_atomically
+from ppcmi.modes import Mode
 from ppcmi.server_address import normalize_url
 from ppcmi.server_certificate import parse_pin
 from ppcmi.site_connection import connect, keep_certificates
@@ -41,7 +42,6 @@ FORMAT = "ppcmi-site/1"
 KEY_BYTES = 32
 _FROM_SERVER = ("site_id", "site_name", "server_public_key", "link_salt")
 
-Mode = Literal["two-layer", "paper"]
 Scope = Literal["consortium", "site"]
 
 
@@ -277,7 +277,7 @@ class TaskProfile:
 
     @property
     def inner_key(self) -> bytes:
-        """The 32 bytes that never reach the server (in ``paper`` mode they only encrypt the published codec)."""
+        """The 32 bytes that never reach the server (without an inner layer they only encrypt the codec)."""
         return _read_secret(self.folder / "inner.key")
 
     @property

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from ppcmi.errors import TaskError
 
@@ -18,6 +18,9 @@ FORMAT = "ppcmi-task/1"
 MAXIMUM_FILE_BYTES = 1 << 20
 
 Axis = Literal["sagittal", "coronal", "axial"]
+
+Method = Literal["ppcmi", "privacy-sf"]
+"""How the server helps to segment: this product's method, or one that it is compared with (PAPER)."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Task:
     labels: tuple[Label, ...]
     slicing: Slicing
     intensity: Window | Percentiles
+    method: Method = "ppcmi"
 
     @property
     def identity(self) -> str:
@@ -140,6 +144,8 @@ def task_to_json(task: Task) -> str:
     for label in document["labels"]:
         if label["region"] is None:
             del label["region"]  # as before there was this field: the same task is the same text
+    if task.method == "ppcmi":
+        del document["method"]  # likewise
     rule = "window" if isinstance(task.intensity, Window) else "percentiles"
     document["intensity"] = {"rule": rule, **document["intensity"]}
     return json.dumps({"format": FORMAT, **document}, indent=2, sort_keys=True)
@@ -147,7 +153,10 @@ def task_to_json(task: Task) -> str:
 
 def _task(document: Any) -> Task:
     fields = _object(
-        document, "task", {"format", "name", "version", "title", "modality", "labels", "slicing", "intensity"}
+        document,
+        "task",
+        {"format", "name", "version", "title", "modality", "labels", "slicing", "intensity"},
+        {"method"},
     )
     if fields["format"] != FORMAT:
         raise TaskError(f"The task file's format is not {FORMAT!r}; this version cannot use it.")
@@ -164,7 +173,15 @@ def _task(document: Any) -> Task:
         labels=_labels(fields["labels"]),
         slicing=_slicing(fields["slicing"]),
         intensity=_intensity(fields["intensity"]),
+        method=_method(fields.get("method", "ppcmi")),
     )
+
+
+def _method(value: Any) -> Method:
+    for method in get_args(Method):
+        if value == method:
+            return cast(Method, method)
+    raise TaskError(f"method is one of {', '.join(get_args(Method))}; without it the task is of the first.")
 
 
 def _labels(value: Any) -> tuple[Label, ...]:

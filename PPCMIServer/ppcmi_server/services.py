@@ -6,10 +6,10 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from ppcmi.bundle_header import Mode
 from ppcmi.channel import Channel, open_channel
 from ppcmi.device import choose_device
 from ppcmi.errors import TrainingError
+from ppcmi.modes import Mode
 from ppcmi_server.access.identity import Caller
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import Database

@@ -8,6 +8,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ppcmi.errors import TaskError
+from ppcmi.methods.rules import rules_of
+from ppcmi.modes import has_inner_layer
 from ppcmi.task import Task as TaskDocument
 from ppcmi.task import parse_task, task_to_json
 from ppcmi_server import audit, clock
@@ -90,8 +92,11 @@ def found_consortium(
     task = find_task(session, name)
     if session.get(Consortium, task.id) is not None:
         raise conflict("consortium-exists", "The task has a consortium; have one of its members invite you.")
-    if (inner_check is None) != (mode == "paper"):
-        raise unprocessable("inner_check is null in mode 'paper', and 16 hex digits in mode 'two-layer'.")
+    if (inner_check is not None) != has_inner_layer(mode):
+        raise unprocessable("inner_check is 16 hex digits in mode 'two-layer', and null in others.")
+    method = parse_task(task.document).method
+    if mode not in rules_of(method).modes:
+        raise unprocessable(f"A task of method '{method}' works in mode {' or '.join(rules_of(method).modes)} only.")
     session.add(
         Consortium(
             task_id=task.id, scope=scope, mode=mode, inner_check=inner_check,

@@ -152,7 +152,7 @@ def test_any_json_in_any_field_gives_a_bundle_error_or_a_valid_header(field, val
         ("task", "phantom"),
         ("codec", "C" * 32),
         ("profile", "everything"),
-        ("mode", "plain"),
+        ("mode", "none"),
         ("quantization", "f64"),
         ("nonce", "00" * 15),
         ("nonce", "00" * 17),

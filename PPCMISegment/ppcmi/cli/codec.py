@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args
 
 from ppcmi import consortium
 from ppcmi.cli.console import Console
 from ppcmi.cli.model import add_model, chosen_model
 from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_task, chosen_cases, fitting_cases
 from ppcmi.cli.parsers import Groups, add_group
-from ppcmi.codec.codec import Codec
+from ppcmi.codec.codec import Codec, Preset
 from ppcmi.codec.quality import CodecQuality, require_good_masks
 from ppcmi.codec.refinement import UNSHARED_WEIGHT, USUAL_WEIGHT, RefinementConfig, refine_decoder
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
@@ -21,6 +22,7 @@ from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.errors import CodecError, SiteError
 from ppcmi.fitting import FitReport, Report
 from ppcmi.latents import Latents
+from ppcmi.methods.rules import rules_of
 from ppcmi.pipeline import map_latents, run
 from ppcmi.scales import Profile
 from ppcmi.session import LinkOptions, open_link
@@ -42,7 +44,7 @@ def add_parsers(groups: Groups) -> None:
     add_task(parser)
     add_cases(parser, fold="train")
     parser.add_argument("--unlabelled", type=Path, metavar="FOLDER", help="more images, without labels, to learn from")
-    parser.add_argument("--preset", choices=("default", "paper"), default="default", help="networks (default: default)")
+    parser.add_argument("--preset", choices=get_args(Preset), help="networks (default: what the task's method uses)")
     parser.add_argument("--replace", action="store_true", help="in place of the codec that the site has")
     _add_training(parser)
     _add_publish_anyway(parser)
@@ -96,7 +98,7 @@ def _train(command: Command) -> int:
     codec = train_codec(
         labelled,
         part.task,
-        _training_config(command),
+        _training_config(command, part.task),
         held_out=held_out,
         unlabelled=images,
         device=command.device(),
@@ -197,8 +199,8 @@ def _read(cases: Sequence[CaseFiles], task: Task, console: Console) -> SliceSet:
     return read_slice_set(cases, task, show)
 
 
-def _training_config(command: Command) -> CodecTrainingConfig:
-    config = CodecTrainingConfig(command.options.preset, command.options.seed)
+def _training_config(command: Command, task: Task) -> CodecTrainingConfig:
+    config = CodecTrainingConfig(command.options.preset or rules_of(task.method).codec_preset, command.options.seed)
     effort = command.options.effort
     return replace(
         config,

@@ -6,6 +6,7 @@ from ppcmi import consortium, sealing
 from ppcmi.cli.options import Command, add_command, add_task
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.consortium import own_codec
+from ppcmi.modes import MODES
 from ppcmi.site import TaskProfile, printable, task_from_server
 
 SHARED_KEY_WARNING = (
@@ -32,9 +33,9 @@ def add_parsers(groups: Groups) -> None:
     )
     parser.add_argument(
         "--mode",
-        choices=("two-layer", "paper"),
-        default="two-layer",
-        help="the product's protection (default), or the published protocol, for comparison only",
+        choices=MODES,
+        help="the product's protection (two-layer, the default), the published protocol (paper), or none (plain): the "
+        "latter two for comparison only; plain is what tasks of other methods have",
     )
     parser = add_command(
         group,

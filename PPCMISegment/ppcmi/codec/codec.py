@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ppcmi.codec.default import DefaultCodecNetwork
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
+from ppcmi.codec.privacy_sf import PrivacySfCodecNetwork
 from ppcmi.codec.published import PublishedCodecNetwork
 from ppcmi.device import preset_precision
 from ppcmi.errors import CodecError, PpcmiError
@@ -40,7 +41,14 @@ MAXIMUM_FILE_BYTES = 256 << 20
 BATCH = 32
 """Slices that go through a network at once."""
 
-Preset = Literal["default", "paper"]
+Preset = Literal["default", "paper", "privacy-sf"]
+
+PROFILES_OF: Mapping[Preset, tuple[Profile, ...]] = {
+    "default": (Profile.FULL, Profile.COARSE, Profile.MINIMAL),
+    "paper": (Profile.PAPER, Profile.FULL),
+    "privacy-sf": (Profile.MINIMAL,),
+}
+"""Privacy profiles that a preset is made for; the first of a published system's is its own."""
 
 
 class CodecNetwork(Protocol):
@@ -95,8 +103,7 @@ class Codec(nn.Module):
         self.preset = preset
         self.report: Mapping[str, Any] = report or {}
         channels, classes = task.slicing.channels, task.classes
-        network = DefaultCodecNetwork if preset == "default" else PublishedCodecNetwork
-        self.network: nn.Module = network(channels, classes)
+        self.network: nn.Module = _NETWORKS[preset](channels, classes)
         self.local: LocalNetwork = build_local_network(channels, classes, task.slicing.size)
         self.standardizations = nn.ModuleDict({stream: Standardization() for stream in Stream})
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of what has four axes
@@ -106,6 +113,20 @@ class Codec(nn.Module):
     def networks(self) -> CodecNetwork:
         """The preset's networks."""
         return cast(CodecNetwork, self.network)
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        """Privacy profiles that it works with."""
+        return PROFILES_OF[self.preset]
+
+    def works_with(self, profile: Profile) -> bool:
+        """Whether its decoders can use a profile's scales."""
+        return profile.scales in {own.scales for own in self.profiles}
+
+    @property
+    def follows_a_paper(self) -> bool:
+        """Whether it is a published system's: there the server's answer alone decides, and float32 is used."""
+        return self.preset in ("paper", "privacy-sf")
 
     @property
     def device(self) -> torch.device:
@@ -180,7 +201,7 @@ class Codec(nn.Module):
             raise CodecError("The codec is larger than 256 MiB; it is not one that this version makes.")
         try:
             document = json.loads(read_metadata(data)["ppcmi"])
-            if document["format"] != FORMAT or document["preset"] not in ("default", "paper"):
+            if document["format"] != FORMAT or document["preset"] not in _NETWORKS:
                 raise CodecError("The codec's format is unknown to this version; update the software.")
             codec = cls(parse_task(json.dumps(document["task"])), document["preset"], document["report"])
             codec.load_state_dict(safetensors.torch.load(data))
@@ -224,6 +245,13 @@ def read_metadata(data: bytes) -> dict[str, str]:
         raise ValueError("the header's length is impossible")
     header = json.loads(data[8 : 8 + length])
     return {str(key): str(value) for key, value in header["__metadata__"].items()}
+
+
+_NETWORKS: Mapping[Preset, Callable[[int, int], nn.Module]] = {
+    "default": DefaultCodecNetwork,
+    "paper": PublishedCodecNetwork,
+    "privacy-sf": PrivacySfCodecNetwork,
+}
 
 
 def _fastest(values: Tensor) -> torch.memory_format:

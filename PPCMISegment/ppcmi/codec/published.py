@@ -18,7 +18,8 @@ from ppcmi.scales import SCALES, Profile
 WIDTHS = (16, 32, 64, 128, 256)
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+def published_stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Convolution 3 x 3, batch normalization, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
@@ -32,7 +33,7 @@ class PublishedEncoder(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
-            _convolution(i, o, stride=2) for i, o in zip((channels, *WIDTHS), WIDTHS, strict=False)
+            published_stage(i, o, stride=2) for i, o in zip((channels, *WIDTHS), WIDTHS, strict=False)
         )
 
     def forward(self, x: Tensor) -> Latents:
@@ -50,7 +51,7 @@ class PublishedDecoder(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.ups = nn.ModuleList(
-            _convolution(i, o) for i, o in ((256, 128), (128 + 128, 64), (64 + 64, 32), (32, 16), (16, 16))
+            published_stage(i, o) for i, o in ((256, 128), (128 + 128, 64), (64 + 64, 32), (32, 16), (16, 16))
         )
         self.output = nn.Conv2d(16, channels, 3, padding=1)
 
@@ -94,10 +95,14 @@ class PublishedCodecNetwork(nn.Module):
     def decode_masks(self, latents: Latents, slices: Tensor, profile: Profile) -> Tensor:
         """Mask latents to probabilities ``(n, K + 1, h, w)``: the sigmoids, and the background as what is left."""
         _require_all_scales(profile)
-        masks = torch.sigmoid(self.mask_decoder(latents))
-        rest = (1 - masks.amax(dim=1, keepdim=True)).clamp_min(0)
-        both = torch.cat((rest, masks), dim=1)
-        return both / both.sum(dim=1, keepdim=True).clamp_min(1e-6)
+        return probabilities_of(torch.sigmoid(self.mask_decoder(latents)))
+
+
+def probabilities_of(masks: Tensor) -> Tensor:
+    """Sigmoids ``(n, K, h, w)`` to probabilities ``(n, K + 1, h, w)`` with the background as what is left."""
+    rest = (1 - masks.amax(dim=1, keepdim=True)).clamp_min(0)
+    both = torch.cat((rest, masks), dim=1)
+    return both / both.sum(dim=1, keepdim=True).clamp_min(1e-6)
 
 
 def _require_all_scales(profile: Profile) -> None:

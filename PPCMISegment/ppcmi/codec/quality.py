@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppcmi.codec.codec import Codec
-from ppcmi.codec.default import PROFILES
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.errors import CodecError
 from ppcmi.scales import Profile
@@ -40,7 +39,7 @@ class CodecQuality:
 
 def measure_codec(codec: Codec, held_out: SliceSet) -> CodecQuality:
     """Judge ``codec`` on labelled cases that it was not trained on."""
-    profiles = PROFILES if codec.preset == "default" else (Profile.PAPER,)
+    profiles = codec.profiles[:1] if codec.follows_a_paper else codec.profiles
     psnr, ssim, dice = {}, {}, {}
     image_latents = codec.encode_images(held_out.slices)
     slices = held_out.slices.to(codec.device)

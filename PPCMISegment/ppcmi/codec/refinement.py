@@ -56,7 +56,7 @@ class SiteDecoder(nn.Module):
 
     def weight(self, profile: Profile) -> float:
         """The server's share for ``profile``; as published it is all of it, unless the site chose otherwise."""
-        usual = 1.0 if self.codec.preset == "paper" else USUAL_WEIGHT
+        usual = 1.0 if self.codec.follows_a_paper else USUAL_WEIGHT
         return self.weights.get(profile.value, usual)
 
     def decode(self, latents: Latents, slices: Tensor, profile: Profile) -> Tensor:
@@ -155,7 +155,7 @@ def refine_decoder(
     """
     decoder = refine_local_network(codec, labelled, config, report=report)
     if validation is None or not validation.cases:
-        decoder.weights[profile.value] = 1.0 if codec.preset == "paper" else usual_weight
+        decoder.weights[profile.value] = 1.0 if codec.follows_a_paper else usual_weight
         return decoder, Refinement(decoder.weight(profile), {})
     return decoder, choose_share(decoder, validation, map_images, profile)
 

@@ -20,6 +20,7 @@ from ppcmi.codec.default import PROFILES, DefaultCodecNetwork, MaskGuide
 from ppcmi.codec.local_network import LocalNetwork
 from ppcmi.codec.losses import published_mask_loss, segmentation_loss
 from ppcmi.codec.mask_autoencoder import foreground
+from ppcmi.codec.privacy_sf import PrivacySfCodecNetwork
 from ppcmi.codec.published import PublishedCodecNetwork
 from ppcmi.codec.quality import mean_dice, measure_codec, peak_signal_to_noise
 from ppcmi.codec.slice_set import SliceSet, hold_out
@@ -77,11 +78,12 @@ def train_codec(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         codec = Codec(task, config.preset).to(device or torch.device("cpu"))
-        if config.preset == "default":
+        if not codec.follows_a_paper:
             _train_default(codec, labelled, images, _sample(held_out), config, generator=generator, report=report)
         else:
             _train_published(codec, labelled, images, _sample(held_out), config, generator=generator, report=report)
-        train_local_network(codec.local, labelled, config.local, generator, report=report)
+        if task.method == "ppcmi":  # the systems that it is compared with have no such network
+            train_local_network(codec.local, labelled, config.local, generator, report=report)
     codec.report = {
         "quality": measure_codec(codec, held_out).document(),
         "config": asdict(config),
@@ -219,7 +221,7 @@ def _train_published(
     generator: torch.Generator,
     report: Report,
 ) -> None:
-    network = cast(PublishedCodecNetwork, codec.network)
+    network = cast(PublishedCodecNetwork | PrivacySfCodecNetwork, codec.network)
     device, classes, labels = codec.device, codec.task.classes, labelled.known_labels
     sample, sample_masks = held_out.slices.to(device), foreground(held_out.known_labels.to(device), classes)
 

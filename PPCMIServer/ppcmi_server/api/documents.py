@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from ppcmi.modes import Mode
+
 
 def _decode(value: object) -> bytes:
     if isinstance(value, bytes):
@@ -35,7 +37,6 @@ Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", examples=["0011223344556
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", examples=["00" * 32])]
 Count = Annotated[int, Field(ge=0, examples=[12])]
 Scope = Literal["consortium", "site"]
-Mode = Literal["two-layer", "paper"]
 SiteScope = Literal["segment", "contribute", "validate"]
 Finite = Annotated[float, Field(allow_inf_nan=False, examples=[0.87])]
 Moment = Annotated[str, Field(examples=["2026-11-21T02:38:01Z"])]
@@ -172,7 +173,7 @@ class TaskAnswer(Document):
 
 
 class ConsortiumRequest(Document):
-    """How the consortium works; ``inner_check`` names its inner key, null in mode ``paper``."""
+    """How the consortium works; ``inner_check`` names its inner key, null in modes that have none."""
 
     scope: Scope
     mode: Mode

@@ -20,6 +20,7 @@ from ppcmi.bundle_header import BundleHeader, BundleLimits, read_header
 from ppcmi.channel import Channel
 from ppcmi.errors import BundleError
 from ppcmi.latents import Latents
+from ppcmi.modes import mode_named
 from ppcmi.scales import Profile, Stream
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server import models, tasks
@@ -140,7 +141,7 @@ def _prepare(services: Services, name: str, caller: Caller, number: int | None) 
     with services.database.reading() as session:
         found = tasks.membership(session, name, caller)
         model = models.find_model(session, found.task, number)
-    channel = services.channels(caller, found.document.identity, "paper" if model.mode == "paper" else "two-layer")
+    channel = services.channels(caller, found.document.identity, mode_named(model.mode))
     return _Work(found.document, model, channel)
 
 

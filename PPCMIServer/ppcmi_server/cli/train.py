@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event
+from typing import get_args
 
 from ppcmi.cli.ending import noted_interruption
 from ppcmi.cli.parsers import Groups
@@ -24,6 +25,7 @@ from ppcmi_server.services import open_services
 from ppcmi_server.training import jobs
 from ppcmi_server.training.leases import CLAIMABLE
 from ppcmi_server.training.supervisor import Supervisor, is_supervised
+from ppcmi_server.umn.model import Preset
 
 POLL_S = 0.3
 
@@ -44,7 +46,7 @@ def add_parsers(groups: Groups) -> None:
         metavar="N",
         help="exactly so many passes over the data (default: as many as the preset says, more where data are few)",
     )
-    parser.add_argument("--preset", choices=("default", "paper"), help="which network (default: default)")
+    parser.add_argument("--preset", choices=get_args(Preset), help="which network (default: the task's method's)")
     parser.add_argument(
         "--profile", choices=[str(p) for p in Profile], help="which scales it maps (default: those that the sites sent)"
     )

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from ppcmi.bundle_header import BundleHeader
 from ppcmi.cohort_file import CohortHeader, cohort_digest
 from ppcmi.errors import BundleError, KeyMismatchError
+from ppcmi.modes import has_inner_layer
 from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server.access.identity import Caller
@@ -90,7 +91,7 @@ def require_inner_key(inner_check: str | None, consortium: Consortium) -> None:
     """
     if consortium.scope == "consortium" and inner_check != consortium.inner_check:
         raise KeyMismatchError("The cohort was protected with another inner key than the consortium's; join it again.")
-    if (inner_check is None) != (consortium.mode == "paper"):
+    if (inner_check is not None) != has_inner_layer(consortium.mode):
         raise BundleError("An inner key protects bundles in mode 'two-layer' and only there; export the cohort again.")
 
 

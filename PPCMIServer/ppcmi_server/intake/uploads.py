@@ -15,10 +15,11 @@ from collections.abc import Callable
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from ppcmi.bundle_header import Mode, read_header
+from ppcmi.bundle_header import read_header
 from ppcmi.channel import Channel
 from ppcmi.cohort_file import CohortKey, frame_digest, parse_header
 from ppcmi.errors import BundleError, KeyMismatchError, PpcmiError
+from ppcmi.modes import Mode
 from ppcmi.task import Task as TaskDocument
 from ppcmi.task import parse_task
 from ppcmi_server import clock

@@ -16,11 +16,12 @@ from sqlalchemy.orm import Session
 
 from ppcmi.errors import TrainingError, UsageError
 from ppcmi.scales import Profile
+from ppcmi.task import parse_task
 from ppcmi_server import audit, clock
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.schema import Cohort, Consortium, Job, JobCohort, JobEpoch, Task
 from ppcmi_server.training.leases import CLAIMABLE, Lease, died_here, hold
-from ppcmi_server.umn.config import UmnConfig, paper_config
+from ppcmi_server.umn.config import UmnConfig, usual_config, usual_preset
 from ppcmi_server.umn.model import Preset
 from ppcmi_server.umn.training import EpochReport
 
@@ -65,7 +66,7 @@ def queue_job(session: Session, task: Task, request: TrainingRequest, actor: str
     if not cohorts:
         raise TrainingError(f"No cohort has the scales of profile '{profile}'; choose another with --profile.")
     codec_checks(cohorts)
-    job = Job(task_id=task.id, state="queued", config=_to_json(_config(request, profile)), created=clock.now())
+    job = Job(task_id=task.id, state="queued", config=_to_json(_config(request, profile, task)), created=clock.now())
     session.add(job)
     session.flush()
     session.add_all(JobCohort(job_id=job.id, cohort_id=cohort.id) for cohort in cohorts)
@@ -251,8 +252,8 @@ def _has_scales(cohort: Cohort, profile: Profile) -> bool:
     return set(profile.scales) <= set(Profile(cohort.profile).scales)
 
 
-def _config(request: TrainingRequest, profile: Profile) -> UmnConfig:
-    start = paper_config(profile) if request.preset == "paper" else UmnConfig(profile=profile)
+def _config(request: TrainingRequest, profile: Profile, task: Task) -> UmnConfig:
+    start = usual_config(request.preset or usual_preset(parse_task(task.document).method), profile)
     if request.seed is not None:
         start = replace(start, seed=request.seed)
     if request.epochs is not None:

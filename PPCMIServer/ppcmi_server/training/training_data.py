@@ -21,10 +21,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from ppcmi.bundle_header import Mode
 from ppcmi.channel import Channel
 from ppcmi.errors import TrainingError
 from ppcmi.latents import Latents
+from ppcmi.modes import mode_named
 from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server.access.identity import Caller
@@ -211,12 +211,8 @@ def _open(services: Services, task: TaskDocument, stored: StoredCohort, frame: F
 
 
 def _channel(services: Services, task: TaskDocument, stored: StoredCohort) -> Channel:
-    site, mode = stored.site, _mode(stored.cohort)
+    site, mode = stored.site, mode_named(stored.cohort.mode)
     if site.public_key is None or site.link_salt is None:
         raise TrainingError("A cohort's site has no keys any longer; restore the database from a backup.")
     caller = Caller(site.id, site.name, site.public_key, site.link_salt, ())
     return services.channels(caller, task.identity, mode)
-
-
-def _mode(cohort: Cohort) -> Mode:
-    return "paper" if cohort.mode == "paper" else "two-layer"

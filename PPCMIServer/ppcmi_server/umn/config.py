@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ppcmi.scales import Profile
+from ppcmi.task import Method
 from ppcmi_server.umn.model import Preset
 
 
@@ -43,3 +44,24 @@ def paper_config(profile: Profile = Profile.PAPER, epochs: int = 150, seed: int 
         preset="paper", profile=profile, epochs=epochs, seed=seed, batch_size=16, learning_rate=1e-3,
         weight_decay=0.0, minimum_steps=0, mixup=0.0, noise=0.0, average=1.0, patience=20,
     )  # fmt: skip
+
+
+def privacy_sf_config(profile: Profile = Profile.MINIMAL, epochs: int = 150, seed: int = 1) -> UmnConfig:
+    """Privacy-SF: trained as PPCMI-SF was, on encoded data that are themselves augmented: mixed in pairs, and noisy.
+
+    Shifts and flips of latent maps are no augmentation here: the published encoders do not commute with flips, and the
+    maps are 8 x 8 or smaller.
+    """
+    return replace(paper_config(profile, epochs, seed), preset="privacy-sf", mixup=0.3, noise=0.1)
+
+
+def usual_config(preset: Preset, profile: Profile) -> UmnConfig:
+    """How a preset's models are trained where nobody says otherwise."""
+    if preset == "paper":
+        return paper_config(profile)
+    return privacy_sf_config(profile) if preset == "privacy-sf" else UmnConfig(profile=profile)
+
+
+def usual_preset(method: Method) -> Preset:
+    """The networks of a task's method."""
+    return "default" if method == "ppcmi" else method

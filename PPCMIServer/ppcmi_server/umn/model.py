@@ -22,11 +22,12 @@ from ppcmi.files import write_atomically
 from ppcmi.latents import Latents
 from ppcmi.scales import Profile, Shape
 from ppcmi_server.umn.network import MappingNetwork
+from ppcmi_server.umn.privacy_sf import PrivacySfMappingNetwork
 from ppcmi_server.umn.published import PublishedMappingNetwork
 
 FORMAT = "ppcmi-umn/1"
 
-Preset = Literal["default", "paper"]
+Preset = Literal["default", "paper", "privacy-sf"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def build_network(description: UmnDescription) -> nn.Module:
     """
     if description.preset == "paper":
         return PublishedMappingNetwork(description.shapes)
+    if description.preset == "privacy-sf":
+        return PrivacySfMappingNetwork(description.shapes)
     return MappingNetwork(tuple(description.shapes), codecs=len(description.codecs))
 
 

@@ -21,7 +21,8 @@ SMALLEST_MAP = 8
 """Rows and columns that three poolings need."""
 
 
-def _convolution(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
+def leaky_stage(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
+    """Convolution, batch normalization, LeakyReLU 0.1."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
@@ -51,17 +52,17 @@ class MappingBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.entry = nn.Sequential(
-            _convolution(channels, 128),
-            _convolution(128, 256),
-            _convolution(256, 512),
+            leaky_stage(channels, 128),
+            leaky_stage(128, 256),
+            leaky_stage(256, 512),
             nn.Dropout2d(0.2),
             PyramidPooling(512),
         )
-        self.widen = nn.Sequential(_convolution(1024, 512), _convolution(512, 1024))
+        self.widen = nn.Sequential(leaky_stage(1024, 512), leaky_stage(512, 1024))
         # The paper gives the totals only (58.8 M parameters, 43.6 GFLOP); these widths meet both within 0.3 %.
-        self.downs = nn.ModuleList(_convolution(i, o) for i, o in ((1024, 352), (352, 256), (256, 160)))
-        self.bottom = nn.Sequential(PyramidPooling(160), _convolution(320, 160))
-        self.ups = nn.ModuleList(_convolution(i, 256) for i in (160 + 160, 256 + 256, 256 + 352))
+        self.downs = nn.ModuleList(leaky_stage(i, o) for i, o in ((1024, 352), (352, 256), (256, 160)))
+        self.bottom = nn.Sequential(PyramidPooling(160), leaky_stage(320, 160))
+        self.ups = nn.ModuleList(leaky_stage(i, 256) for i in (160 + 160, 256 + 256, 256 + 352))
         self.exit = nn.Conv2d(256, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
