@@ -92,6 +92,7 @@ class VolumeSlices:
         self._stack = self.grid.from_voxels(volume.voxels)
         self._range = intensity_range(volume.voxels, task.intensity)
         self._reach = task.slicing.neighbors
+        self._end, self._tail = 0, np.empty((0, self.grid.rows.frame, self.grid.columns.frame), dtype=np.float32)
 
     def __len__(self) -> int:
         return len(self._stack)
@@ -114,11 +115,21 @@ class VolumeSlices:
     def _frames(self, start: int, stop: int) -> NDArray[np.float32]:
         rows, columns = self.grid.rows, self.grid.columns
         frames = np.empty((stop - start, rows.frame, columns.frame), dtype=np.float32)
-        for index in range(start, stop, COPIED_AT_ONCE):
+        known = self._known(start, stop)
+        frames[: len(known)] = known
+        scaled = np.empty(self._stack.shape[1:], dtype=np.float32)
+        for index in range(start + len(known), stop, COPIED_AT_ONCE):
             pixels = np.ascontiguousarray(self._stack[index : min(index + COPIED_AT_ONCE, stop)])
             for offset, picture in enumerate(pixels, start=index - start):
-                frames[offset] = columns.to_frame(rows.to_frame(self._range.scale(picture), axis=0), axis=1)
+                self._range.scale_into(scaled, picture)
+                frames[offset] = columns.to_frame(rows.to_frame(scaled, axis=0), axis=1)
+        self._end, self._tail = stop, frames[max(0, len(frames) - 2 * self._reach) :].copy()
         return frames
+
+    def _known(self, start: int, stop: int) -> NDArray[np.float32]:
+        """The first of these frames, as far as they were the last neighbors of the slices asked for before."""
+        skipped = start - (self._end - len(self._tail))
+        return self._tail[skipped : skipped + stop - start] if 0 <= skipped < len(self._tail) else self._tail[:0]
 
 
 def slice_volume(volume: Volume, task: Task) -> tuple[NDArray[np.float32], SliceGrid]:

@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 from ppcmi import slicing
 from ppcmi.errors import GeometryError, ReadError
 from ppcmi.slicing import (
+    VolumeSlices,
     cropped_labels,
     restore_labels,
     restore_probabilities,
@@ -243,3 +244,14 @@ def test_an_image_that_is_not_finite_is_refused():
     voxels[0, 0, 0] = np.nan
     with pytest.raises(ReadError, match="no numbers"):
         slice_volume(Volume(voxels, a_geometry((2, 8, 8))), a_task())
+
+
+@given(geometries(), st.lists(st.tuples(st.integers(0, 15), st.integers(1, 6)), max_size=8), st.integers(0, 2), SEEDS)
+@few
+def test_slices_are_the_same_whatever_was_asked_for_before(geometry, asked, neighbors, seed):
+    volume, task = random_volume(geometry, seed), a_task(neighbors=neighbors)
+    whole, _ = slice_volume(volume, task)
+    slices = VolumeSlices(volume, task)
+    for start, count in [*((place % len(slices), count) for place, count in asked), (0, 2), (2, 2)]:
+        part = slice(min(start, len(slices) - 1), start + count)
+        np.testing.assert_array_equal(slices[part], whole[part])

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -276,17 +277,27 @@ def _place(file: Path, index: int, position: Any, orientation: Any, measures: An
     cosines = orientation.get("ImageOrientationPatient")
     if not origin or not cosines:
         return None
-    point, directions = np.array(origin, dtype=float), np.array(cosines, dtype=float)
-    if point.shape != (3,) or directions.shape != (6,):
+    point, numbers = np.array(origin, dtype=float), tuple(float(cosine) for cosine in _several(cosines))
+    if point.shape != (3,) or len(numbers) != 6:
         return None
-    directions = directions.reshape(2, 3)
-    if not np.isfinite(point).all() or np.abs(directions @ directions.T - np.eye(2)).max() > 2 * ORTHONORMAL:
+    directions = _unit_directions(numbers)
+    if directions is None or not np.isfinite(point).all():
         raise GeometryError(
             "The DICOM image's directions are not perpendicular, or its place is no number; export it again."
         )
-    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     thickness = _positive(measures.get("SliceThickness"))
-    return DicomFrame(file, index, point, _read_only(directions), _spacing(measures.get("PixelSpacing")), thickness)
+    return DicomFrame(file, index, point, directions, _spacing(measures.get("PixelSpacing")), thickness)
+
+
+@lru_cache
+def _unit_directions(cosines: tuple[float, ...]) -> NDArray[np.float64] | None:
+    """Directions ``(2, 3)`` of length 1, read-only, None if they are not orthonormal; those of a series are alike."""
+    directions: NDArray[np.float64] = np.array(cosines).reshape(2, 3)
+    if not np.abs(directions @ directions.T - np.eye(2)).max() <= 2 * ORTHONORMAL:
+        return None
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    directions.setflags(write=False)
+    return directions
 
 
 def _spacing(value: Any) -> tuple[float, float]:
@@ -299,11 +310,6 @@ def _spacing(value: Any) -> tuple[float, float]:
 def _projected_spacing(dataset: Any) -> tuple[float, float]:
     """Of a projection: as calibrated in the patient, else at the detector (PS3.3 10.7.1.3)."""
     return _spacing(dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing"))
-
-
-def _read_only(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    values.setflags(write=False)
-    return values
 
 
 def _several(value: Any) -> list[Any]:
