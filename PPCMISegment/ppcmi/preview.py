@@ -95,8 +95,12 @@ def best_view(latents: Latents, image: Gray) -> View:
 
     :param latents: of the image's slice alone, in whatever space.
     """
-    views = [_view(name, values, image) for name, values in _invariant_maps(latents)]
-    return max(views, key=lambda view: view.correlation)
+    return max(views_of(latents, image), key=lambda view: view.correlation)
+
+
+def views_of(latents: Latents, image: Gray) -> list[View]:
+    """All of the maps that :func:`best_view` chooses from."""
+    return [_view(name, values, image) for name, values in _invariant_maps(latents)]
 
 
 def nearest_slice(grid: SliceGrid, ras: tuple[float, float, float]) -> int:

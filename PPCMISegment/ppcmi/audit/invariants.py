@@ -2,7 +2,8 @@
 
 A channel mixing with a bias, fixed or fresh, is a rigid motion of the channel space, the same at every position. It
 keeps the principal components over positions up to their sign, which their skewness settles, and without a bias the
-norm at every position. The link layer of the two-layer KLT mixes positions too: these maps are noise there.
+norm at every position. The link layer of the two-layer KLT mixes positions too: these maps are noise there, but for one
+number a scale, the norm of the whole slice, which every orthogonal mixing keeps.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ def canonical_maps(seen: Seen, components: int = COMPONENTS) -> dict[str, Tensor
 def norm_maps(seen: Seen) -> dict[str, Tensor]:
     """The norm over the channels at every position: ``(n, 1, h, w)`` float32 for each scale."""
     return {scale: values.float().norm(dim=1, keepdim=True) for scale, values in seen.latents.items()}
+
+
+def slice_norms(seen: Seen) -> dict[str, Tensor]:
+    """The norm of the whole slice: ``(n, 1, 1, 1)`` float32 for each scale."""
+    return {scale: values.float().flatten(1).norm(dim=1)[:, None, None, None] for scale, values in seen.latents.items()}
 
 
 def _by_case(values: Tensor, case: Tensor, components: int) -> Tensor:
