@@ -131,9 +131,9 @@ def render() -> str:
     return "\n".join(parts)
 
 
-def here_and_now() -> Origin:
-    """The origin of what is measured by this process."""
-    return Origin(commit(), machine(), datetime.now(UTC).date().isoformat())
+def here_and_now(device: torch.device | None = None) -> Origin:
+    """The origin of what is measured by this process, on the CPU or on ``device``."""
+    return Origin(commit(), machine(device), datetime.now(UTC).date().isoformat())
 
 
 def commit() -> str:
@@ -148,8 +148,10 @@ def commit() -> str:
     return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
 
 
-def machine() -> str:
-    """Processor and threads; never the machine's name."""
+def machine(device: torch.device | None = None) -> str:
+    """Processor and threads, and the GPU if it is measured; never the machine's name."""
+    if device is not None and device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {platform.machine()}"
     bfloat16 = "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
     capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     return f"{platform.machine()} {capability} CPU, {threads} thread(s), {bfloat16}"
@@ -173,7 +175,15 @@ def _matrix(title: str, entries: Sequence[Measurement]) -> str:
         [row, *(f"{values[column]:.4g}" if column in values else "" for column in columns)]
         for row, values in cells.items()
     ]
-    return f"### {title}\n\n" + _table([entries[0].unit, *columns], rows)
+    units = {entry.unit for entry in entries}
+    if len(units) == 1:
+        return f"### {title}\n\n" + _table([*units, *columns], rows)
+    if set(columns) == {""}:
+        values = [[entry.name.split(SEPARATOR)[-1], f"{entry.measured:.4g} {entry.unit}"] for entry in entries]
+        return f"### {title}\n\n" + _table(["", ""], values)
+    of_column = {entry.name.split(SEPARATOR)[-1]: entry.unit for entry in entries}
+    named = [column if of_column[column] in column else f"{column} ({of_column[column]})" for column in columns]
+    return f"### {title}\n\n" + _table(["", *named], rows)
 
 
 def _origins(entries: Iterable[Measurement]) -> str:

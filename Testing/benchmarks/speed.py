@@ -1,9 +1,11 @@
 """How fast, and how many bytes: our system beside the published one, in one run on one machine: ``make bench-speed``.
 
 Networks with random weights, random slices of 256 x 256: neither speed nor size depends on what is in them. Each
-number of ours stands as a ratio to the published configuration (its codec, its mapping network, its protocol, float32
-bundles), measured in turns with it. End to end is the product's own path: a site in this process, ``ppcmi-server`` in
-another, HTTPS on loopback between them.
+number of ours stands beside the published configuration (its codec, its mapping network, its protocol, float32
+bundles), measured in turns with it: as milliseconds and, since machines differ, as a ratio. End to end is the product's
+own path: a site in this process, ``ppcmi-server`` in another, HTTPS on loopback between them. On a GPU every
+timing waits for it; the published networks run in float32 there too, TensorFloat-32 and bfloat16 have a table of their
+own.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +34,14 @@ from ppcmi.volume import Geometry, Volume
 from ppcmi_server.umn.model import TrainedUmn
 
 TASK = REPOSITORY / "Resources" / "Tasks" / "fetal-head-us.json"
+COMMAND = "make bench-speed"
 FULL_BATCH, VOLUME_SLICES = 32, 128
 MEGABYTE = 1e6
+STAGES = ("encode and protect", "map, in the server's whole path", "unprotect and decode")
+"""What a slice goes through, one after the other."""
+
+GPU_SLICE_MS, GPU_VOLUME_S = 3.0, 0.5
+"""Targets of a slice at batch 1 and of a volume, end to end; asked of a large GPU only."""
 
 Seconds = Mapping[str, float]
 
@@ -52,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure_speed(device: torch.device, rounds: int, slices: int) -> list[Measurement]:
+def measure_speed(device: torch.device, rounds: int, slices: int, command: str = COMMAND) -> list[Measurement]:
     """Every number; servers of all systems run meanwhile, and idle."""
+    torch.backends.cudnn.allow_tf32 = False
     systems = (PUBLISHED, *OURS)
     volume = _volume(slices)
     with ExitStack() as stack:
@@ -69,7 +78,12 @@ def measure_speed(device: torch.device, rounds: int, slices: int) -> list[Measur
         whole = {s: {"end to end": lambda s=s: _segment(volume, links[s])} for s in systems}
         end_to_end = {s: taken["end to end"] / slices for s, taken in _in_turns(whole, rounds).items()}
         sent = {s: _bytes_a_slice(_segment(volume, links[s])) for s in systems}
-    return [*_part_rows(parts), *_whole_rows(parts[FULL_BATCH], end_to_end, sent, slices)]
+    table = _Numbers(device, command)
+    for batch, by_system in parts.items():
+        table.add_parts(batch, by_system)
+        table.add_precisions(batch, rounds)
+    table.add_whole(parts[FULL_BATCH], end_to_end, sent, slices)
+    return table.found
 
 
 def _parts(system: System, link: PrivateLink, batch: int, device: torch.device) -> Mapping[str, Callable[[], object]]:
@@ -141,43 +155,111 @@ def _volume(slices: int) -> Volume:
     return Volume(voxels, Geometry(voxels.shape, np.eye(4)))
 
 
-def _part_rows(parts: Mapping[int, Mapping[System, Seconds]]) -> list[Measurement]:
-    origin, found = here_and_now(), []
-    for batch, by_system in parts.items():
-        table = f"times as fast as the published configuration, 256 x 256, batch {batch}"
-        for system in OURS:
-            for name, seconds in by_system[system].items():
-                ratio = by_system[PUBLISHED][name] / seconds
-                at_least = 10.0 if name == "mapping network" and batch == FULL_BATCH else None
-                row = SEPARATOR.join((table, system.name, name))
-                found.append(measurement(row, ratio, "x", command=COMMAND, origin=origin, at_least=at_least))
-    return found
+@contextmanager
+def _tensor_float() -> Iterator[None]:
+    """Matrix products and convolutions in TensorFloat-32, where there is a GPU that has it."""
+    before = torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision(before)
 
 
-def _whole_rows(
-    parts: Mapping[System, Seconds], end_to_end: Mapping[System, float], sent: Mapping[System, float], slices: int
-) -> list[Measurement]:
-    origin, found = here_and_now(), []
-    table = f"a volume of {slices} slices of 256 x 256, server and HTTPS on loopback"
-
-    def row(system: System, column: str, value: float, unit: str, **bound: float) -> None:
-        name = SEPARATOR.join((table, system.name, column))
-        found.append(measurement(name, value, unit, command=COMMAND, origin=origin, **bound))
-
-    for system in (PUBLISHED, *OURS):
-        default = system.name == "coarse"
-        networks = parts[system]["networks"] / FULL_BATCH
-        row(system, "ms a slice", 1000 * end_to_end[system], "ms")
-        outside = max(0.0, 1 - networks / end_to_end[system])
-        row(system, "time outside the networks", outside, "share", **({"at_most": 0.15} if default else {}))
-        row(system, "MB a slice", sent[system] / MEGABYTE, "MB", **({"at_most": 0.05} if default else {}))
-        if system is not PUBLISHED:
-            ratio = end_to_end[PUBLISHED] / end_to_end[system]
-            row(system, "times as fast as published", ratio, "x", **({"at_least": 8.0} if default else {}))
-    return found
+def _precisions(device: torch.device) -> Mapping[str, Callable[[], AbstractContextManager[object]]]:
+    found: dict[str, Callable[[], AbstractContextManager[object]]] = {"float32": nullcontext}
+    if device.type == "cuda":
+        found["TensorFloat-32"] = _tensor_float
+    return found | {"bfloat16": lambda: torch.autocast(device.type, torch.bfloat16)}
 
 
-COMMAND = "make bench-speed"
+class _Numbers:
+    """The measurements of one run as rows of tables."""
+
+    def __init__(self, device: torch.device, command: str) -> None:
+        self.device, self.command, self.origin = device, command, here_and_now(device)
+        self.found: list[Measurement] = []
+
+    def add(self, table: str, row: str, column: str, value: float, unit: str, **bound: float) -> None:
+        """A number."""
+        name = SEPARATOR.join((table, row, column))
+        self.found.append(measurement(name, value, unit, command=self.command, origin=self.origin, **bound))
+
+    def add_parts(self, batch: int, by_system: Mapping[System, Seconds]) -> None:
+        """Every stage by itself, of a slice."""
+        milliseconds = stage_table(batch)
+        ratios = f"times as fast as the published configuration, 256 x 256, batch {batch}"
+        for system, seconds in by_system.items():
+            for stage in STAGES:
+                self.add(milliseconds, system.name, stage, 1000 * seconds[stage] / batch, "ms")
+            total = 1000 * sum(seconds[stage] for stage in STAGES) / batch
+            asked = self.device.type == "cuda" and batch == 1 and system.name == "coarse"
+            self.add(milliseconds, system.name, "in total", total, "ms", **({"at_most": GPU_SLICE_MS} if asked else {}))
+            if system is not PUBLISHED:
+                for name, taken in seconds.items():
+                    least = {"at_least": 10.0} if name == "mapping network" and batch == FULL_BATCH else {}
+                    self.add(ratios, system.name, name, by_system[PUBLISHED][name] / taken, "x", **least)
+
+    def add_precisions(self, batch: int, rounds: int) -> None:
+        """The published mapping network in other precisions than its own, and ours as it is used."""
+        size = load_task(TASK).slicing.size
+        table = f"ms a slice of the mapping network, 256 x 256, batch {batch}"
+        for system in (PUBLISHED, *OURS):
+            umn = system.umn(size).to(self.device)
+            images = Latents({s: torch.randn(batch, *shape) for s, shape in umn.description.shapes.items()})
+            images = images.to(self.device)
+            as_used: Mapping[str, Callable[[], AbstractContextManager[object]]] = {"as used": nullcontext}
+            for name, precision in (_precisions(self.device) if system is PUBLISHED else as_used).items():
+                with precision():
+                    taken = _in_turns({system: {name: lambda u=umn, x=images: _waited(u.map(x, ""))}}, rounds)
+                self.add(table, system.name, name, 1000 * taken[system][name] / batch, "ms")
+
+    def add_whole(
+        self,
+        parts: Mapping[System, Seconds],
+        end_to_end: Mapping[System, float],
+        sent: Mapping[System, float],
+        slices: int,
+    ) -> None:
+        """A volume end to end."""
+        table = f"a volume of {slices} slices of 256 x 256, server and HTTPS on loopback"
+        for system in (PUBLISHED, *OURS):
+            default = system.name == "coarse"
+            asked = default and self.device.type == "cuda" and slices == VOLUME_SLICES
+            outside = max(0.0, 1 - parts[system]["networks"] / FULL_BATCH / end_to_end[system])
+            self.add(table, system.name, "ms a slice", 1000 * end_to_end[system], "ms")
+            self.add(
+                table, system.name, "from the click to the segmentation", end_to_end[system] * slices, "s",
+                **({"at_most": GPU_VOLUME_S} if asked else {}),
+            )  # fmt: skip
+            self.add(
+                table,
+                system.name,
+                "time outside the networks",
+                outside,
+                "share",
+                **({"at_most": 0.15} if default else {}),
+            )
+            self.add(
+                table,
+                system.name,
+                "MB a slice",
+                sent[system] / MEGABYTE,
+                "MB",
+                **({"at_most": 0.05} if default else {}),
+            )
+            if system is not PUBLISHED:
+                ratio = end_to_end[PUBLISHED] / end_to_end[system]
+                bound = {"at_least": 8.0} if default else {}
+                self.add(table, system.name, "times as fast as published", ratio, "x", **bound)
+
+
+def stage_table(batch: int) -> str:
+    """Title of the table of stages."""
+    return f"ms a slice, 256 x 256, batch {batch}"
+
 
 if __name__ == "__main__":
     sys.exit(main())

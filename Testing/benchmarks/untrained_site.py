@@ -19,7 +19,7 @@ from ppcmi import consortium
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.codec import Preset as CodecPreset
 from ppcmi.pipeline import PrivateLink
-from ppcmi.quantization import Quantization
+from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import Profile, scale_shapes
 from ppcmi.session import LinkOptions, open_link
 from ppcmi.site import Mode, Scope, SiteProfile, TaskProfile
@@ -55,7 +55,7 @@ class System:
 
 PUBLISHED = System("paper", "paper", Profile.PAPER, "paper", "site", Quantization.F32)
 OURS = tuple(
-    System(str(profile), "default", profile, "two-layer", "consortium", Quantization.I8)
+    System(str(profile), "default", profile, "two-layer", "consortium", FOR_MAPPING)
     for profile in (Profile.COARSE, Profile.FULL, Profile.MINIMAL)
 )
 
