@@ -1,7 +1,7 @@
 """What a site's users agreed to send, kept at the site: JSON lines in its profile, mode 0600, only ever appended to.
 
-An entry says when, for which task, what in numbers, which version of the text was shown, and the answer. It names no
-patient, no case and no file, and it never leaves.
+An entry says when, for which task, what in numbers, which version of the text was shown, which privacy check there
+was, and the answer. It names no patient, no case and no file, and it never leaves.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ppcmi.errors import WriteError
+from ppcmi.privacy_check import PrivacyCheck
 from ppcmi.what_leaves import TEXT_VERSION, Leaving
 
 FILE_NAME = "consents.jsonl"
@@ -36,6 +37,8 @@ class Consent:
     :param time: UTC, ISO 8601, to the second.
     :param action: ``export``, ``upload`` or ``segment``.
     :param what: numbers of what leaves, as :meth:`~ppcmi.what_leaves.Leaving.document` gives them.
+    :param privacy_check: name of the check that the text told of, empty where there was none; None in entries that are
+        older than the check.
     """
 
     time: str
@@ -44,6 +47,7 @@ class Consent:
     what: Mapping[str, Any]
     text_version: int
     answer: str
+    privacy_check: str | None = None
 
 
 class ConsentLog:
@@ -51,19 +55,21 @@ class ConsentLog:
 
     Example::
 
-        ConsentLog(site.folder).record("export", leaving, Answer.YES)
+        ConsentLog(site.folder).record("export", leaving, Answer.YES, read_check(site.folder, part))
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
 
-    def record(self, action: str, leaving: Leaving, answer: Answer) -> Consent:
+    def record(self, action: str, leaving: Leaving, answer: Answer, check: PrivacyCheck | None = None) -> Consent:
         """Add an entry; it is durable when this returns.
 
+        :param check: the task's last privacy check, None if there is none.
         :raises WriteError: if it cannot be written: then nothing should be sent either.
         """
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        entry = Consent(now, action, leaving.task, leaving.document(), TEXT_VERSION, str(answer))
+        seen = "" if check is None else check.name
+        entry = Consent(now, action, leaving.task, leaving.document(), TEXT_VERSION, str(answer), seen)
         line = json.dumps(asdict(entry), separators=(",", ":")).encode() + b"\n"
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
