@@ -6,7 +6,7 @@ docs/security.md does not: protected latents are not anonymous, and who has whic
 Example::
 
     leaving = segmentation_leaves([volume.geometry], task, Sending.of(part.membership, Profile.COARSE))
-    print(consent_text(leaving))
+    print(consent_text(leaving, read_check(site.folder, part)))
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from ppcmi.bundle_header import BundleHeader, packed_size
 from ppcmi.klt.derivation import NONCE_BYTES
+from ppcmi.privacy_check import PrivacyCheck, checked_in_words
 from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import SCALE_STRIDES, Profile, Stream, scale_shapes
 from ppcmi.site import Membership, Mode, Scope
@@ -26,7 +27,7 @@ from ppcmi.task import Task
 from ppcmi.volume import Geometry
 from ppcmi.wording import counted, megabytes
 
-TEXT_VERSION = 1
+TEXT_VERSION = 2
 """Raised whenever :func:`consent_text` says something else, so that a log tells what a user agreed to."""
 
 _FRACTIONS = {8: "an eighth", 16: "a sixteenth", 32: "a thirty-second"}
@@ -128,9 +129,13 @@ def export_of_slices(slices: Sequence[int], task: Task, sending: Sending, varian
     return _leaving(slices, task, sending, (Stream.IMAGE, Stream.MASK), times=1 + variants)
 
 
-def consent_text(leaving: Leaving) -> str:
-    """Paragraphs that say what leaves, what does not, and who could learn what."""
-    return "\n\n".join([" ".join(what_goes(leaving)), what_stays(leaving), " ".join(who_could_learn_what(leaving))])
+def consent_text(leaving: Leaving, check: PrivacyCheck | None = None) -> str:
+    """Paragraphs that say what leaves, what does not, who could learn what, and what was measured of that.
+
+    :param check: the task's last privacy check, None if there is none.
+    """
+    learned, measured = " ".join(who_could_learn_what(leaving)), checked_in_words(check, leaving.sending.profile)
+    return "\n\n".join([" ".join(what_goes(leaving)), what_stays(leaving), learned, measured])
 
 
 def what_goes(leaving: Leaving) -> list[str]:
@@ -168,9 +173,10 @@ def who_could_learn_what(leaving: Leaving) -> list[str]:
     else:
         fraction = _FRACTIONS[SCALE_STRIDES[sending.profile.scales[0]]]
         sentences = [
-            "The server has no key to the inner layer, but these numbers are data about a patient: with images of "
-            f"the same kind it could train a decoder and see anatomy at up to {fraction} of the slice's resolution, "
-            "and it can tell that two uploads show the same image."
+            "The server has no key to the inner layer, but these numbers stay personal data about health: with images "
+            f"of the same kind it could train a decoder and see anatomy at up to {fraction} of the slice's resolution, "
+            "more easily if it gets hold of one of these slices as an image; and it can tell that two uploads show the "
+            "same image."
         ]
         if sending.scope == "consortium":
             sentences.append("A member of the consortium that colludes with the server could read them.")

@@ -16,6 +16,7 @@ from ppcmi.consortium import ensure_codec
 from ppcmi.errors import CasesFailedError, ServerRefusedError, SiteError, UsageError
 from ppcmi.export_settings import ExportSettings, usual_variants
 from ppcmi.pipeline import run
+from ppcmi.privacy_check import checked_in_words, read_check
 from ppcmi.protection import protection_of
 from ppcmi.quantization import FOR_TRAINING, Quantization
 from ppcmi.scales import Profile
@@ -126,8 +127,9 @@ def _export(command: Command) -> int:
     )
     sending = Sending.of(part.membership, profile, quantization, settings.slices_per_bundle)
     leaving = export_of_slices(slices, part.task, sending, variants)
-    ConsentLog(site.folder).record("export", leaving, Answer.COMMAND)
-    for sentence in (what_stays(leaving), *who_could_learn_what(leaving)):
+    check = read_check(site.folder, part)
+    ConsentLog(site.folder).record("export", leaving, Answer.COMMAND, check)
+    for sentence in (what_stays(leaving), *who_could_learn_what(leaving), checked_in_words(check, profile)):
         console.remark(sentence)
     if options.upload:
         _send(options.output, site, part, console)
