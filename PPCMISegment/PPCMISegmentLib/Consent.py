@@ -12,6 +12,8 @@ from PPCMISegmentLib.SiteAccess import SiteAccess
 
 if TYPE_CHECKING:
     from ppcmi.consent_log import Consent
+    from ppcmi.privacy_check import PrivacyCheck
+    from ppcmi.site import TaskProfile
     from ppcmi.what_leaves import Leaving
 
 LAST_ENTRIES = 20
@@ -28,6 +30,34 @@ class ConsentQuestion:
     def __init__(self, site: SiteAccess) -> None:
         self._site = site
 
+    def wantsPrivacyCheck(self, part: TaskProfile) -> bool:
+        """Whether the user wants a privacy check first; asked before a task's first export without one.
+
+        :raises SiteError: if the last check cannot be read.
+        """
+        from ppcmi.consent_log import ConsentLog
+        from ppcmi.privacy_check import read_check
+
+        if part.membership.mode != "two-layer" or read_check(self._site.folder, part) is not None:
+            return False
+        if any(
+            entry.task == part.task.identity and entry.answer != "no"
+            for entry in ConsentLog(self._site.folder).entries()
+        ):
+            return False
+        answer = qt.QMessageBox.question(
+            slicer.util.mainWindow(),
+            _("Check privacy first?"),
+            _(
+                "No privacy check was made for this task yet: nobody has measured what an attacker could make of what "
+                "leaves of these cases. A check does that on this computer, takes some minutes and sends nothing.\n\n"
+                "Make it now? With No the export goes on without one."
+            ),
+            qt.QMessageBox.Yes | qt.QMessageBox.No,
+            qt.QMessageBox.Yes,
+        )
+        return answer == qt.QMessageBox.Yes
+
     def agreed(self, action: Action, leaving: Leaving) -> bool:
         """Whether the user agrees to exactly this; the default is not to.
 
@@ -35,6 +65,8 @@ class ConsentQuestion:
         """
         from ppcmi.consent_log import Answer, ConsentLog
         from ppcmi.what_leaves import consent_text
+
+        check = self._checkOf(leaving)
 
         titles = {"export": _("Write a file for the server?"), "upload": _("Send to the server?")}
         endings = {
@@ -45,13 +77,19 @@ class ConsentQuestion:
         answer = qt.QMessageBox.question(
             slicer.util.mainWindow(),
             titles[action],
-            f"{consent_text(leaving)}\n\n{endings[action]}",
+            f"{consent_text(leaving, check)}\n\n{endings[action]}",
             buttons,
             qt.QMessageBox.No,
         )
         yes = answer == qt.QMessageBox.Yes
-        ConsentLog(self._site.folder).record(action, leaving, Answer.YES if yes else Answer.NO)
+        ConsentLog(self._site.folder).record(action, leaving, Answer.YES if yes else Answer.NO, check)
         return yes
+
+    def _checkOf(self, leaving: Leaving) -> PrivacyCheck | None:
+        from ppcmi.privacy_check import read_check
+
+        parts = [part for part in self._site.profile().tasks() if part.task.identity == leaving.task]
+        return read_check(self._site.folder, parts[0]) if parts else None
 
     def lastEntries(self) -> str:
         """The newest answers, newest first, a line each."""
@@ -66,8 +104,9 @@ def _line(entry: Consent) -> str:
 
     actions = {"export": _("write a file"), "upload": _("send"), "segment": _("segment")}
     answers = {"yes": _("agreed"), "no": _("declined"), "command": _("by command")}
+    checks = {None: "", "": _(", without a privacy check")}
     what = entry.what
-    return _("{time}  {answer}: {action}, {task}, {cases}, {slices}, {size}, profile {profile}").format(
+    return _("{time}  {answer}: {action}, {task}, {cases}, {slices}, {size}, profile {profile}{check}").format(
         time=entry.time[:16].replace("T", " "),
         answer=answers.get(entry.answer, entry.answer),
         action=actions.get(entry.action, entry.action),
@@ -76,4 +115,7 @@ def _line(entry: Consent) -> str:
         slices=counted(what.get("slices", 0), "slice"),
         size=megabytes(what.get("bytes", 0)),
         profile=what.get("profile", "?"),
+        check=checks.get(
+            entry.privacy_check, _(", privacy check of {time}").format(time=str(entry.privacy_check)[:10])
+        ),
     )

@@ -19,19 +19,18 @@ class DependencyError(Exception):
 
 
 class Dependencies:
-    """What ``requirements.txt`` and PyTorch ask for.
+    """What ``requirements.txt`` and PyTorch ask for, and ``requirements-privacy-check.txt`` where one is made.
 
     :param resourcePath: the module's own.
     """
 
     def __init__(self, resourcePath: Callable[[str], str]) -> None:
         self._requirementsPath = resourcePath("requirements.txt")
+        self._privacyCheckPath = resourcePath("requirements-privacy-check.txt")
 
     def missing(self) -> list[str]:
         """Names of packages that are not installed; nothing is imported to find out."""
-        from slicer.packaging import load_requirements, pip_check
-
-        names = [str(r) for r in load_requirements(self._requirementsPath) if not pip_check(r)]
+        names = _missingOf(self._requirementsPath)
         return names if _torchInstalled() else ["torch", *names]
 
     def ensure(self) -> None:
@@ -44,17 +43,27 @@ class Dependencies:
             return
         if "torch" in missing:
             self._installTorch()
-        from slicer.packaging import load_requirements, pip_ensure
+        _install(
+            self._requirementsPath,
+            _(
+                "The module needs Python packages that are not installed ({names}). Click again to install them; "
+                "without internet access or write permission, ask your Slicer's administrator."
+            ),
+        )
 
-        try:
-            pip_ensure(load_requirements(self._requirementsPath), requester="PPCMI Segment")
-        except (RuntimeError, subprocess.SubprocessError) as error:  # declined; pip failed
-            raise DependencyError(
+    def ensureForPrivacyCheck(self) -> None:
+        """Install what only a privacy check needs, after asking; nobody else is asked for it.
+
+        :raises DependencyError: if the user declined, or it cannot be installed.
+        """
+        if _missingOf(self._privacyCheckPath):
+            _install(
+                self._privacyCheckPath,
                 _(
-                    "The module needs Python packages that are not installed ({names}). Click again to install them; "
-                    "without internet access or write permission, ask your Slicer's administrator."
-                ).format(names=", ".join(self.missing()))
-            ) from error
+                    "A privacy check needs Python packages that are not installed ({names}). Click again to install "
+                    "them; without internet access or write permission, ask your Slicer's administrator."
+                ),
+            )
 
     def _installTorch(self) -> None:
         try:
@@ -77,6 +86,22 @@ class Dependencies:
             raise notInstalled from error
         if torch is None:
             raise notInstalled
+
+
+def _missingOf(requirementsPath: str) -> list[str]:
+    from slicer.packaging import load_requirements, pip_check
+
+    return [str(r) for r in load_requirements(requirementsPath) if not pip_check(r)]
+
+
+def _install(requirementsPath: str, sentence: str) -> None:
+    """Install a file's requirements after asking; ``sentence`` is what is said where that fails."""
+    from slicer.packaging import load_requirements, pip_ensure
+
+    try:
+        pip_ensure(load_requirements(requirementsPath), requester="PPCMI Segment")
+    except (RuntimeError, subprocess.SubprocessError) as error:  # declined; pip failed
+        raise DependencyError(sentence.format(names=", ".join(_missingOf(requirementsPath)))) from error
 
 
 def _torchInstalled() -> bool:

@@ -67,6 +67,11 @@ class ExportOptions:
             self._settings.text("device", "auto"),
         )
 
+    def chooseProfile(self, profile: str) -> None:
+        """Take a privacy profile, as if it was chosen in its selector."""
+        selector = self._ui.profileSelector
+        selector.currentIndex = max(0, selector.findData(profile))
+
     def _onChosen(self, _value: int) -> None:
         for name, (selector, _choices) in self._selectors.items():
             self._settings.keep(name, selector.currentData)

@@ -19,6 +19,7 @@ from PPCMISegmentLib.Consent import ConsentQuestion
 from PPCMISegmentLib.Dependencies import Dependencies, DependencyError
 from PPCMISegmentLib.ExportLogic import ExportEvent, ExportLogic, ExportResult
 from PPCMISegmentLib.ExportOptions import ExportOptions
+from PPCMISegmentLib.PrivacyCheckSection import PrivacyCheckSection
 from PPCMISegmentLib.SegmentLogic import SegmentLogic
 from PPCMISegmentLib.Settings import Settings
 from PPCMISegmentLib.SiteAccess import SiteAccess
@@ -54,6 +55,10 @@ class ExportPanel:
         self.pairs = CasePairs(self.ui.casesTable, logic.worker, self._showWhatLeaves, self._showPair)
         self._details = CaseDetails(self.ui, self.pairs.changed)
         self._options = ExportOptions(self.ui, self._settings, self._showWhatLeaves)
+        self.privacy = PrivacyCheckSection(
+            resourcePath, site, logic.worker, dependencies, self.pairs, self._options.chooseProfile
+        )
+        self.ui.privacyCollapsibleButton.layout().addWidget(self.privacy.widget)
         self._upload = CohortUpload(
             self.ui, site, self._logic, self._run,
             onStarted=self._onSending, onMessage=self._showMessage, onFinished=self._finish,
@@ -73,6 +78,7 @@ class ExportPanel:
     def close(self) -> None:
         """End what is under way and let go of the scene."""
         self._run.cancel()
+        self.privacy.close()
         self.pairs.close()
         self._logic.close()
         slicer.mrmlScene.RemoveObserver(self._tag)
@@ -113,6 +119,7 @@ class ExportPanel:
         part, folder = self._part(), self.ui.folderPathLineEdit.currentPath.strip()
         fromFolder = self.ui.sourceSelector.currentData == FOLDER
         self.ui.folderRow.visible = fromFolder
+        self.privacy.show(part)
         if part is None or (fromFolder and not folder):
             self.pairs.clear()
         elif fromFolder:
@@ -137,6 +144,7 @@ class ExportPanel:
 
     def _showWhatLeaves(self) -> None:
         """The line under the button, and whether it can be clicked."""
+        self.privacy.showCases()
         if self._run.running:
             return
         reason, text = self._reasonNotToStart(), ""
@@ -201,6 +209,11 @@ class ExportPanel:
             return
         choices, toServer = self._options.choices(part), self._options.toServer
         leaving = self._logic.leavingOf(self.pairs.geometries(), choices)
+        if self._consent.wantsPrivacyCheck(part):
+            self.ui.privacyCollapsibleButton.collapsed = False
+            self.privacy.start()
+            self._showMessage(_("Nothing was written or sent. Export once the privacy check is done."))
+            return
         path = self._upload.newPath() if toServer else self._askPath()
         if path is None:
             return

@@ -6,6 +6,8 @@
     {"event": "fit", "stage": ..., "epoch": ..., "epochs": ..., "share": ..., "loss": ..., "score": ..., "seconds": ...}
     {"event": "quality", "cases": ..., "psnr_db": {...}, "ssim": {...}, "mask_dice": {...}}
     {"event": "refinement", "model": ..., "profile": ..., "share": ..., "dice_by_share": {...}}
+    {"event": "audit", "done": ..., "total": ..., "text": ...}  how far a privacy check is
+    {"event": "privacy", "time": ..., "name": ..., "profiles": [{...}], ...}      what it found (ppcmi.privacy_check)
     {"event": "result", "text": ...}   {"event": "remark", "text": ...}
     {"event": "table", "header": [...], "rows": [...]}
     {"event": "error", "text": ..., "exit_code": ...}           the last line of a command that failed

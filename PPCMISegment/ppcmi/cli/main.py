@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ppcmi.cli import codec, cohort, consortium, model, node, preview, segment, site
+from ppcmi.cli import audit, codec, cohort, consortium, model, node, preview, segment, site
 from ppcmi.cli.console import Console
 from ppcmi.cli.ending import end_with_stdin, interrupted_by_termination
 from ppcmi.cli.events import EventConsole
@@ -28,6 +28,7 @@ A site's way, in order:
   ppcmi site init            enrol at a server
   ppcmi consortium create    or join, after an invitation
   ppcmi codec train          the first member; others get the codec by themselves
+  ppcmi audit                what attackers make of what would leave, before anything does
   ppcmi cohort export        labelled cases as protected latents; then ppcmi cohort upload
   ppcmi codec refine         once the server has trained a model
   ppcmi model validate       on the site's held-out cases
@@ -66,7 +67,7 @@ def build_parser() -> Parser:
     """The parser of every command."""
     parser = Parser(prog="ppcmi", description=DESCRIPTION)
     groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="group")
-    for module in (site, consortium, codec, cohort, model, preview, segment, node):
+    for module in (site, consortium, codec, audit, cohort, model, preview, segment, node):
         module.add_parsers(groups)
     return parser
 

@@ -1,0 +1,240 @@
+"""Section *Privacy check* of the panel *Export*: attack what would leave, here, and choose a profile knowing that.
+
+It runs in a child process, so Slicer stays usable, and it ends with Slicer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from PPCMISegmentLib.CasePairs import CasePairs
+from PPCMISegmentLib.Dependencies import Dependencies, DependencyError
+from PPCMISegmentLib.DeviceSelector import DeviceSelector
+from PPCMISegmentLib.PrivacyCheckSteps import LEFT_OUT, patientsOf, privacyCheckSteps
+from PPCMISegmentLib.PrivacyCheckTable import PrivacyCheckTable
+from PPCMISegmentLib.Settings import Settings
+from PPCMISegmentLib.SiteAccess import SiteAccess
+from PPCMISegmentLib.Steps import Steps, sentenceOf
+
+if TYPE_CHECKING:
+    from ppcmi.privacy_check import PrivacyCheck
+    from ppcmi.site import TaskProfile
+
+QUICK, FULL = "quick", "full"
+KEY = "privacyCheckAttacks"
+BAR_PARTS = 1000
+
+
+class PrivacyCheckSection:
+    """Widgets of the section, and the check that is under way.
+
+    :param resourcePath: the module's own.
+    :param pairs: the panel's cases; those that are checked and usable are taken.
+    :param onUse: called with the profile that a user chose.
+    """
+
+    def __init__(
+        self,
+        resourcePath: Callable[[str], str],
+        site: SiteAccess,
+        worker: Executor,
+        dependencies: Dependencies,
+        pairs: CasePairs,
+        onUse: Callable[[str], None],
+    ) -> None:
+        self._site, self._worker, self._dependencies, self._pairs = site, worker, dependencies, pairs
+        self._settings, self._run = Settings(), Steps()
+        self._part: TaskProfile | None = None
+        self._page = b""
+        self._leftOut: list[str] = []
+        self._found: list[Mapping[str, Any]] = []
+        self.widget = slicer.util.loadUI(resourcePath("UI/PrivacyCheckPanel.ui"))
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        self._table = PrivacyCheckTable(self.ui, onUse)
+        self._device = DeviceSelector(self.ui.deviceSelector, self._settings)
+        for key, text in ((QUICK, _("Quick, minutes")), (FULL, _("Full, an hour and more"))):
+            self.ui.attacksSelector.addItem(text, key)
+        self.ui.attacksSelector.currentIndex = max(0, self.ui.attacksSelector.findData(self._settings.text(KEY)))
+        self.ui.attacksSelector.connect("currentIndexChanged(int)", self._onAttacksChosen)
+        self.ui.checkButton.connect("clicked()", self.onCheckButton)
+        self.ui.saveReportButton.connect("clicked()", self.onSaveReportButton)
+        self._showRunning()
+
+    @property
+    def running(self) -> bool:
+        """Whether a check is under way."""
+        return self._run.running
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._run.cancel()
+
+    def show(self, part: TaskProfile | None) -> None:
+        """Show a task's last check; one that is under way goes on, and is shown when it is done."""
+        if self._run.running:
+            return
+        if part is None or self._part is None or part.task.identity != self._part.task.identity:
+            self._page, self._leftOut = b"", []
+            self.ui.messageLabel.text = ""
+        self._part = part
+        self._device.refresh()
+        check = None
+        try:
+            check = self._lastCheck()
+        except Exception as error:
+            self.ui.messageLabel.text = escape(sentenceOf(error))
+        self._table.show(check)
+        self.ui.stateLabel.text = escape(_stateText(part, check))
+        self._showRunning()
+
+    def showCases(self) -> None:
+        """Other cases are chosen."""
+        if not self._run.running:
+            self._showRunning()
+
+    # ---- the check
+
+    def onCheckButton(self) -> None:
+        """Check what is chosen, or cancel the check."""
+        if self._run.running:
+            self._run.cancel()
+            self._finish(_("Cancelled; the last check is as it was, and the copies are removed."))
+        else:
+            self.start()
+
+    def start(self) -> None:
+        """Check the chosen cases of the task; installs what it needs after asking."""
+        part, pairs = self._part, self._pairs.usablePairs()
+        if part is None or not pairs or self._run.running:
+            return
+        try:
+            self._dependencies.ensure()
+            self._dependencies.ensureForPrivacyCheck()
+            cases, patients = self._pairs.labelledCases(), patientsOf(pairs)
+        except DependencyError as error:
+            self.ui.messageLabel.text = escape(str(error))
+            return
+        except Exception as error:
+            self.ui.messageLabel.text = escape(sentenceOf(error))
+            return
+        self._page, self._leftOut, self._found = b"", [], []
+        self._run.start(
+            privacyCheckSteps(self._words(part), cases, patients, part.task, self._worker),
+            onEvent=self._onEvent,
+            onDone=self._onDone,
+            onError=lambda error: self._finish(sentenceOf(error)),
+        )
+        self._showRunning()
+
+    def _words(self, part: TaskProfile) -> Sequence[str]:
+        attacks = self.ui.attacksSelector.currentData
+        site = str(self._site.folder)
+        return [
+            "audit",
+            "--task",
+            part.task.name,
+            "--site",
+            site,
+            "--attacks",
+            attacks,
+            "--device",
+            self._device.chosen,
+        ]
+
+    def _onEvent(self, event: Mapping[str, Any] | None) -> None:
+        if event is None:
+            return
+        kind = event["event"]
+        if kind == "audit":
+            self.ui.progressBar.maximum = BAR_PARTS
+            self.ui.progressBar.value = round(BAR_PARTS * event["done"] / max(1, event["total"]))
+        if kind in ("audit", "progress"):
+            self.ui.messageLabel.text = escape(str(event["text"]))
+        elif kind == LEFT_OUT:
+            self._leftOut.append(str(event["text"]))
+        elif kind == "pictures":
+            self._found.append(event)
+
+    def _onDone(self, page: bytes) -> None:
+        self._page = page
+        self._finish(" ".join([_("Done; nothing was sent."), *self._leftOut]))
+
+    def _finish(self, message: str) -> None:
+        page = self._page
+        self.show(self._part)
+        self._page = page
+        for event in self._found:
+            self._table.addPictures(event)
+        self._showRunning()
+        self.ui.messageLabel.text = escape(message)
+
+    def onSaveReportButton(self) -> None:
+        """Keep the report, which shows slices of patients, where the user says."""
+        name = qt.QFileDialog.getSaveFileName(
+            slicer.util.mainWindow(), _("Save the report"), "privacy-check.html", _("Page (*.html)")
+        )
+        if not name:
+            return
+        try:
+            from ppcmi.files import write_atomically
+
+            write_atomically(Path(name), self._page, mode=0o600)
+        except Exception as error:
+            self.ui.messageLabel.text = escape(sentenceOf(error))
+        else:
+            self.ui.messageLabel.text = _("Saved. The report shows slices of patients: it stays at the site.")
+
+    # ---- inside
+
+    def _lastCheck(self) -> PrivacyCheck | None:
+        if self._part is None:
+            return None
+        from ppcmi.privacy_check import read_check
+
+        return read_check(self._site.folder, self._part)
+
+    def _onAttacksChosen(self, _index: int) -> None:
+        self._settings.keep(KEY, self.ui.attacksSelector.currentData)
+
+    def _showRunning(self) -> None:
+        running = self._run.running
+        ready = self._part is not None and bool(self._pairs.usablePairs())
+        self.ui.checkButton.text = _("Cancel") if running else _("Check privacy")
+        self.ui.checkButton.enabled = running or ready
+        self.ui.checkButton.toolTip = (
+            _("End the check; nothing of it stays.")
+            if running
+            else _("Attack what would leave of the chosen cases, on this computer. Nothing is sent.")
+            if ready
+            else _("Choose labelled cases of at least six patients above.")
+        )
+        self.ui.optionsWidget.enabled = not running
+        self.ui.progressBar.visible = running
+        if not running:
+            self.ui.progressBar.maximum, self.ui.progressBar.value = 0, 0
+        self.ui.saveReportButton.visible = bool(self._page) and not running
+
+
+def _stateText(part: TaskProfile | None, check: PrivacyCheck | None) -> str:
+    if part is None:
+        return _("Choose a task above.")
+    if check is None:
+        return _(
+            "No privacy check was made for this task with its present codec. It attacks what would leave of the cases "
+            "chosen above, on this computer, and shows what attackers get beside the Dice of each privacy profile. "
+            "Nothing is sent."
+        )
+    text = _("Checked on {day} ({attacks} attacks, {cases} cases of {patients} patients).").format(
+        day=check.time[:10], attacks=check.attacks, cases=check.cases, patients=check.patients
+    )
+    if check.controls_hold:
+        return text
+    return text + " " + _("A control did not hold, so the numbers say nothing; make the check again with more cases.")

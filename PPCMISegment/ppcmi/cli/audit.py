@@ -1,0 +1,79 @@
+"""``ppcmi audit``: what attackers make of what would leave, measured on the site's own cases before anything does.
+
+This module has the options; :mod:`ppcmi.cli.audit_run` does the work, and needs the packages of the extra ``audit``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+from ppcmi.cli.options import Command, add_cases, add_command, add_task
+from ppcmi.cli.parsers import Groups
+from ppcmi.errors import AuditError, SiteError
+from ppcmi.scales import Profile
+
+JSON, PAGE = "audit.json", "report.html"
+PACKAGES = ("skimage", "sklearn", "torchmetrics")
+"""Modules of the extra ``audit``; imported only where it is asked for."""
+
+CHECKED = (Profile.FULL, Profile.COARSE, Profile.MINIMAL)
+"""Profiles that a user may choose; ``paper`` is a row of every report."""
+
+
+def add_parsers(groups: Groups) -> None:
+    """The command."""
+    parser = add_command(
+        groups,
+        "audit",
+        _audit,
+        "Privacy check: attack, on this machine, what would leave of labelled cases of this site, and set what the "
+        "attackers get beside the Dice of each privacy profile. Nothing is sent.",
+        "ppcmi audit --task hippocampus-mr --cases FOLDER -o CHECK",
+    )
+    add_task(parser)
+    add_cases(parser, fold="all")
+    parser.add_argument(
+        "--attacks",
+        choices=("quick", "full"),
+        default="quick",
+        help="quick: minutes; full: also those that train for long, an hour and more (default: quick)",
+    )
+    parser.add_argument(
+        "--profiles",
+        nargs="+",
+        choices=[str(profile) for profile in CHECKED],
+        metavar="P",
+        help="privacy profiles to check: full, coarse, minimal (default: all that the codec has)",
+    )
+    parser.add_argument(
+        "--patients",
+        metavar="COLUMN",
+        help="column of split.csv that says whose a case is (default: patient, subject, subject_group or exam if it "
+        "has one; else every case is a patient)",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the split and the attacks (default: 1)")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help=f"folder for {JSON} and {PAGE}")
+    parser.add_argument(
+        "--picture-events",
+        action="store_true",
+        help=argparse.SUPPRESS,  # with --events, for a program that shows patients' slices to its user and keeps none
+    )
+
+
+def _audit(command: Command) -> int:
+    part = command.site().task(command.options.task)
+    if part.membership.mode != "two-layer":
+        raise AuditError(
+            f"The task is in mode {part.membership.mode}, which is there to compare with: its server holds plain "
+            "latents. A privacy check is for mode two-layer."
+        )
+    if any(find_spec(name) is None for name in PACKAGES):
+        raise SiteError(
+            "The privacy check needs the packages scikit-image, scikit-learn and torchmetrics; install them.",
+            command="pip install 'ppcmi[audit]'",
+        )
+    from ppcmi.cli.audit_run import run_audit  # noqa: PLC0415 - no other command needs those packages
+
+    return run_audit(command, part)

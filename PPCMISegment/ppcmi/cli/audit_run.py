@@ -1,0 +1,148 @@
+"""The work of ``ppcmi audit``: cases in, attacks, report out."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import datetime as dt
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ppcmi.audit.check import check_of
+from ppcmi.audit.document import AuditReport, PictureRow
+from ppcmi.audit.report_page import page
+from ppcmi.audit.subjects import Subjects, patients_of, read_subjects
+from ppcmi.audit.suite import AuditConfig, AuditEvent, audit, full_config
+from ppcmi.cli.audit import CHECKED, JSON, PAGE
+from ppcmi.cli.console import Console
+from ppcmi.cli.options import Command, chosen_cases
+from ppcmi.codec.codec import Codec
+from ppcmi.consortium import ensure_codec
+from ppcmi.errors import AuditError, UsageError, WriteError
+from ppcmi.files import write_atomically
+from ppcmi.png import encode_png
+from ppcmi.privacy_check import PrivacyCheck, two_sentences, write_check
+from ppcmi.scales import Profile
+from ppcmi.site import TaskProfile
+from ppcmi.wording import counted
+
+
+def run_audit(command: Command, part: TaskProfile) -> int:
+    """Read the cases, attack, and write the report and what is kept of it; the exit code.
+
+    :raises AuditError: if there are too few patients, or, after everything is written, if a control did not hold.
+    """
+    site, options, console = command.site(), command.options, command.console
+    folder = _private_folder(options.output)
+    codec = ensure_codec(site.client(), part).to(command.device())
+    config = AuditConfig(profiles=_profiles(options, codec), seed=options.seed, scope=part.membership.scope)
+    subjects, cases, patients = _subjects(command, part)
+    report = _run(audit(subjects, codec, config if options.attacks == "quick" else full_config(config)), console)
+    about: dict[str, str | int | float] = {
+        "title": part.task.title,
+        "task": part.task.identity,
+        "time": dt.datetime.now(dt.UTC).isoformat(timespec="minutes"),
+        "cases": cases,
+        "patients": patients,
+        "device": str(codec.device),
+    }
+    report = replace(report, config={**report.config, **about})
+    check = check_of(report, part, options.attacks, cases, patients, options.seed)
+    write_atomically(folder / JSON, report.to_json().encode(), mode=0o600)
+    write_atomically(folder / PAGE, page(report).encode(), mode=0o600)
+    write_check(site.folder, part.task.name, check)
+    if options.picture_events:
+        for row in report.pictures:
+            console.figures("pictures", _pictures(row))
+    _show(check, console)
+    console.remark(
+        f"Nothing was sent. {PAGE} shows slices of patients, so it stays here; {JSON} has the numbers alone."
+    )
+    broken = [control.name for control in report.controls if not control.holds]
+    if broken:
+        raise AuditError(f"A control did not hold, so the numbers say nothing about privacy: {'; '.join(broken)}.")
+    return 0
+
+
+def _private_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"The folder for the report cannot be made: {error.strerror}.") from error
+    return folder
+
+
+def _profiles(options: argparse.Namespace, codec: Codec) -> tuple[Profile, ...]:
+    """The profiles that were asked for, largest first.
+
+    :raises UsageError: if the codec has none of them.
+    """
+    wanted = [Profile(name) for name in options.profiles] if options.profiles else CHECKED
+    chosen = tuple(profile for profile in CHECKED if profile in wanted and profile in codec.profiles)
+    if not chosen:
+        raise UsageError(f"This codec has none of these profiles; it has {', '.join(codec.profiles)}.")
+    return chosen
+
+
+def _subjects(command: Command, part: TaskProfile) -> tuple[Subjects, int, int]:
+    """The chosen labelled cases, and how many cases and patients they are."""
+    options, console = command.options, command.console
+    labelled = [case for case in chosen_cases(options) if case.label is not None]
+    if not labelled:
+        raise AuditError("A privacy check needs labelled cases: it sets what attackers see beside the Dice.")
+
+    def show(done: int) -> None:
+        console.progress(f"read {done}/{len(labelled)} cases", last=done == len(labelled))
+
+    subjects = read_subjects(labelled, part.task, options.patients, options.seed, show)
+    return subjects, len(labelled), len(set(patients_of(labelled, options.patients)))
+
+
+def _run(events: Iterator[AuditEvent], console: Console) -> AuditReport:
+    report = None
+    for event in events:
+        share = {"done": event.done, "total": event.total, "text": event.text}
+        console.measured("audit", share, f"{event.text} ({event.done}/{event.total})", last=event.report is not None)
+        report = event.report
+    if report is None:
+        raise AuditError("The privacy check ended without a report; make it again.")
+    return report
+
+
+def _show(check: PrivacyCheck, console: Console) -> None:
+    console.figures("privacy", {**asdict(check), "name": check.name})
+    rows = [
+        [
+            row.profile,
+            f"{row.numbers_a_slice:,}",
+            _value(row.dice),
+            _value(row.best_ssim),
+            f"{_value(row.best_low)} to {_value(row.best_high)}",
+            _value(row.unaided_ssim),
+            _value(row.chance_ssim),
+        ]
+        for row in check.profiles
+    ]
+    console.result(
+        f"What attackers without the inner key make of {counted(check.cases, 'case')} of "
+        f"{counted(check.patients, 'patient')} ({check.attacks} attacks); SSIM 1 is the slice itself:"
+    )
+    header = ["profile", "numbers a slice", "Dice", "best attack", "95 %", "no known slice", "guess"]
+    console.table(header, rows)
+    sentences = [two_sentences(row) for row in check.profiles]
+    for text in dict.fromkeys([*(first for first, _ in sentences), *(second for _, second in sentences)]):
+        console.result(text)
+
+
+def _value(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
+
+
+def _pictures(row: PictureRow) -> dict[str, object]:
+    named = [("slice", row.image), ("leaving", row.leaving), *row.reconstructions.items(), ("guess", row.guess)]
+    return {
+        "profile": row.profile,
+        "pictures": [[name, base64.b64encode(encode_png(picture)).decode()] for name, picture in named],
+    }

@@ -1,0 +1,135 @@
+"""What is kept of a privacy check: numbers in the site profile, for one task and codec, and what is said of it."""
+
+import json
+import math
+import os
+import stat
+from dataclasses import replace
+
+import pytest
+
+from ppcmi.audit.check import check_of
+from ppcmi.consent_log import Answer, ConsentLog
+from ppcmi.errors import SiteError
+from ppcmi.privacy_check import FOLDER, checked_in_words, codec_digest, read_check, two_sentences, write_check
+from ppcmi.scales import Profile
+from ppcmi.site import Membership, TaskProfile
+from ppcmi.task import task_to_json
+from ppcmi.what_leaves import TEXT_VERSION, Sending, consent_text, export_of_slices
+from support.audit_reports import a_report
+from support.codecs import tiny_task
+
+
+@pytest.fixture
+def a_part(tmp_path):
+    """A site's part in a task, with something in place of a codec's file."""
+    folder = tmp_path / "tasks" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "codec.safetensors").write_bytes(b"codec")
+    (folder / "task.json").write_text(task_to_json(tiny_task()))
+    return TaskProfile(folder, tiny_task(), Membership("consortium", "two-layer", founder=True))
+
+
+def a_check(part, **changes):
+    return replace(check_of(a_report(), part, "quick", cases=12, patients=10, seed=1), **changes)
+
+
+def test_what_is_kept_comes_back_and_only_its_owner_can_read_it(tmp_path, a_part):
+    assert read_check(tmp_path, a_part) is None
+    check = a_check(a_part)
+    write_check(tmp_path, "tiny", check)
+    assert read_check(tmp_path, a_part) == check
+    (path,) = (tmp_path / FOLDER).iterdir()
+    assert path.name == "tiny.json"
+    if os.name == "posix":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_it_holds_numbers_and_no_picture_and_no_case(tmp_path, a_part):
+    write_check(tmp_path, "tiny", a_check(a_part))
+    document = json.loads((tmp_path / FOLDER / "tiny.json").read_text())
+    rows = document.pop("profiles")
+    assert set(document) == {
+        "format", "time", "task", "codec", "scope", "attacks", "cases", "patients", "seed", "seconds", "controls_hold"
+    }  # fmt: skip
+    for row in rows:
+        words = {name: value for name, value in row.items() if isinstance(value, str)}
+        assert words == {"profile": row["profile"], "best_attack": "A2 known slices (5)"}
+
+
+def test_a_check_of_another_codec_task_or_scope_is_none(tmp_path, a_part):
+    write_check(tmp_path, "tiny", a_check(a_part))
+    a_part.codec_path.write_bytes(b"another codec")
+    assert read_check(tmp_path, a_part) is None
+    a_part.codec_path.write_bytes(b"codec")
+    assert read_check(tmp_path, a_part) is not None
+    newer = replace(a_part, task=replace(a_part.task, version="2"))
+    assert read_check(tmp_path, newer) is None
+    alone = replace(a_part, membership=Membership("site", "two-layer", founder=True))
+    assert read_check(tmp_path, alone) is None
+
+
+def test_without_a_codec_there_is_no_check(tmp_path, a_part):
+    a_part.codec_path.unlink()
+    assert codec_digest(a_part) == ""
+    assert read_check(tmp_path, a_part) is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"format": "ppcmi-privacy-check/1"}', b'{"format": "other"}', b"\xff", b"{" * 5000]
+)
+def test_a_damaged_file_is_said_in_one_sentence(tmp_path, a_part, content):
+    write_check(tmp_path, "tiny", a_check(a_part))
+    (tmp_path / FOLDER / "tiny.json").write_bytes(content)
+    with pytest.raises(SiteError, match="make it again"):
+        read_check(tmp_path, a_part)
+
+
+def test_a_dice_that_was_not_measured_stays_so(tmp_path, a_part):
+    check = check_of(a_report(dice=math.nan), a_part, "quick", cases=12, patients=10, seed=1)
+    write_check(tmp_path, "tiny", check)
+    kept = read_check(tmp_path, a_part)
+    assert math.isnan(kept.of_profile("coarse").dice)
+    assert kept.name == check.name
+    assert "Dice" not in two_sentences(kept.of_profile("coarse"))[0]
+
+
+def test_checks_with_other_numbers_have_other_names(a_part):
+    check = a_check(a_part)
+    assert check.name == a_check(a_part, time=check.time).name
+    assert check.name != a_check(a_part, time=check.time, seed=2).name
+
+
+def test_the_two_sentences_have_the_numbers_and_call_nothing_anonymous(a_part):
+    first, second = two_sentences(a_check(a_part).of_profile("coarse"))
+    for number in ("0.52", "0.49 to 0.55", "0.44", "0.36", "0.87"):
+        assert number in first
+    assert "nobody here calls it anonymous" in second
+    assert "personal data about health" in second
+
+
+def test_the_question_says_what_was_checked_or_that_nothing_was(a_part):
+    check = a_check(a_part)
+    assert checked_in_words(None, Profile.COARSE).startswith("No privacy check was made")
+    text = checked_in_words(check, Profile.COARSE)
+    assert "SSIM 0.52, a guess 0.36" in text
+    assert "10 patients" in text
+    assert "did not look at profile full" in checked_in_words(check, Profile.FULL)
+    assert "say nothing" in checked_in_words(replace(check, controls_hold=False), Profile.COARSE)
+
+
+def test_the_consent_and_its_log_name_the_check_that_was_seen(tmp_path, a_part):
+    leaving = export_of_slices([3, 4], a_part.task, Sending(Profile.COARSE), variants=0)
+    check = a_check(a_part)
+    assert "No privacy check was made" in consent_text(leaving, None)
+    assert "SSIM 0.52" in consent_text(leaving, check)
+    log = ConsentLog(tmp_path)
+    log.record("export", leaving, Answer.YES, None)
+    log.record("export", leaving, Answer.YES, check)
+    (tmp_path / "consents.jsonl").open("a").write(
+        '{"time":"t","action":"export","task":"x","what":{},"text_version":1,"answer":"yes"}\n'
+    )
+    entries = log.entries()
+    assert [entry.privacy_check for entry in entries] == ["", check.name, None]
+    assert entries[0].text_version == TEXT_VERSION == 2
