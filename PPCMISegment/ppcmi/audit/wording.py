@@ -94,7 +94,7 @@ MEASURES: Mapping[str, str] = {
     "top-1": "how often the nearest of all cases is the right one",
     "mAP": "mean average precision of the list of nearest cases",
     "F1": "balance of precision and recall at the best threshold",
-    "AUC": "how often a true pair is ranked above a false one: 0.5 is guessing",
+    "AUC": "how often a true pair is ranked above a false one: one half is guessing",
 }
 
 CLAIMS_NOT_MADE: tuple[str, ...] = (
