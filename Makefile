@@ -6,6 +6,7 @@ PYTHON ?= python3
 OUT ?= demo-output
 DATA ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 PYTEST_ARGS ?=
 # Tests run in two processes; more threads than cores slow each other down.
 TEST_PROCESSES ?= 2
@@ -16,7 +17,7 @@ export OMP_WAIT_POLICY := PASSIVE
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements-dev.lock
 
-.PHONY: demo test check bench-accuracy bench-cost bench-slicer bench-imaging bench-speed bench-service screenshots clean
+.PHONY: demo test check bench bench-accuracy bench-cost bench-slicer bench-imaging bench-speed bench-service screenshots clean
 
 demo: .venv/.demo
 	$(BIN)/python -m demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(DEMO_ARGS)
@@ -39,6 +40,11 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# All systems on both data sets, for a GPU; BENCH_ARGS=--quick takes less than half an hour of two cores.
+bench: .venv/.dev .venv/.system
+	@test -n "$(DATA)" || { echo "Say where the images are: make bench DATA=folder"; exit 2; }
+	$(BIN)/python -m benchmarks.bench "$(DATA)" $(BENCH_ARGS)
 
 bench-accuracy: .venv/.dev
 	@test -n "$(DATA)" || { echo "Say where the images are: make bench-accuracy DATA=folder"; exit 2; }

@@ -37,9 +37,9 @@ class Observer(KeepsStates, Protocol):
 class KeptRows:
     """Rows of a table by name, each with the seconds it took and where it was measured, in one JSON file."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, device: torch.device | None = None) -> None:
         self.file = file
-        self.origin = asdict(here_and_now())
+        self.origin = asdict(here_and_now(device))
         self.rows: dict[str, Row] = json.loads(file.read_text()) if file.exists() else {}
 
     def row(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> Row:
