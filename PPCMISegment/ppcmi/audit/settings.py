@@ -96,7 +96,7 @@ def knowledge_of(setting: Setting, subjects: Subjects, surrogate: Codec, seed: i
     generator = torch.Generator().manual_seed(seed + _ATTACKER)
     sent = subjects.collected
     order = torch.randperm(sent.cases, generator=generator)
-    known = torch.isin(sent.case, order[: min(leaked, sent.cases // 2)])
+    known = torch.isin(sent.case, order[: leaked_cases(subjects, leaked)])
     seen = setting.look(sent.slices, sent.case, site_keys=seed)
     return Knowledge(
         slices=subjects.outside.slices,
@@ -109,3 +109,8 @@ def knowledge_of(setting: Setting, subjects: Subjects, surrogate: Codec, seed: i
         collected=seen.select(torch.nonzero(~known)[:, 0]),
         generator=generator,
     )
+
+
+def leaked_cases(subjects: Subjects, most: int) -> int:
+    """How many of the collected cases leaked: at most half of them."""
+    return min(most, subjects.collected.cases // 2)

@@ -35,6 +35,15 @@ class PlainView:
 
 
 @dataclass(frozen=True)
+class RandomView:
+    """Pure noise in place of latents, for a control: nothing about an image is in it."""
+
+    def __call__(self, latents: Latents, case: Tensor, generator: torch.Generator) -> Latents:
+        """Standard normals, other ones for other images."""
+        return normals_like(latents, draw_key(generator))
+
+
+@dataclass(frozen=True)
 class PublishedView:
     """The published layer, its key unknown."""
 
@@ -93,9 +102,15 @@ class NoisyView:
 
 def add_noise(latents: Latents, deviation: float, key: bytes) -> Latents:
     """Latents with Gaussian noise of ``deviation`` times each scale's own; the same for the same key and content."""
+    noise = normals_like(latents, key)
+    return latents.map(lambda scale, values: values + deviation * values.std() * noise[scale])
+
+
+def normals_like(latents: Latents, key: bytes) -> Latents:
+    """Standard normals of the same shapes; the same for the same key and content."""
     seed = int.from_bytes(nonce_of(key, _content(latents))[:7], "little")
     generator = torch.Generator().manual_seed(seed)
-    return latents.map(lambda _, v: v + deviation * v.std() * torch.randn(v.shape, generator=generator))
+    return latents.map(lambda _, values: torch.randn(values.shape, generator=generator))
 
 
 def draw_key(generator: torch.Generator) -> bytes:

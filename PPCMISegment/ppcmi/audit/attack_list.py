@@ -1,0 +1,75 @@
+"""Which attacks are tried in which setting, and how much they may spend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ppcmi.audit.attacker import Finding, Knowledge, ReconstructionAttack
+from ppcmi.audit.attacks.alignment import BlindAlignment
+from ppcmi.audit.attacks.collusion import SharedCodec
+from ppcmi.audit.attacks.cross_decoder import CrossDecoder
+from ppcmi.audit.attacks.decoder import DecoderConfig
+from ppcmi.audit.attacks.invariant_decoder import invariant_decoders
+from ppcmi.audit.attacks.leaked_pairs import LeakedPairs
+from ppcmi.audit.attacks.linkage import measure_linkage
+from ppcmi.audit.attacks.plain_latents import Effort, PlainLatents
+from ppcmi.audit.attacks.procrustes import KNOWN_CASES, KnownImages
+from ppcmi.audit.attacks.rehearsal import RehearsalConfig
+from ppcmi.audit.attacks.structure import measure_structure
+from ppcmi.audit.setting import Setting
+from ppcmi.audit.subjects import Subjects
+from ppcmi.fitting import Report
+
+Attacks = Literal["quick", "full"]
+
+LEAKED_CASES = (1, 5, 20)
+
+Score = Callable[[Setting, Subjects, Knowledge, int], list[Finding]]
+"""An attack that ends in numbers, of a setting, the subjects, what the attacker has, and a seed."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How much is attacked, and with how much training.
+
+    :param victims: most slices that are attacked.
+    :param others: most slices of the attackers' own, and of those collected.
+    :param decoder: training of each learned attack.
+    """
+
+    victims: int
+    others: int
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
+
+    @classmethod
+    def of(cls, attacks: Attacks) -> Lengths:
+        """What is usual."""
+        return cls(victims=64, others=256) if attacks == "quick" else cls(victims=160, others=1500)
+
+
+def picture_attacks(
+    attacks: Attacks, setting: Setting, lengths: Lengths, report: Report
+) -> Iterator[ReconstructionAttack]:
+    """Attacks that end in pictures; which of them cannot be tried, they say themselves.
+
+    Where every bundle has a key of its own, more known cases teach nothing that one does not, and one number is tried.
+    """
+    yield CrossDecoder()
+    yield from (KnownImages(cases) for cases in (KNOWN_CASES if setting.key_is_fixed else KNOWN_CASES[-2:-1]))
+    yield BlindAlignment()
+    if attacks == "quick":
+        return
+    effort = Effort(lengths.decoder, lengths.rehearsal, report)
+    yield from (LeakedPairs(cases, effort) for cases in (LEAKED_CASES if setting.key_is_fixed else LEAKED_CASES[1:2]))
+    yield PlainLatents(effort)
+    yield from invariant_decoders(effort)
+    yield SharedCodec()
+
+
+def scores_of(attacks: Attacks) -> Iterator[tuple[str, Score]]:
+    """Attacks that end in numbers, with what they are called."""
+    yield "A9, linking cases", measure_linkage
+    yield "A11, structure", measure_structure

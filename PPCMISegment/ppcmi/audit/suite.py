@@ -1,0 +1,233 @@
+"""The audit: every attack in every setting beside the Dice of the same profile, as a generator of progress.
+
+Example::
+
+    for event in audit(subjects, codec, AuditConfig(attacks="quick")):
+        show(event.text, event.done, event.total)
+    report = event.report
+
+It can be ended between steps, by closing the generator, and within a training, by a ``report`` that raises
+``CancelledError``. It writes nothing and sends nothing.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+
+import torch
+
+from ppcmi import __version__
+from ppcmi.audit.attack_list import Attacks, Lengths, Score, picture_attacks, scores_of
+from ppcmi.audit.attacker import Finding, ReconstructionAttack
+from ppcmi.audit.controls import check_suite
+from ppcmi.audit.document import AuditReport, Control
+from ppcmi.audit.mapping import MappingConfig, Usefulness, measure_usefulness, train_mapper
+from ppcmi.audit.reconstruction import Attempt, Bench
+from ppcmi.audit.setting import Setting
+from ppcmi.audit.settings import NOISES, Scope, settings_of, two_layers
+from ppcmi.audit.subjects import Subjects, thin
+from ppcmi.audit.summary import picture_rows, profile_row, slices_to_show
+from ppcmi.audit.surrogate import train_surrogate
+from ppcmi.audit.wording import CLAIMS_NOT_MADE
+from ppcmi.codec.codec import Codec
+from ppcmi.codec.slice_set import SliceSet
+from ppcmi.fitting import FitConfig, Report, ignore_report
+from ppcmi.scales import Profile
+
+PROFILES = (Profile.FULL, Profile.COARSE, Profile.MINIMAL)
+LIBRARIES = ("torch", "numpy", "scikit-image", "scikit-learn", "torchmetrics")
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """What is tried; recorded with the report.
+
+    :param attacks: ``quick`` is what takes no trained decoder, for one seed; ``full`` is everything, for three.
+    :param noises: levels of Gaussian noise to try beside the profiles, relative to the latents' deviation.
+    :param leaked: most cases whose images an attacker got hold of.
+    :param lengths: how much is attacked and how long attackers train; None takes what suits ``attacks``.
+    :param surrogate: how long the attackers' own codec trains.
+    """
+
+    attacks: Attacks = "quick"
+    profiles: tuple[Profile, ...] = PROFILES
+    scope: Scope = "consortium"
+    seed: int = 1
+    noises: tuple[float, ...] = ()
+    leaked: int = 20
+    lengths: Lengths | None = None
+    surrogate: FitConfig = field(default_factory=lambda: FitConfig(epochs=3, batch_size=8, minimum_steps=240))
+    mapping: MappingConfig = field(default_factory=MappingConfig)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the site's keys and the attackers."""
+        return (self.seed,) if self.attacks == "quick" else (self.seed, self.seed + 1, self.seed + 2)
+
+
+@dataclass(frozen=True, eq=False)
+class AuditEvent:
+    """How far an audit is.
+
+    :param text: what is done next, for people; no case's name.
+    :param done, total: steps.
+    :param report: with the last event only.
+    """
+
+    text: str
+    done: int
+    total: int
+    report: AuditReport | None = None
+
+
+def full_config(config: AuditConfig) -> AuditConfig:
+    """The same as ``full``, with noise."""
+    return replace(config, attacks="full", noises=NOISES)
+
+
+def audit(
+    subjects: Subjects,
+    codec: Codec,
+    config: AuditConfig,
+    *,
+    published: Codec | None = None,
+    attributes: Mapping[str, Sequence[str]] | None = None,
+    report: Report = ignore_report,
+) -> Iterator[AuditEvent]:
+    """Attack the site's own cases; see the module.
+
+    :param codec: the site's; if it was trained on victims, that favors attackers, and the Dice.
+    :param published: the codec for the published protocol; None takes ``codec``.
+    :param attributes: for A12, a value for every case of the victims, then of those collected; '' is unknown.
+    :param report: told of every training.
+    """
+    run = _Audit(subjects, codec, config, published or codec, attributes or {}, report)
+    steps = run.steps()
+    for done, (text, work) in enumerate(steps):
+        yield AuditEvent(text, done, len(steps))
+        work()
+    yield AuditEvent("The privacy check is done.", len(steps), len(steps), run.report())
+
+
+class _Audit:
+    """One audit's steps and what they found so far."""
+
+    def __init__(
+        self,
+        subjects: Subjects,
+        codec: Codec,
+        config: AuditConfig,
+        published: Codec,
+        attributes: Mapping[str, Sequence[str]],
+        report: Report,
+    ) -> None:
+        self._started = time.monotonic()
+        self._subjects, self._codec, self._config, self._progress = subjects, codec, config, report
+        self._attributes = attributes
+        self._lengths = config.lengths or Lengths.of(config.attacks)
+        self._settings = settings_of(
+            codec, scope=config.scope, profiles=config.profiles, noises=config.noises, published=published
+        )
+        self._attempts: list[Attempt] = []
+        self._findings: list[Finding] = []
+        self._controls: list[Control] = []
+        self._usefulness: dict[Profile, Usefulness] = {}
+        self._bench: Bench | None = None
+
+    def steps(self) -> list[tuple[str, Callable[[], None]]]:
+        """What is done, in order, with words for it."""
+        steps: list[tuple[str, Callable[[], None]]] = [("Training the attackers' own codec", self._prepare)]
+        for profile in self._config.profiles:
+            steps.append((f"Segmenting with the profile {profile.value}", lambda p=profile: self._use(p)))  # type: ignore[misc]
+        for setting in self._settings:
+            for attack in picture_attacks(self._config.attacks, setting, self._lengths, self._progress):
+                text = f"{setting.name}: {attack.name}, {attack.title}"
+                steps.append((text, lambda s=setting, a=attack: self._attempt(s, a)))  # type: ignore[misc]
+            for number, measure in scores_of(self._config.attacks):
+                steps.append((f"{setting.name}: {number}", lambda s=setting, m=measure: self._score(s, m)))  # type: ignore[misc]
+        return [*steps, ("Checking the attacks themselves", self._check)]
+
+    def report(self) -> AuditReport:
+        """Everything found."""
+        bench, config, subjects = self._tools(), self._config, self._subjects
+        profiles = [p for p in config.profiles if p in self._usefulness]
+        networks = {s.profile: s for s in self._settings if s.name == f"{two_layers(s.profile)}; network"}
+        parts = (subjects.victims, subjects.outside, subjects.collected)
+        patients = (subjects.victim_patient, subjects.outside_patient, subjects.collected_patient)
+        return AuditReport(
+            findings=self._findings,
+            profiles=[profile_row(p, self._usefulness[p], self._attempts, bench) for p in profiles],
+            controls=self._controls,
+            pictures=[row for p in profiles for row in picture_rows(p, networks[p], self._attempts, bench)],
+            config={
+                "task": self._codec.task.identity,
+                "codec": self._codec.fingerprint,
+                "attacks": config.attacks,
+                "scope": config.scope,
+                "seed": config.seed,
+                "seeds": len(config.seeds),
+                "cases": sum(part.cases for part in parts),
+                "patients": sum(len(torch.unique(of)) for of in patients),
+                "victims": subjects.victims.cases,
+                "outside": subjects.outside.cases,
+                "collected": subjects.collected.cases,
+                "leaked": bench.known_cases,
+                "slices": len(bench.truth),
+                "device": self._codec.device.type,
+            },
+            versions={"ppcmi": __version__, "python": platform.python_version()}
+            | {name: version(name) for name in LIBRARIES},
+            seconds=time.monotonic() - self._started,
+            claims_not_made=list(CLAIMS_NOT_MADE),
+        )
+
+    def _prepare(self) -> None:
+        outside, config = self._subjects.outside, self._config
+        surrogate = train_surrogate(outside, self._codec.task, config.surrogate, config.seed, self._progress)
+        surrogate.to(self._codec.device)
+        small = attacked(self._subjects, self._lengths)
+        self._bench = Bench(small, surrogate, config.seeds, config.leaked, slices_to_show(small.victims))
+
+    def _use(self, profile: Profile) -> None:
+        config, subjects = self._config, self._subjects
+        mapper = train_mapper(
+            self._codec, subjects.collected, profile, config.seed, self._progress, config=config.mapping
+        )
+        self._usefulness[profile] = measure_usefulness(self._codec, mapper, subjects.victims, profile)
+
+    def _attempt(self, setting: Setting, attack: ReconstructionAttack) -> None:
+        attempt = self._tools().attempt(setting, attack)
+        if attempt is not None:
+            self._attempts.append(attempt)
+            self._findings += attempt.findings
+
+    def _score(self, setting: Setting, measure: Score) -> None:
+        bench = self._tools()
+        for (knowledge, _), seed in zip(bench.scene(setting), bench.seeds[:1], strict=False):
+            self._findings += measure(setting, bench.subjects, knowledge, seed)
+
+    def _check(self) -> None:
+        self._controls += check_suite(self._tools(), self._codec)
+
+    def _tools(self) -> Bench:
+        if self._bench is None:
+            raise RuntimeError("the first step makes what the others need")
+        return self._bench
+
+
+def attacked(subjects: Subjects, lengths: Lengths) -> Subjects:
+    """The same cases with fewer slices of each."""
+
+    def fewer(cases: SliceSet, slices: int) -> SliceSet:
+        return thin(cases, max(1, slices // cases.cases))
+
+    return replace(
+        subjects,
+        victims=fewer(subjects.victims, lengths.victims),
+        outside=fewer(subjects.outside, lengths.others),
+        collected=fewer(subjects.collected, lengths.others),
+    )

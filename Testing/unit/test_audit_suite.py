@@ -1,0 +1,138 @@
+"""The audit as a whole, on made-up cases: events, a report with a row for each profile, controls that hold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ppcmi.audit.attack_list import Lengths
+from ppcmi.audit.document import AuditReport
+from ppcmi.audit.mapping import MappingConfig, measure_usefulness, train_mapper
+from ppcmi.audit.subjects import split_subjects
+from ppcmi.audit.suite import AuditConfig, audit
+from ppcmi.codec.codec import Codec
+from ppcmi.codec.training import train_codec
+from ppcmi.errors import AuditError, CancelledError
+from ppcmi.fitting import FitConfig, FitReport
+from ppcmi.scales import Profile
+from support.codecs import quick_config, quick_slice_set, tiny_task
+
+CASES = 24
+PROFILES = (Profile.FULL, Profile.MINIMAL)
+CONFIG = AuditConfig(
+    profiles=PROFILES,
+    lengths=Lengths(victims=21, others=48),
+    surrogate=FitConfig(epochs=2, batch_size=8),
+    mapping=MappingConfig(FitConfig(epochs=2, batch_size=16), copies=0),
+)
+
+
+@pytest.fixture(scope="module")
+def subjects():
+    return split_subjects(quick_slice_set(CASES, seed=1), [str(index) for index in range(CASES)], seed=1)
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    """Trained to reconstruct; that is what attackers use."""
+    config = replace(quick_config(epochs=1), images=FitConfig(epochs=12, batch_size=8))
+    return train_codec(quick_slice_set(12, seed=7), tiny_task(), config)
+
+
+@pytest.fixture(scope="module")
+def events(subjects, codec):
+    return list(audit(subjects, codec, CONFIG))
+
+
+@pytest.fixture(scope="module")
+def report(events) -> AuditReport:
+    return events[-1].report
+
+
+def test_every_step_is_told_before_it_is_done_and_the_report_comes_last(events):
+    assert [event.done for event in events] == list(range(len(events)))
+    assert {event.total for event in events} == {len(events) - 1}
+    assert all(event.report is None for event in events[:-1])
+    assert all(event.text for event in events)
+
+
+def test_all_controls_hold(report):
+    assert [control.name for control in report.controls if not control.holds] == []
+    assert {"key off", "random latents", "wrong key", "mean image"} <= {control.name for control in report.controls}
+
+
+def test_there_is_a_row_for_each_profile_with_dice_beside_the_best_attack(report):
+    assert [row.profile for row in report.profiles] == ["full", "minimal"]
+    for row in report.profiles:
+        assert 0 <= row.dice_low <= row.dice <= row.dice_high <= 1
+        assert row.best_low <= row.best_ssim <= row.best_high
+        assert row.unaided_ssim <= row.best_ssim
+        assert row.best_setting.startswith(f"two layers, {row.profile}; ")
+    full, minimal = report.profiles
+    assert full.numbers_a_slice == 7 * minimal.numbers_a_slice
+    assert full.best_ssim > minimal.best_ssim
+
+
+def test_a_published_key_is_as_good_as_none(report):
+    def best(setting: str) -> float:
+        return max(f.value for f in report.findings if f.setting == setting and f.measure == "SSIM")
+
+    assert best("KLT as published; network") == pytest.approx(best("no protection"), abs=0.02)
+
+
+def test_the_row_of_a_member_who_has_the_inner_key_does_not_count_against_the_profile(report):
+    assert any(finding.setting == "two layers, full; server with a member" for finding in report.findings)
+    assert all("member" not in row.best_setting for row in report.profiles)
+
+
+def test_pictures_are_of_victims_with_the_strongest_attacks_and_the_guess(report):
+    assert {row.profile for row in report.pictures} == {"full", "minimal"}
+    for row in report.pictures:
+        assert row.image.shape == row.guess.shape == (64, 64)
+        assert row.image.dtype == row.leaving.dtype == np.uint8
+        assert 1 <= len(row.reconstructions) <= 4
+        assert all(picture.shape == (64, 64) for picture in row.reconstructions.values())
+
+
+def test_the_document_has_every_number_and_no_picture(report):
+    report.findings.append(replace(report.findings[0], value=math.nan))
+    text = report.to_json()
+    again = AuditReport.from_json(text)
+    assert "NaN" not in text
+    assert math.isnan(again.findings[-1].value)
+    assert again.findings[:-1] == report.findings[:-1]
+    assert again.profiles == report.profiles
+    assert again.controls == report.controls
+    assert again.pictures == []
+    assert again.config == report.config
+    for damaged in ("", "{}", text.replace("ppcmi-audit/1", "ppcmi-audit/9"), text.replace("chance", "luck")):
+        with pytest.raises(AuditError):
+            AuditReport.from_json(damaged)
+
+
+def test_it_can_be_ended_between_steps_and_within_a_training(subjects, codec):
+    running = audit(subjects, codec, CONFIG)
+    next(running)
+    running.close()
+    assert list(running) == []
+
+    def cancel(report: FitReport) -> None:
+        raise CancelledError("cancelled")
+
+    with pytest.raises(CancelledError):
+        list(audit(subjects, codec, CONFIG, report=cancel))
+
+
+def test_noise_costs_dice(subjects, codec):
+    config = MappingConfig(FitConfig(epochs=4, batch_size=16), copies=0)
+
+    def server_dice(noise: float) -> float:
+        mapper = train_mapper(codec, subjects.collected, Profile.FULL, 1, noise=noise, config=config)
+        return float(measure_usefulness(codec, mapper, subjects.victims, Profile.FULL, noise=noise).server.nanmean())
+
+    torch.manual_seed(1)
+    assert server_dice(0.0) > server_dice(20.0)
