@@ -24,6 +24,7 @@ from ppcmi.fitting import FitConfig
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, scale_shapes
 from ppcmi.task import Task
+from ppcmi_server.umn.config import UmnConfig, privacy_sf_config
 from ppcmi_server.umn.model import Preset as UmnPreset
 from ppcmi_server.umn.model import UmnDescription
 
@@ -76,7 +77,7 @@ def collaborate_as_published(
         for number, codec in enumerate(codecs, start=1)
     ]  # fmt: skip
     plains = [encode_site(codec, site.train, 0, 0) for codec, site in zip(codecs, small, strict=True)]
-    umn_config = replace(budget.published_umn, preset=cast(UmnPreset, system.umn), profile=profile)
+    umn_config = _training(system, budget.published_umn)
     umn_name = f"{name}-{system.codec}-{system.umn}-{system.mode}"
     if system.one_by_one:
         umns = [
@@ -92,3 +93,12 @@ def collaborate_as_published(
             curve = curve_of(curve_file(networks, umn_name), description, asked, budget, networks.device)
         umns = [networks.umn(umn_name, members, plains, umn_config, curve)] * len(sites)
     return ask_all(umn_name, sites, profile, members, umns, {}, Quantization.F32)
+
+
+def _training(system: Published, usual: UmnConfig) -> UmnConfig:
+    """As PPCMI-SF is trained; Privacy-SF augments the encoded data as well."""
+    config = replace(usual, preset=cast(UmnPreset, system.umn), profile=system.profile)
+    if system != PRIVACY_SF:
+        return config
+    augmented = privacy_sf_config(system.profile)
+    return replace(config, mixup=augmented.mixup, noise=augmented.noise)
