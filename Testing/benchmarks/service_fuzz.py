@@ -35,7 +35,7 @@ from support.random_models import add_model, random_umn
 COMMAND = "python -m benchmarks.service_fuzz"
 NO_RATES = RateSettings(requests_per_minute=10**9, mapped_slices_per_hour=10**9, failed_per_minute=10**9)
 SECONDS_OF_SILENCE = 0.05
-"""After which the client gives a damaged request up: the server may wait for its rest, and has deadlines for that."""
+"""After which the client says that nothing more comes: the server may wait for a damaged request's rest until then."""
 
 
 def described(server: AppServer, site: SiteAtServer, count: int) -> FuzzOutcome:
@@ -68,7 +68,7 @@ def forged(server: AppServer, site: SiteAtServer, count: int) -> FuzzOutcome:
 
 
 def mutated(server: AppServer, site: SiteAtServer, count: int) -> FuzzOutcome:
-    """Whole requests with bytes changed on their way; one that seems to wait for more is given up."""
+    """Whole requests with bytes changed on their way; where the server waits for more, it is told that none comes."""
     outcome, chance, parts = FuzzOutcome(), random.Random(3), urlsplit(server.url)
     bundle = site.bundle(make_latents(1, 1), quantization=Quantization.I8)[:2000]
     heads = {
@@ -84,6 +84,7 @@ def mutated(server: AppServer, site: SiteAtServer, count: int) -> FuzzOutcome:
             f"{route} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.token}\r\nContent-Type: {kind}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         ).encode() + body
+        got = b""
         with outcome.timing():
             got = _exchange(parts.hostname or "", parts.port or 0, _damage(request, chance))
         if got.startswith(b"HTTP/1.1 "):
@@ -130,13 +131,25 @@ def _damage(request: bytes, chance: random.Random) -> bytes:
 
 
 def _exchange(host: str, port: int, request: bytes) -> bytes:
-    """The answer's beginning; nothing where the server closes without one, or waits for what does not come."""
+    """The answer's beginning, nothing where the server closes without one; ends when the server lets go.
+
+    :raises TimeoutError: if it does not, though it was told that nothing more comes.
+    """
     got = b""
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=HANG_S) as connection:
-        connection.settimeout(SECONDS_OF_SILENCE)
-        connection.sendall(request)
-        while len(got) < 1 << 16 and (data := connection.recv(1 << 16)):
-            got += data
+    try:
+        with socket.create_connection((host, port), timeout=HANG_S) as connection:
+            connection.sendall(request)
+            connection.settimeout(SECONDS_OF_SILENCE)
+            with contextlib.suppress(TimeoutError):
+                got = connection.recv(1 << 16)
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(HANG_S)
+            while len(got) < 1 << 16 and (data := connection.recv(1 << 16)):
+                got += data
+    except TimeoutError:
+        raise
+    except OSError:
+        return got  # the server has closed it
     return got
 
 

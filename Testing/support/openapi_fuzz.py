@@ -46,7 +46,7 @@ class FuzzOutcome:
         self.requests += 1
         try:
             yield
-        except requests.Timeout:
+        except (requests.Timeout, TimeoutError):
             self.hangs += 1
         finally:
             self.slowest_s = max(self.slowest_s, time.monotonic() - start)
