@@ -19,6 +19,7 @@ from ppcmi.audit.views import add_noise
 from ppcmi.codec.augment import augment_pair
 from ppcmi.codec.blocks import residual_stage
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.local_network import LocalNetwork
 from ppcmi.codec.quality import case_dice
 from ppcmi.codec.refinement import USUAL_WEIGHT
 from ppcmi.codec.slice_set import SliceSet
@@ -148,12 +149,22 @@ class Usefulness:
 
 
 def measure_usefulness(
-    codec: Codec, map_latents: MapLatents, cases: SliceSet, profile: Profile, *, noise: float = 0.0, seed: int = 0
+    codec: Codec,
+    map_latents: MapLatents,
+    cases: SliceSet,
+    profile: Profile,
+    *,
+    noise: float = 0.0,
+    seed: int = 0,
+    local: LocalNetwork | None = None,
 ) -> Usefulness:
-    """Segment ``cases`` as a site with that profile would."""
+    """Segment ``cases`` as a site with that profile would.
+
+    :param local: the site's own network; None takes the consortium's.
+    """
     mapped = map_latents(sent_latents(codec, cases.slices, profile, noise, seed))
     server = codec.decode_masks(mapped, cases.slices, profile).float().cpu()
-    alone = predict_locally(codec.local, cases.slices).float().cpu()
+    alone = predict_locally(local or codec.local, cases.slices).float().cpu()
     together = USUAL_WEIGHT * server + (1 - USUAL_WEIGHT) * alone
     return Usefulness(dice_by_case(together, cases, codec), dice_by_case(server, cases, codec))
 

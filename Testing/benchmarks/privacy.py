@@ -1,0 +1,271 @@
+"""What attackers make of what leaves, beside its Dice: ``make bench-privacy DATA=folder``.
+
+Attacked are patients of site A's fold ``test``, on whom nothing was trained. The attacker's own images are of site C;
+collected are those that site A trained on, of 20 of which the images leaked. Codecs are of sites A and C, the Dice is
+with the server's real network. Every attack in every setting is a row, kept as it is finished, so that a run that was
+cut off goes on. Slices are subsampled (:data:`SUBSAMPLED`), keys and attackers have one seed, and learned attacks train
+briefly: the order of the rows is more certain than their third digit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.federation import join_consortium
+from benchmarks.kept import KeptRows, show
+from benchmarks.privacy_report import report
+from benchmarks.results import REPOSITORY
+from ppcmi.audit.attack_list import Lengths, picture_attacks, scores_of
+from ppcmi.audit.attacker import Finding, ReconstructionAttack
+from ppcmi.audit.attacks.decoder import DecoderConfig
+from ppcmi.audit.attacks.rehearsal import RehearsalConfig
+from ppcmi.audit.controls import check_suite
+from ppcmi.audit.dfil import diagonal_fisher_leakage
+from ppcmi.audit.mapping import MapLatents, MappingConfig, measure_usefulness, train_mapper
+from ppcmi.audit.metrics import interval
+from ppcmi.audit.reconstruction import Bench
+from ppcmi.audit.setting import Observer, Setting
+from ppcmi.audit.settings import NOISES, settings_of, two_layers
+from ppcmi.audit.subjects import Subjects, patients_of, split_subjects, thin
+from ppcmi.audit.suite import AuditConfig, attacked, audit
+from ppcmi.codec.codec import Codec
+from ppcmi.codec.refinement import SiteDecoder
+from ppcmi.codec.slice_set import SliceSet, read_slice_set
+from ppcmi.codec.training import CodecTrainingConfig, train_codec
+from ppcmi.data_folders import CaseFiles, find_cases
+from ppcmi.fitting import FitConfig
+from ppcmi.latents import Latents, concatenate
+from ppcmi.scales import Profile
+from ppcmi.task import Task, load_task
+from ppcmi_server.umn.model import TrainedUmn
+
+TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
+PROFILES = (Profile.FULL, Profile.COARSE, Profile.MINIMAL)
+SEED, LEAKED, QUICK_CASES = 1, 20, 50
+
+SUBSAMPLED = {"hippocampus_mr": Lengths(victims=160, others=800), "fetal_head_us": Lengths(victims=40, others=110)}
+"""Most slices that are attacked, and most that the attacker owns and that it collected."""
+
+EFFORT = {
+    "hippocampus_mr": (DecoderConfig(steps=300), RehearsalConfig(copies=2, slices=800, most=800)),
+    "fetal_head_us": (DecoderConfig(steps=150, batch_size=8), RehearsalConfig(copies=2, slices=220, most=110)),
+}
+"""Of each learned attack."""
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """What sites trained.
+
+    :param published: the published codec of site A; where slices are too small for it, the default one.
+    :param decoder: site A's own.
+    """
+
+    codec: Codec
+    surrogate: Codec
+    published: Codec
+    decoder: SiteDecoder
+
+
+class Run:
+    """One data folder.
+
+    :param folder: networks that were trained before, by ``make bench-accuracy``; what is missing is trained into it.
+    """
+
+    def __init__(self, data: Path, folder: Path, store: Path) -> None:
+        self.name, self.folder = data.name, folder
+        self.task = load_task(REPOSITORY / "Resources" / "Tasks" / f"{TASKS[data.name]}.json")
+        self.cases = find_cases(data)
+        decoder, rehearsal = EFFORT[data.name]
+        self.lengths = replace(SUBSAMPLED[data.name], decoder=decoder, rehearsal=rehearsal)
+        self.kept = KeptRows(store / f"privacy-{data.name}.json")
+        self.subjects = _subjects(self.cases, self.task)
+        self.networks = self._networks()
+        self.bench = Bench(attacked(self.subjects, self.lengths), self.networks.surrogate, (SEED,), LEAKED)
+
+    def settings(self) -> list[Setting]:
+        """All rows; of noise only what the server with the codec sees."""
+        found = settings_of(
+            self.networks.codec, scope="consortium", profiles=PROFILES, noises=NOISES, published=self.networks.published
+        )
+        return [s for s in found if not s.noise or (s.observer is Observer.SERVER and s.codec_known)]
+
+    def measure_attacks(self, learned: bool) -> None:
+        """Attacks that end in pictures: those that train a decoder, or those that do not."""
+        for setting in self.settings():
+            quick = [(a.name, a.title) for a in picture_attacks("quick", setting, self.lengths, show)]
+            for attack in picture_attacks("full", setting, self.lengths, lambda _: None):
+                if ((attack.name, attack.title) not in quick) == learned:
+                    self._row(
+                        "attack", f"{setting.name} / {attack.name}, {attack.title}", self._attempt, setting, attack
+                    )
+
+    def measure_scores(self) -> None:
+        """Attacks that end in numbers."""
+        for setting in self.settings():
+            if setting.noise:
+                continue
+            for words, measure in scores_of("quick"):
+
+                def findings(setting: Setting, measure: Any) -> dict[str, Any]:
+                    knowledge, _ = self.bench.scene(setting)[0]
+                    return _document(measure(setting, self.bench.subjects, knowledge, SEED))
+
+                self._row("score", f"{setting.name} / {words}", findings, setting, measure)
+
+    def measure_use(self) -> None:
+        """Dice: of each profile with the server's real network and with the stand-in, and of noise with the latter."""
+        noises = {profile: (0.0, *NOISES) if profile is Profile.COARSE else (0.0,) for profile in PROFILES}
+        for profile in PROFILES:
+            if self._file(f"umn-private-{profile.value}").exists():
+                self._row("use", f"{two_layers(profile)} / server's network", self._real_use, profile)
+            for noise in noises[profile]:
+                self._row("use", f"{two_layers(profile, noise)} / stand-in", self._stand_in_use, profile, noise)
+
+    def measure_rest(self) -> None:
+        """Controls, and what the noise bounds."""
+        self._row("controls", "controls", self._controls)
+        for noise in NOISES:
+            self._row("fisher", f"{two_layers(Profile.COARSE, noise)} / dFIL", self._fisher, noise)
+
+    def measure_quick(self) -> None:
+        """How long a quick privacy check of :data:`QUICK_CASES` cases takes."""
+        self._row("quick", "quick", self._quick)
+
+    def _row(self, kind: str, name: str, measure: Any, *arguments: Any) -> None:
+        found = self.kept.row(name, lambda: {"kind": kind, **measure(*arguments)})
+        print(f"{self.name}: {name}: {found['seconds']} s", flush=True)
+
+    def _attempt(self, setting: Setting, attack: ReconstructionAttack) -> dict[str, Any]:
+        attempt = self.bench.attempt(setting, attack)
+        return {} if attempt is None else _document(attempt.findings) | {
+            "defense": setting.defense, "collusion": setting.observer is Observer.COLLUSION,
+        }  # fmt: skip
+
+    def _real_use(self, profile: Profile) -> dict[str, Any]:
+        umn = TrainedUmn.load(self._file(f"umn-private-{profile.value}"))
+        member = join_consortium(self.networks.codec, profile, link_key=bytes([1]) * 32)
+        case = self.subjects.victims.case
+
+        def ask(latents: Latents) -> Latents:
+            return concatenate([member.ask(latents.select(case == one), umn) for one in torch.unique(case)])
+
+        return self._use(profile, ask, 0.0)
+
+    def _stand_in_use(self, profile: Profile, noise: float) -> dict[str, Any]:
+        config = MappingConfig(FitConfig(epochs=4, batch_size=16, minimum_steps=200), copies=1)
+        training = attacked(self.subjects, self.lengths).collected
+        mapper = train_mapper(self.networks.codec, training, profile, SEED, show, noise=noise, config=config)
+        return self._use(profile, mapper, noise)
+
+    def _use(self, profile: Profile, mapper: MapLatents, noise: float) -> dict[str, Any]:
+        found = measure_usefulness(
+            self.networks.codec, mapper, self.subjects.victims, profile,
+            noise=noise, seed=SEED, local=self.networks.decoder.local,
+        )  # fmt: skip
+        patient = self.subjects.victim_patient
+        return {"together": interval(found.together, patient, SEED), "server": interval(found.server, patient, SEED)}
+
+    def _controls(self) -> dict[str, Any]:
+        return {"controls": [asdict(control) for control in check_suite(self.bench, self.networks.codec)]}
+
+    def _fisher(self, noise: float) -> dict[str, Any]:
+        slices = self.bench.subjects.victims.slices[:8]
+        generator = torch.Generator().manual_seed(SEED)
+        leakage = diagonal_fisher_leakage(self.networks.codec, slices, Profile.COARSE, noise, generator)
+        return {"dfil": float(leakage.mean())}
+
+    def _quick(self) -> dict[str, Any]:
+        files = [case for case in self.cases if case.site == "A" and case.label is not None][:QUICK_CASES]
+        cases = thin(read_slice_set(files, self.task), 32)
+        started, cpu = time.monotonic(), time.process_time()
+        subjects = split_subjects(cases, patients_of(files, None), SEED)
+        *_, last = audit(subjects, self.networks.codec, AuditConfig(profiles=PROFILES))
+        return {
+            "wall": time.monotonic() - started, "cpu": time.process_time() - cpu, "cases": len(files),
+            "holds": all(control.holds for control in last.report.controls) if last.report else False,
+        }  # fmt: skip
+
+    def _networks(self) -> Networks:
+        codec, surrogate = self._codec("A"), self._codec("C")
+        published = self._file("paper-codec-A")
+        decoder = self._file(f"decoder-A-{codec.fingerprint}")
+        return Networks(
+            codec,
+            surrogate,
+            Codec.load(published) if published.exists() else codec,
+            SiteDecoder.load(decoder, codec) if decoder.exists() else SiteDecoder(codec),
+        )
+
+    def _codec(self, site: str) -> Codec:
+        file = self._file(f"default-codec-{site}")
+        if not file.exists():
+            chosen = [case for case in self.cases if case.site == site and case.fold == "train"]
+            large = self.task.slicing.size[0] >= 256
+            fit = FitConfig(epochs=8, batch_size=4 if large else 32, minimum_steps=300 if large else 0)
+            config = CodecTrainingConfig(images=fit, masks=replace(fit, epochs=3), local=fit)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            train_codec(read_slice_set(chosen, self.task), self.task, config, report=show).save(file)
+        return Codec.load(file)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
+def _subjects(cases: Sequence[CaseFiles], task: Task) -> Subjects:
+    def part(site: str, fold: str) -> tuple[SliceSet, list[str]]:
+        chosen = [case for case in cases if case.site == site and case.fold == fold and case.label is not None]
+        return read_slice_set(chosen, task), patients_of(chosen, None)
+
+    (victims, one), (outside, two), (collected, three) = part("A", "test"), part("C", "train"), part("A", "train")
+    number = {name: index for index, name in enumerate(sorted({*one, *two, *three}))}
+    numbers = [torch.tensor([number[name] for name in names]) for names in (one, two, three)]
+    return Subjects(victims, outside, collected, *numbers)
+
+
+def _document(findings: Sequence[Finding]) -> dict[str, Any]:
+    return {"findings": [asdict(finding) for finding in findings]}
+
+
+PARTS = {
+    "use": Run.measure_use,
+    "attacks": lambda run: run.measure_attacks(learned=False),
+    "scores": Run.measure_scores,
+    "rest": Run.measure_rest,
+    "learned": lambda run: run.measure_attacks(learned=True),
+    "quick": Run.measure_quick,
+}
+"""What can be measured, in this order."""
+
+
+def main() -> int:
+    """Measure, keep the rows, write docs/results/privacy.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "data", type=Path, help="folder with images/, labels/, split.csv: hippocampus_mr or fetal_head_us"
+    )
+    parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS), help="what to measure")
+    parser.add_argument("--networks", type=Path, help="folder with networks that make bench-accuracy trained")
+    parser.add_argument("--store", type=Path, default=Path("bench-output"), help="where finished rows are kept")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    folder = options.networks or options.store / f"privacy-{options.data.name}"
+    run = Run(options.data, folder, options.store)
+    for part in options.parts:
+        PARTS[part](run)
+    report(options.store)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

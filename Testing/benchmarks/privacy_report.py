@@ -1,0 +1,139 @@
+"""From the kept rows of the privacy benchmark to docs/results/privacy.json: tables by data set, and targets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import SEPARATOR, Measurement, Origin, add_text, measurement, merge
+from ppcmi.audit.settings import PUBLISHED, two_layers
+from ppcmi.scales import Profile
+
+COMMAND = "make bench-privacy DATA=.../{data}"
+NEEDS_KNOWN_IMAGES = ("A2", "A4")
+SHARES = {Profile.COARSE: 1 / 3, Profile.MINIMAL: 1 / 10}
+"""Of what the published KLT leaks above the mean image: the targets."""
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+TEXT = """\
+Rows of a data set are settings: a protection, what leaves, and who looks. Columns are attacks (docs/privacy.md says
+what each does and knows), values SSIM with the image, of the best variant of each attack; the mean image of other
+patients is what guessing gives. Attacks that see nothing draw worse than a guess. Attacked are patients of site A's
+fold `test`, the attacker's own images are site C's, and images of 20 other cases of site A leaked to it, for A2 and A4
+alone. hippocampus_mr: 160 slices attacked, 800 of the attacker's own; fetal_head_us: 40 and 110. One seed; learned
+attacks train for 300 and 150 updates. "server with a member" has the inner key and is what a breach within the
+consortium shows; targets count everybody else, the server with the codec and known images included. Noise is tried
+with `coarse`.
+"""
+
+
+def report(store: Path) -> None:
+    """Write all that was measured so far."""
+    measurements = []
+    for file in sorted(store.glob("privacy-*.json")):
+        data = file.stem.removeprefix("privacy-")
+        measurements += list(_of(data, json.loads(file.read_text())))
+    if measurements:
+        add_text("privacy", TEXT)
+        merge("privacy", measurements)
+
+
+def _of(data: str, rows: Rows) -> Iterator[Measurement]:
+    command = COMMAND.format(data=data)
+
+    def value(table: str, row: str, column: str, of: Mapping[str, Any], number: float, unit: str) -> Measurement:
+        return measurement(SEPARATOR.join((table, row, column)), number, unit, command=command, origin=_origin(of))
+
+    yield from _targets(data, rows, command)
+    for (setting, attack), (finding, row) in best_by_attack(rows).items():
+        yield value(data, setting, attack, row, finding["value"], "SSIM")
+        if attack == "A1":
+            yield value(data, setting, "mean image", row, finding["chance"], "SSIM")
+    for name, row in _kind(rows, "use"):
+        defense, means = name.split(SEPARATOR)
+        yield value(f"{data}, Dice", defense, f"with the {means}", row, row["together"][0], "Dice")
+        yield value(f"{data}, Dice", defense, f"{means} alone", row, row["server"][0], "Dice")
+    for name, row in _kind(rows, "score"):
+        setting = name.split(SEPARATOR)[0]
+        for column, found in _scores(row["findings"]):
+            yield value(f"{data}, scores", setting, column, row, found, "")
+    for name, row in _kind(rows, "fisher"):
+        yield value(
+            f"{data}, Fisher information", name.split(SEPARATOR)[0], "dFIL", row, row["dfil"], "1 / gray level²"
+        )
+    for _, row in _kind(rows, "controls"):
+        for control in row["controls"]:
+            yield value(f"{data}, controls", control["name"], "value", row, control["value"], "SSIM")
+
+
+def best_by_attack(rows: Rows) -> dict[tuple[str, str], tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Of each setting and attack the finding with the highest SSIM, and its row."""
+    best: dict[tuple[str, str], tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
+    for name, row in _kind(rows, "attack"):
+        for finding in row.get("findings", ()):
+            key = (name.split(SEPARATOR)[0], finding["attack"])
+            if finding["measure"] == "SSIM" and (key not in best or finding["value"] > best[key][0]["value"]):
+                best[key] = (finding, row)
+    return best
+
+
+def _targets(data: str, rows: Rows, command: str) -> Iterator[Measurement]:
+    """How much more than a guess the best attack without the inner key sees, of what the published KLT shows."""
+    everything = best_by_attack(rows).values()
+    published = _most(everything, PUBLISHED)
+    for profile, share in SHARES.items():
+        name = f"{data}, {profile.value}: best SSIM without the inner key, above the mean image, of the published KLT's"
+        found, unaided = _most(everything, two_layers(profile)), _most(everything, two_layers(profile), aided=False)
+        if published and found:
+            yield _share(name, found, published, command, share)
+        if published and unaided:
+            yield _share(f"{name}, no known image", unaided, published, command, share)
+    full, coarse = (rows.get(f"{two_layers(p)}{SEPARATOR}server's network") for p in (Profile.FULL, Profile.COARSE))
+    if full and coarse:
+        lost = full["together"][0] - coarse["together"][0]
+        name = f"{data}, coarse: Dice lost against full"
+        yield measurement(name, lost, "Dice", command=command, origin=_origin(coarse), at_most=0.01)
+    for _, row in _kind(rows, "quick"):
+        name = f"{data}: quick privacy check of {row['cases']} cases"
+        yield measurement(name, row["wall"], "s", command=command, origin=_origin(row), at_most=300)
+
+
+def _share(
+    name: str, found: Mapping[str, Any], published: Mapping[str, Any], command: str, share: float
+) -> Measurement:
+    seen = (found["value"] - found["chance"]) / (published["value"] - published["chance"])
+    return measurement(name, seen, "", command=command, origin=_origin(found["row"]), at_most=round(share, 3))
+
+
+def _most(
+    everything: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] | Any, defense: str, *, aided: bool = True
+) -> Mapping[str, Any] | None:
+    """The best finding against a defense by those without the inner key; not ``aided``: without known images."""
+    chosen = [
+        {**finding, "row": row}
+        for finding, row in everything
+        if row["defense"] == defense and not row["collusion"] and (aided or finding["attack"] not in NEEDS_KNOWN_IMAGES)
+    ]
+    return max(chosen, key=lambda finding: float(finding["value"]), default=None)
+
+
+def _scores(findings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
+    """The best of each attack's measures over ways to look; of linkage by kind of query."""
+    best: dict[str, float] = {}
+    for finding in findings:
+        if finding["value"] is not None and finding["value"] == finding["value"]:  # not NaN
+            kind = finding["title"].split(", by ")[0]
+            column = f"{finding['attack']} {kind}: {finding['measure']}"
+            best[column] = max(best.get(column, float("-inf")), finding["value"])
+    yield from best.items()
+
+
+def _kind(rows: Rows, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return ((name, row) for name, row in rows.items() if row["kind"] == kind)
+
+
+def _origin(row: Mapping[str, Any]) -> Origin:
+    return Origin(row["commit"], row["machine"], row["date"])
