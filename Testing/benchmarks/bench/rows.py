@@ -215,7 +215,7 @@ class Bench:
             "codec_ssim": quality["ssim"][known],
             "codec_mask_dice": sum(dice) / max(1, len(dice)),
             "server_share": {name: decoder.weight(profile) for name, decoder in together.decoders.items()},
-            "curve": read_points(curve_file(self.networks, together.name)),
+            "curve": [list(point) for point in read_points(curve_file(self.networks, together.name))],
         }
 
     def _scored(
