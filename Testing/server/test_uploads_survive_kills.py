@@ -29,7 +29,7 @@ SLICES = (4, 1)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(every_storage, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed") / "server"
     make_server(folder, {"limits": {"chunk_bytes": CHUNK_BYTES}, "training": {"workers": 0}})
     return folder
@@ -87,7 +87,8 @@ def test_a_server_killed_at_any_step_of_an_upload_loses_nothing_that_it_acknowle
         summary = site.upload(path)
         assert (summary.cases, summary.slices) == (len(SLICES), sum(SLICES))
         assert differences(services, cohort_id, source) == []
-    assert step > 20, "the upload has fewer steps than it should"
+    # A database of its own and a store keep no journal in the server's folder: there it is transactions and objects.
+    assert step > (20 if services.blobs.is_local else 8), "the upload has fewer steps than it should"
     with services.database.reading() as session:
         assert session.query(Cohort).count() == step
     services.cohorts.sweep(older_than_s=0)

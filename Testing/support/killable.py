@@ -1,8 +1,8 @@
 """Processes that a test kills, at once or at a step of its choice, as ``kill -9`` does.
 
 They are forked from one that has imported everything already, so that a start takes a fraction of a second. A step is a
-change of a file (opened to write, renamed, removed), a transaction that is about to be kept, or an answer that is about
-to be sent: what a crash can come between.
+change of a file (opened to write, renamed, removed) or of an S3 object, a transaction that is about to be kept, or an
+answer that is about to be sent: what a crash can come between.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class KillableServer:
     def start(self) -> None:
         """Serve; returns when it answers."""
         self._control, theirs = _FORKING.Pipe()
-        self._process = start_process(_serve, self.folder, self.port, theirs)
+        self._process = start_process(_serve, self.folder, self.port, theirs, dict(os.environ))
         theirs.close()
         assert self._control.poll(START_S), "the server did not start"
         self.port = self._control.recv()
@@ -150,10 +150,26 @@ class _Answering:
         await self._app(scope, receive, counted)
 
 
-def _serve(folder: Path, port: int, control: Connection) -> None:
+def _count_objects(files: Any, steps: _Steps) -> None:
+    """Every call that changes something in an S3 store becomes a step."""
+    call = files._call_s3
+
+    async def counted(method: str, *arguments: object, **options: object) -> object:
+        if not method.startswith(("get_", "head_", "list_")):
+            steps.take()
+        return await call(method, *arguments, **options)
+
+    files._call_s3 = counted
+
+
+def _serve(folder: Path, port: int, control: Connection, environment: dict[str, str]) -> None:
+    os.environ.update(environment)  # the process that this one is forked from has an older one
     steps = _Steps(folder)
     config = load_config(folder).on_device("cpu")
-    app = create_app(config, open_services(config))
+    services = open_services(config)
+    if not services.blobs.is_local:
+        _count_objects(services.blobs._files, steps)
+    app = create_app(config, services)
     server = uvicorn.Server(uvicorn.Config(_Answering(app, steps), port=port, log_config=None))
 
     def obey() -> None:

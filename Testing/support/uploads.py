@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,11 @@ from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
 from ppcmi.site import SiteProfile, TaskProfile
 from ppcmi_server import tasks
-from ppcmi_server.config import create_folder
+from ppcmi_server.config import SETTINGS_NAME, create_folder, settings_text
 from ppcmi_server.database.schema import Chunk, Cohort, Frame
 from ppcmi_server.services import Services
 from support.app_server import CODEC, TASK, AppServer, make_latents, pseudonym
+from support.storages import storage_settings
 
 
 class UploadingSite:
@@ -110,14 +112,10 @@ def missing_of(acknowledged: Sequence[tuple[object, ...]], state: Mapping[str, o
 
 
 def make_server(folder: Path, settings: Mapping[str, Mapping[str, int]]) -> None:
-    """A server's folder; ``settings`` by section and name."""
-    create_folder(folder)
-    lines = [
-        line
-        for section, values in settings.items()
-        for line in (f"[{section}]", *(f"{name} = {value}" for name, value in values.items()))
-    ]
-    (folder / "server.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """A server's folder; ``settings`` by section and name. What it stores lies where the test's storage is."""
+    config = replace(create_folder(folder), storage=storage_settings())
+    sections = {name: replace(getattr(config, name), **values) for name, values in settings.items()}
+    (folder / SETTINGS_NAME).write_text(settings_text(replace(config, **sections)), encoding="utf-8")
 
 
 def add_task(services: Services) -> None:
