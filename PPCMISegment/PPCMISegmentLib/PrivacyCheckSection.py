@@ -135,19 +135,9 @@ class PrivacyCheckSection:
         self._showRunning()
 
     def _words(self, part: TaskProfile) -> Sequence[str]:
-        attacks = self.ui.attacksSelector.currentData
-        site = str(self._site.folder)
-        return [
-            "audit",
-            "--task",
-            part.task.name,
-            "--site",
-            site,
-            "--attacks",
-            attacks,
-            "--device",
-            self._device.chosen,
-        ]
+        attacks, site = str(self.ui.attacksSelector.currentData).split(), str(self._site.folder)
+        words = ["audit", "--task", part.task.name, "--site", site, "--device", self._device.chosen]
+        return [*words, "--attacks", *attacks]
 
     def _onEvent(self, event: Mapping[str, Any] | None) -> None:
         if event is None:

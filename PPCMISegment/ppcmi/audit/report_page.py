@@ -107,6 +107,10 @@ $config
 </html>
 """)
 
+_SHORTENED = """\
+<p class="notice warning"><b class="bad">The attackers were held short.</b> This run is for trying out: real attackers
+see and train more, and its numbers judge nothing.</p>"""
+
 _WARNING = """\
 <p class="notice warning"><b class="bad">A control did not hold.</b> The numbers on this page say nothing about privacy
 until it does: {names}.</p>"""
@@ -160,7 +164,8 @@ def _about(report: AuditReport) -> str:
 
 def _warning(report: AuditReport) -> str:
     broken = [control.name for control in report.controls if not control.holds]
-    return _WARNING.format(names=escape("; ".join(broken))) if broken else ""
+    shortened = _SHORTENED if "shortened" in str(report.config.get("attacks")) else ""
+    return shortened + (_WARNING.format(names=escape("; ".join(broken))) if broken else "")
 
 
 def _trade_off(report: AuditReport) -> str:

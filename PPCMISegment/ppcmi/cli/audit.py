@@ -56,10 +56,24 @@ def add_parsers(groups: Groups) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the split and the attacks (default: 1)")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help=f"folder for {JSON} and {PAGE}")
     parser.add_argument(
+        "--effort",
+        type=positive_effort,
+        default=1.0,
+        help=argparse.SUPPRESS,  # below 1 attackers see and train less, so that it can be tried out; reports say so
+    )
+    parser.add_argument(
         "--picture-events",
         action="store_true",
         help=argparse.SUPPRESS,  # with --events, for a program that shows patients' slices to its user and keeps none
     )
+
+
+def positive_effort(text: str) -> float:
+    """How much attackers may do, as a share of the usual."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError("a number above 0 up to 1; 1 is usual, less judges nothing")
+    return value
 
 
 def _audit(command: Command) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ppcmi.audit.attack_list import Lengths
 from ppcmi.audit.check import check_of
 from ppcmi.audit.document import AuditReport, PictureRow
 from ppcmi.audit.report_page import page
@@ -22,6 +23,7 @@ from ppcmi.codec.codec import Codec
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import AuditError, UsageError, WriteError
 from ppcmi.files import write_atomically
+from ppcmi.fitting import FitReport, Report
 from ppcmi.png import encode_png
 from ppcmi.privacy_check import PrivacyCheck, two_sentences, write_check
 from ppcmi.scales import Profile
@@ -37,9 +39,9 @@ def run_audit(command: Command, part: TaskProfile) -> int:
     site, options, console = command.site(), command.options, command.console
     folder = _private_folder(options.output)
     codec = ensure_codec(site.client(), part).to(command.device())
-    config = AuditConfig(profiles=_profiles(options, codec), seed=options.seed, scope=part.membership.scope)
+    config = _config(options, _profiles(options, codec), part)
     subjects, cases, patients = _subjects(command, part)
-    report = _run(audit(subjects, codec, config if options.attacks == "quick" else full_config(config)), console)
+    report = _run(audit(subjects, codec, config, report=_report_to(console)), console)
     about: dict[str, str | int | float] = {
         "title": part.task.title,
         "task": part.task.identity,
@@ -48,8 +50,9 @@ def run_audit(command: Command, part: TaskProfile) -> int:
         "patients": patients,
         "device": str(codec.device),
     }
-    report = replace(report, config={**report.config, **about})
-    check = check_of(report, part, options.attacks, cases, patients, options.seed)
+    attacks = options.attacks if options.effort == 1 else f"{options.attacks}, shortened"
+    report = replace(report, config={**report.config, **about, "attacks": attacks})
+    check = check_of(report, part, attacks, cases, patients, options.seed)
     write_atomically(folder / JSON, report.to_json().encode(), mode=0o600)
     write_atomically(folder / PAGE, page(report).encode(), mode=0o600)
     write_check(site.folder, part.task.name, check)
@@ -84,6 +87,30 @@ def _profiles(options: argparse.Namespace, codec: Codec) -> tuple[Profile, ...]:
     if not chosen:
         raise UsageError(f"This codec has none of these profiles; it has {', '.join(codec.profiles)}.")
     return chosen
+
+
+def _config(options: argparse.Namespace, profiles: tuple[Profile, ...], part: TaskProfile) -> AuditConfig:
+    usual = AuditConfig(profiles=profiles, seed=options.seed, scope=part.membership.scope)
+    config = usual if options.attacks == "quick" else full_config(usual)
+    effort = options.effort
+    if effort == 1:
+        return config
+    lengths = Lengths.of(config.attacks)
+    shortened = replace(
+        lengths,
+        victims=max(1, round(effort * lengths.victims)),
+        others=max(1, round(effort * lengths.others)),
+        decoder=replace(lengths.decoder, steps=max(1, round(effort * lengths.decoder.steps))),
+    )
+    mapping = replace(config.mapping, fit=config.mapping.fit.scaled(effort))
+    return replace(config, lengths=shortened, surrogate=config.surrogate.scaled(effort), mapping=mapping)
+
+
+def _report_to(console: Console) -> Report:
+    def show(report: FitReport) -> None:
+        console.progress(f"training of {report.stage}: {report.epoch}/{report.epochs}")
+
+    return show
 
 
 def _subjects(command: Command, part: TaskProfile) -> tuple[Subjects, int, int]:

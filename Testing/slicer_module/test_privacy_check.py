@@ -1,0 +1,247 @@
+"""The section *Privacy check* of the panel *Export*, by its widgets, with a real check in a child process."""
+
+import json
+import tempfile
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import qt
+import slicer
+
+from ppcmi.audit.check import check_of
+from ppcmi.codec.training import train_codec
+from ppcmi.consent_log import ConsentLog
+from ppcmi.phantoms import write_phantom_folder
+from ppcmi.privacy_check import FOLDER, read_check, write_check
+from ppcmi.site import Membership, SiteProfile
+from ppcmi.task import load_task, task_to_json
+from slicer_module.export_panel import add_phantom, opened_export, to_file, wait_for_checks
+from slicer_module.site_tab import children
+from support.audit_reports import a_report
+from support.codecs import quick_config, quick_slice_set
+from support.relay import relay_for
+from support.trained_site import TASK, TASK_FILE
+
+PATIENTS = 6
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Phantoms, and a codec of seconds on slices of 32 x 32."""
+    folder, task = tmp_path_factory.mktemp("made"), load_task(TASK_FILE)
+    task = replace(task, slicing=replace(task.slicing, size=(32, 32), spacing_mm=(4.0, 4.0), neighbors=0))
+    write_phantom_folder(folder / "cases", cases_per_site=PATIENTS // 3, seed=1)
+    known = quick_slice_set(4, seed=1)
+    small = replace(
+        known, slices=known.slices[..., ::2, ::2].contiguous(), labels=known.labels[:, ::2, ::2].contiguous()
+    )
+    return folder / "cases", task, train_codec(small, task, quick_config(epochs=1))
+
+
+@pytest.fixture
+def site(made, tmp_path):
+    """A site alone: it has founded a task and has a codec, and its server has ended."""
+    cases, task, codec = made
+    with relay_for(task_to_json(task)) as relay:
+        profile = relay.enrol(tmp_path, "A")
+    part = profile.add_task(task, Membership("consortium", "two-layer", founder=True), bytes(32))
+    codec.save(part.codec_path)
+    return SimpleNamespace(cases=cases, profile=profile, folder=profile.folder, part=part)
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Where this process makes its temporary folders."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def opened(slicer_host, site, temporary, monkeypatch):
+    """Opens the panel with phantoms in the scene, every row looked at, and a check of seconds to choose."""
+
+    def open_it(phantoms=PATIENTS):
+        names = sorted(path.name.partition(".")[0] for path in (site.cases / "images").iterdir())
+        for name in names[:phantoms]:
+            add_phantom(site, name)
+        panel = opened_export(slicer_host, site.folder, monkeypatch)
+        section = panel.privacy
+        section.ui.attacksSelector.addItem("Tiny", "quick --effort 0.03 --profiles minimal")
+        section.ui.attacksSelector.currentIndex = section.ui.attacksSelector.findText("Tiny")
+        section.ui.deviceSelector.currentIndex = section.ui.deviceSelector.findData("cpu")
+        return panel
+
+    return open_it
+
+
+def keep_a_check(site, **changes):
+    check = replace(check_of(a_report(), site.part, "quick", cases=12, patients=10, seed=1), **changes)
+    write_check(site.folder, TASK, check)
+    return check
+
+
+def cells(section):
+    table = section.ui.resultTable
+    return [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
+
+
+def finished(host, section, timeout=240):
+    host.wait_until(lambda: not section.running, timeout=timeout)
+
+
+def test_without_a_check_the_section_says_so_and_needs_cases(opened):
+    section = opened(phantoms=0).privacy
+    assert section.ui.stateLabel.text.startswith("No privacy check was made")
+    assert section.ui.resultTable.isHidden()
+    assert section.ui.useButton.isHidden()
+    assert not section.ui.checkButton.enabled
+    assert "six patients" in section.ui.checkButton.toolTip
+
+
+def test_the_last_check_is_shown_and_its_profile_can_be_chosen(opened, site):
+    keep_a_check(site)
+    panel = opened(phantoms=0)
+    section = panel.privacy
+    assert "12 cases of 10 patients" in section.ui.stateLabel.text
+    assert cells(section) == [
+        ["coarse", "0.87", "0.52 (0.49 to 0.55)", "0.44", "0.36"],
+        ["minimal", "0.86", "0.40 (0.37 to 0.43)", "0.32", "0.36"],
+    ]
+    section.ui.resultTable.selectRow(1)
+    assert "SSIM 0.40" in section.ui.sentencesLabel.text
+    assert "personal data about health" in section.ui.sentencesLabel.text
+    assert section.ui.useButton.text == "Export with profile minimal"
+    section.ui.useButton.click()
+    assert panel.ui.profileSelector.currentData == "minimal"
+    panel.refresh()
+    assert section.ui.resultTable.currentRow() == 1
+    assert section.ui.picturesLabel.isHidden()  # pictures are not kept
+
+
+def test_a_control_that_did_not_hold_is_said(opened, site):
+    keep_a_check(site, controls_hold=False)
+    assert "A control did not hold" in opened(phantoms=0).privacy.ui.stateLabel.text
+
+
+def test_a_check_of_an_earlier_codec_counts_as_none(opened, site):
+    keep_a_check(site, codec="0" * 32)
+    assert opened(phantoms=0).privacy.ui.stateLabel.text.startswith("No privacy check was made")
+
+
+def test_a_check_runs_on_copies_that_go_and_only_numbers_stay(opened, slicer_host, site, temporary, tmp_path):
+    section = opened().privacy
+    assert section.ui.checkButton.enabled, section.ui.checkButton.toolTip
+    section.ui.checkButton.click()
+    assert section.running
+    assert section.ui.checkButton.text == "Cancel"
+    assert not section.ui.progressBar.isHidden()
+    slicer_host.wait_until(lambda: section.ui.progressBar.value > 0, timeout=240)
+    (copies,) = temporary.glob("ppcmi-*")
+    assert copies.stat().st_mode & 0o077 == 0
+    assert (copies / "split.csv").read_text().splitlines()[:3] == ["id,patient", "case_0001,1", "case_0002,2"]
+    finished(slicer_host, section)
+    slicer_host.wait_until(lambda: not list(temporary.glob("ppcmi-*")), timeout=30)
+    kept = read_check(site.folder, site.part)
+    assert (kept.cases, kept.patients, kept.attacks) == (PATIENTS, PATIENTS, "quick, shortened")
+    assert cells(section)[0][0] == "minimal"
+    assert 'src="data:image/png;base64,' in section.ui.picturesLabel.text
+    assert "What leaves" in section.ui.picturesLabel.text
+    stored = (site.folder / FOLDER / f"{TASK}.json").read_text()
+    assert "phantom_" not in stored
+    assert "base64" not in stored
+    settings = json.dumps([str(qt.QSettings().value(key)) for key in qt.QSettings().allKeys()])
+    assert "phantom_" not in settings
+    if section.ui.messageLabel.text.startswith("Done"):
+        slicer_host.dialogs.answer(str(tmp_path / "kept.html"))
+        section.ui.saveReportButton.click()
+        assert "Privacy audit" in (tmp_path / "kept.html").read_text()
+    else:  # a codec of seconds may fail a control: that is what is said then
+        assert "control did not hold" in section.ui.messageLabel.text
+
+
+def test_cancel_leaves_no_copy_no_child_and_the_last_check(opened, slicer_host, site, temporary):
+    check = keep_a_check(site)
+    section, alive = opened().privacy, children()
+    section.ui.checkButton.click()
+    slicer_host.wait_until(lambda: children() - alive, timeout=120)
+    section.ui.checkButton.click()
+    assert section.ui.messageLabel.text.startswith("Cancelled")
+    assert not section.running
+    slicer_host.wait_until(lambda: not list(temporary.glob("ppcmi-*")) and not children() - alive, timeout=60)
+    assert read_check(site.folder, site.part) == check
+    assert len(cells(section)) == 2
+
+
+def test_too_few_patients_are_said_in_a_sentence(opened, slicer_host):
+    section = opened(phantoms=3).privacy
+    section.ui.checkButton.click()
+    finished(slicer_host, section)
+    assert "at least 6 patients" in section.ui.messageLabel.text
+    assert section.ui.resultTable.isHidden()
+
+
+def test_before_the_first_export_a_check_is_offered_and_not_forced(opened, slicer_host, site, tmp_path):
+    panel = opened(phantoms=1)
+    panel.ui.destinationSelector.currentIndex = panel.ui.destinationSelector.findData("file")
+    slicer_host.dialogs.answer("no", str(tmp_path / "a.ppcmi"), "no")
+    panel.ui.exportButton.click()
+    offer, _file, question = slicer_host.dialogs.texts
+    assert "No privacy check was made for this task yet" in offer
+    assert "No privacy check was made for this task with its present codec" in question
+    assert panel.ui.messageLabel.text == "Nothing was written or sent."
+    (entry,) = ConsentLog(site.folder).entries()
+    assert entry.privacy_check == ""
+    slicer_host.dialogs.answer("yes")
+    panel.ui.exportButton.click()
+    assert panel.privacy.running
+    assert not panel.ui.privacyCollapsibleButton.collapsed
+    assert len(ConsentLog(site.folder).entries()) == 1
+    panel.privacy.ui.checkButton.click()
+
+
+def test_after_a_check_the_question_quotes_it_and_the_log_names_it(opened, slicer_host, site, tmp_path):
+    check = keep_a_check(site)
+    panel = opened(phantoms=1)
+    to_file(panel, slicer_host, tmp_path / "a.ppcmi", answer="no")
+    panel.ui.exportButton.click()
+    assert "SSIM 0.52, a guess 0.36" in slicer_host.dialogs.texts[-1]
+    assert ConsentLog(site.folder).entries()[-1].privacy_check == check.name
+    panel.ui.agreedCollapsibleButton.collapsed = False
+    assert f"privacy check of {check.time[:10]}" in panel.ui.agreedText.plainText
+
+
+def test_packages_are_asked_for_when_the_first_check_is_made(opened, slicer_host, monkeypatch):
+    from slicer import packaging
+
+    panel = opened()
+    check = packaging.pip_check
+    monkeypatch.setattr(packaging, "pip_check", lambda one: "scikit" not in str(one) and check(one))
+    monkeypatch.setattr(packaging, "_missing", lambda wanted: [r for r in wanted if "scikit" in str(r)])
+    panel.refresh()
+    wait_for_checks(slicer_host, panel)
+    assert panel.ui.exportButton.enabled  # nothing else needs them
+    slicer_host.dialogs.answer("cancel")
+    panel.privacy.ui.checkButton.click()
+    assert not panel.privacy.running
+    assert "A privacy check needs Python packages that are not installed" in panel.privacy.ui.messageLabel.text
+
+
+def test_a_patient_s_volumes_stay_together(slicer_host, opened, site):
+    panel = opened(phantoms=3)
+    from PPCMISegmentLib.PrivacyCheckSteps import patientsOf
+
+    pairs = panel.pairs.pairs()
+    assert patientsOf(pairs) == [1, 2, 3]
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Somebody")
+    for pair in pairs[1:]:
+        hierarchy.SetItemParent(hierarchy.GetItemByDataNode(pair.volumeNode), patient)
+    assert patientsOf(pairs) == [1, 2, 2]
+
+
+def test_the_profile_folder_is_still_one(site):
+    keep_a_check(site)
+    assert SiteProfile.open(site.folder).tasks()
