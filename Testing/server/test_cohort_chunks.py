@@ -151,6 +151,19 @@ def test_chunks_that_do_not_make_the_frame_they_are_said_to_be_of_are_gone(serve
     site.client.put_frame(cohort_id, 0, frame)
 
 
+def test_a_chunk_that_was_damaged_where_it_is_stored_is_named_and_sent_again(server, site, frame, cohort_id):
+    *first, last = pieces(frame, 30 * KIB)
+    for start, end in first:
+        assert put(site, cohort_id, frame, start, end) == (201, None)
+    name, content = next(iter(blobs_of(server, cohort_id).items()))
+    server.services.blobs.write(f"cohorts/{cohort_id}/{name}", content[:-1] + bytes([content[-1] ^ 1]))
+    assert put(site, cohort_id, frame, *last) == (422, "invalid")
+    assert blobs_of(server, cohort_id) == {}
+    for start, end in (*first, last):
+        assert put(site, cohort_id, frame, start, end) == (201, None)
+    assert site.client.cohort(cohort_id)["partial"] == {}
+
+
 def test_a_frame_that_comes_whole_replaces_its_chunks(server, site, frame, cohort_id):
     put(site, cohort_id, frame, 0, 10 * KIB)
     site.client.put_frame(cohort_id, 0, frame)

@@ -26,7 +26,7 @@ from ppcmi_server import clock
 from ppcmi_server.access.identity import Caller
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Chunk, Cohort, Consortium, Frame, Site, Task
-from ppcmi_server.errors import conflict
+from ppcmi_server.errors import OperatorError, conflict
 from ppcmi_server.intake.chunks import (
     ChunkPlace,
     chunk_context,
@@ -229,8 +229,11 @@ class Uploads:
         key, frame = cohort_key(self._keys, cohort), bytearray()
         with self._database.reading() as session:
             chunks = chunks_of(session, cohort.id, place.index)
-        for chunk in chunks:
-            frame += decrypt(key, self._blobs.read(chunk.blob), chunk_context(chunk))
+        try:
+            for chunk in chunks:
+                frame += decrypt(key, self._blobs.read(chunk.blob), chunk_context(chunk))
+        except OperatorError as error:
+            raise BundleError("A part of the frame was damaged where it was stored; upload the file again.") from error
         return bytes(frame)
 
     def _is_there(self, cohort_id: str, caller: Caller, place: ChunkPlace) -> bool:
