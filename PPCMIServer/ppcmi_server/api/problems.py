@@ -52,7 +52,7 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of the problems that a route may answer with."""
     return {
         status: {
-            "description": HTTPStatus(status).phrase,
+            "description": _phrase(status),
             "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA, "example": _example(status)}},
         }
         for status in statuses
@@ -87,7 +87,7 @@ PROBLEM_SCHEMA: Mapping[str, Any] = {
 def _example(status: int) -> dict[str, Any]:
     return {
         "type": f"{TYPE_PREFIX}example",
-        "title": HTTPStatus(status).phrase,
+        "title": _phrase(status),
         "status": status,
         "detail": "One sentence: what is wrong and what to do.",
     }
@@ -98,7 +98,7 @@ async def _from_ppcmi_error(_: Request, error: Exception) -> JSONResponse:
         return problem(error.status, error.kind, error.title, error.detail, error.headers)
     for kind, (status, name) in _STATUS_OF.items():
         if isinstance(error, kind):
-            return problem(status, name, HTTPStatus(status).phrase, str(error))
+            return problem(status, name, _phrase(status), str(error))
     return internal_error()
 
 
@@ -118,9 +118,14 @@ def _location(parts: Sequence[str | int]) -> Iterator[str]:
 async def _from_http(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         return internal_error()
-    phrase = HTTPStatus(error.status_code).phrase
+    phrase = _phrase(error.status_code)
     kind = phrase.lower().replace(" ", "-")
     return problem(error.status_code, kind, phrase, _DETAILS.get(error.status_code, phrase + "."), error.headers)
+
+
+def _phrase(status: int) -> str:
+    """RFC 9110's name of a status; Python learned two of them with 3.13, and a problem's type must not change then."""
+    return {413: "Content Too Large", 422: "Unprocessable Content"}.get(status, HTTPStatus(status).phrase)
 
 
 _DETAILS: Mapping[int, str] = {
