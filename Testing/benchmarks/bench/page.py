@@ -88,7 +88,8 @@ def _verdict(holds: bool | None) -> str:
 def _speed(speed: Sequence[Measurement]) -> list[str]:
     by_title: dict[str, dict[str, dict[str, str]]] = {}
     for number in speed:
-        title, row, column = number.name.split(SEPARATOR)
+        title, system, column = number.name.split(SEPARATOR)
+        row = plots.SYSTEM_TITLES.get(system, system)
         unit = "" if number.unit in title.split() else f" {escape(number.unit)}"
         by_title.setdefault(title, {}).setdefault(row, {})[column] = _number(number.measured) + unit
     parts = []
@@ -134,12 +135,12 @@ _HEAD = """<!doctype html>
 <title>TITLE</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; background: #fff; margin: 0; }
-main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+main { max-width: 72rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .75rem; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; padding-top: 1rem; border-top: 1px solid #e5e7eb; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
 p { max-width: 46rem; margin: .5rem 0; }
-svg { display: block; max-width: 100%; height: auto; margin: .75rem 0; }
+svg { display: block; width: 100%; max-width: 60rem; height: auto; margin: .75rem 0; }
 svg text { font-family: system-ui, sans-serif; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .82rem; margin: .5rem 0; }

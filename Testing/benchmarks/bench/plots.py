@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from benchmarks.bench.published import PAPER, PRIVACY_SF
 from benchmarks.bench.rows import COUNTS, SITES, ours, table_of
@@ -78,7 +79,8 @@ def dice_against_bytes(tables: Sequence[Table]) -> str:
                     _IN_BYTES[name], (kilobytes, found.mean), xytext=(6, 5), textcoords="offset points", fontsize=8.5
                 )
             axes.set_xscale("log")
-            axes.margins(x=0.18, y=0.1)
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.margins(x=0.28, y=0.12)
             axes.grid()
             axes.set_xlabel("KB a slice, both directions")
             axes.set_title(table.data)
@@ -113,9 +115,14 @@ def time_by_stage(speed: Sequence[Measurement], batches: Sequence[int]) -> str:
                     )
                     left += stages[stage]
                 axes.annotate(
-                    f"{left:.3g}", (left, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5
+                    f"{left:.0f}" if left >= 100 else f"{left:.3g}",
+                    (left, place),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8.5,
                 )
-            axes.set_yticks(range(len(taken)), [_SYSTEMS.get(name, name) for name in taken])
+            axes.set_yticks(range(len(taken)), [SYSTEM_TITLES.get(name, name) for name in taken])
             axes.invert_yaxis()
             axes.margins(x=0.14)
             axes.grid(axis="x")
@@ -127,7 +134,7 @@ def time_by_stage(speed: Sequence[Measurement], batches: Sequence[int]) -> str:
         return _svg(figure, "Time of a slice by stage")
 
 
-_SYSTEMS: Mapping[str, str] = {"paper": "PPCMI-SF"} | {
+SYSTEM_TITLES: Mapping[str, str] = {"paper": "PPCMI-SF"} | {
     str(profile): f"ours, {profile}" for profile in (Profile.FULL, Profile.COARSE, Profile.MINIMAL)
 }
 
@@ -142,12 +149,13 @@ def dice_by_sites(tables: Sequence[Table]) -> str:
                 counts = {
                     int(match[1]): metric(row, "dice")
                     for name, row in table.rows.items()
-                    if (match := re.fullmatch(re.escape(system) + r", (\d+) sites", name))
+                    if (match := re.fullmatch(re.escape(system) + r", (\d+) sites?", name))
                 }
                 points = [(count, found) for count, found in sorted(counts.items()) if found is not None]
                 if not points:
                     continue
-                counts_of_sites = [count for count, _ in points]
+                beside = 0.06 if system == PAPER.title else -0.06
+                counts_of_sites = [count + beside for count, _ in points]
                 below, above = ([f.mean - f.low for _, f in points], [f.high - f.mean for _, f in points])
                 means = [found.mean for _, found in points]
                 axes.errorbar(

@@ -35,6 +35,7 @@ from ppcmi.codec.training import predict_locally
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile
 from ppcmi.task import Task
+from ppcmi.wording import counted
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class Bench:
         yield from self._published(SHIFTED, (published.PAPER,))
         for count in self.budget.published_site_counts:
             for plan in self._published(Split("", count), (published.PAPER,)):
-                yield Plan(plan.table, f"{plan.name}, {count} sites", plan.measure)
+                yield Plan(plan.table, f"{plan.name}, {counted(count, 'site')}", plan.measure)
 
     def _raw_images(self, split: Split) -> Iterator[Plan]:
         yield Plan(table_of(split), POOLED, lambda: self._measure_unets(split, [self._sites(split)]))
@@ -167,7 +168,7 @@ class Bench:
     def _ours_of_sites(self, count: int) -> Plan:
         split = Split("", count)
         return Plan(
-            COUNTS, f"{ours(Profile.COARSE)}, {count} sites",
+            COUNTS, f"{ours(Profile.COARSE)}, {counted(count, 'site')}",
             lambda: self._measure(split, self._together(split, Profile.COARSE), Collaboration.as_used),
         )  # fmt: skip
 
