@@ -46,12 +46,13 @@ def diagonal_fisher_leakage(
         return torch.full((len(slices),), math.inf)
     values = slices.float().to(codec.device)
     sigma = {scale: noise * float(v.std()) for scale, v in codec.encode_images(values).of(profile).items()}
-    pixels = values[0].numel()
+    encode, pixels = _encoder(codec, profile), values[0].numel()
     total = torch.zeros(len(slices))
     for _ in range(probes):
         signs = torch.randint(2, values.shape, generator=generator).float().to(codec.device) * 2 - 1
-        change = _directional_derivative(codec, values, signs, profile)
-        left = change if mixing is None else mixing(change)
+        with torch.no_grad():
+            _, change = torch.func.jvp(encode, (values.contiguous(),), (signs,))  # type: ignore[misc]
+        left = Latents(change) if mixing is None else mixing(Latents(change))
         for scale, v in left.items():
             total += (v.float() / sigma[scale]).square().flatten(1).sum(dim=1).cpu()
     return total / (probes * pixels)
@@ -62,17 +63,14 @@ def lowest_error(leakage: Tensor) -> Tensor:
     return 1 / leakage
 
 
-def _directional_derivative(codec: Codec, slices: Tensor, direction: Tensor, profile: Profile) -> Latents:
-    """``J v`` of the standardized latents of ``slices`` for ``v = direction``, of the scales that leave."""
+def _encoder(codec: Codec, profile: Profile) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Slices to the standardized latents that leave."""
     standardization = codec.standardization(Stream.IMAGE)
     # Forward-mode differentiation of group normalization wants the usual order of memory.
     plain = copy.deepcopy(codec.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network = cast(CodecNetwork, plain)
 
-    def encode(values: Tensor) -> dict[str, Tensor]:
-        latents = standardization.apply_to(network.encode_images(values))
-        return dict(latents.of(profile).items())
+    def encode(slices: Tensor) -> dict[str, Tensor]:
+        return dict(standardization.apply_to(network.encode_images(slices)).of(profile).items())
 
-    with torch.no_grad():
-        _, change = torch.func.jvp(encode, (slices.contiguous(),), (direction,))  # type: ignore[misc]
-    return Latents(change)
+    return encode

@@ -61,15 +61,16 @@ class LatentDecoder(nn.Module):
         self.decoder = ImageDecoder(outputs, tuple(shapes))
         for scale, (channels, _, _) in shapes.items():
             self.register_buffer(f"mean_{scale}", torch.zeros(channels, 1, 1))
-            self.register_buffer(f"deviation_{scale}", torch.ones(channels, 1, 1))
+            self.register_buffer(f"deviation_{scale}", torch.ones(()))
 
     def standardize_by(self, examples: Latents) -> None:
-        """Take the inputs' mean and deviation by channel from examples."""
+        """Take the inputs' means by channel, and the largest deviation of a channel of each scale, from examples.
+
+        A channel that says little, such as a late principal component, must not be made as loud as the first.
+        """
         for scale, values in examples.items():
             getattr(self, f"mean_{scale}").copy_(values.mean(dim=(0, 2, 3))[:, None, None])
-            deviation = values.std(dim=(0, 2, 3))[:, None, None]
-            # A channel that is silent in the examples must not shout at the victim's.
-            getattr(self, f"deviation_{scale}").copy_(deviation.clamp_min(1e-3 * float(deviation.max()) + 1e-6))
+            getattr(self, f"deviation_{scale}").copy_(values.std(dim=(0, 2, 3)).max().clamp_min(1e-6))
 
     def forward(self, latents: Latents) -> Tensor:
         """Draw ``(n, outputs, h, w)``."""

@@ -17,6 +17,7 @@ from ppcmi.audit.attacker import Knowledge, Seen
 from ppcmi.codec.augment import augment_pair
 from ppcmi.codec.codec import Codec
 from ppcmi.latents import Latents, concatenate
+from ppcmi.scales import Stream
 
 Reading = Callable[[Seen], Latents]
 """What is seen to the maps that a decoder reads."""
@@ -32,14 +33,15 @@ Unknown keys give about 0; noise as strong as the latents gives 0.5.
 class RehearsalConfig:
     """How much an attacker rehearses.
 
-    :param copies: least number of copies, each under keys of its own.
+    :param copies: least number of copies, each under keys of its own: principal components differ a little from copy to
+        copy, and a decoder that saw one only takes the victims' for noise.
     :param slices: least number of slices over all copies.
     :param most: most slices in a copy; whole cases are left out beyond it.
     """
 
-    copies: int = 3
+    copies: int = 5
     slices: int = 1500
-    most: int = 1500
+    most: int = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +64,10 @@ class Rehearsal:
         return self.maps.select(index).map(lambda _, values: values.float())
 
 
-def rehearse(knowledge: Knowledge, codec: Codec, reading: Reading, config: RehearsalConfig) -> Rehearsal:
-    """Encode with ``codec``, protect and read the attacker's own images."""
+def rehearse(
+    knowledge: Knowledge, codec: Codec, reading: Reading, config: RehearsalConfig, stream: Stream = Stream.IMAGE
+) -> Rehearsal:
+    """Encode with ``codec``, protect and read the attacker's own images, or their masks."""
     generator = knowledge.generator
     chosen = _whole_cases(knowledge.case, config.most, generator)
     slices, case = knowledge.slices[chosen], knowledge.case[chosen]
@@ -74,8 +78,8 @@ def rehearse(knowledge: Knowledge, codec: Codec, reading: Reading, config: Rehea
     copies = max(config.copies, -(-config.slices // len(slices)))
     for copy in range(copies):
         varied, moved = augment_pair(slices, labels, generator) if copy else (slices, labels)
-        latents = codec.encode_images(varied).to("cpu")
-        plain = Latents({scale: latents[scale].float() for scale in scales})
+        latents = codec.encode_images(varied) if stream is Stream.IMAGE else codec.encode_masks(moved)
+        plain = Latents({scale: latents[scale].float().cpu() for scale in scales})
         seen = Seen(knowledge.protect(plain, case, generator), case)
         maps.append(reading(seen).map(lambda _, values: values.half()))
         pictures.append(varied)
