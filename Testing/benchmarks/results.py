@@ -125,6 +125,8 @@ def render() -> str:
             if entry.target is None:
                 tables.setdefault(entry.name.split(SEPARATOR)[0], []).append(entry)
         parts += [_matrix(title, table) for title, table in tables.items()]
+        if path.with_suffix(".html").exists():
+            parts.append(f"With plots: [results/{path.stem}.html](results/{path.stem}.html).\n")
         text = path.with_suffix(".md")
         parts += [text.read_text(encoding="utf-8")] if text.exists() else []
         parts.append(_origins(entries))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -15,6 +16,7 @@ from benchmarks.bench.splits import BenchSite
 from benchmarks.federation import Exchange, Member, PlainLatents, encode_site, join_consortium
 from benchmarks.kept import KeptNetworks
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.codec import Preset as CodecPreset
 from ppcmi.codec.refinement import RefinementConfig, SiteDecoder, choose_share
 from ppcmi.latents import Latents
 from ppcmi.quantization import FOR_MAPPING, Quantization
@@ -36,13 +38,16 @@ class Prepared:
     plains: Sequence[PlainLatents]
 
 
-def prepare(name: str, sites: Sequence[BenchSite], task: Task, budget: Budget, networks: KeptNetworks) -> Prepared:
+def prepare(
+    name: str, sites: Sequence[BenchSite], task: Task, budget: Budget, networks: KeptNetworks, preset: str = "default"
+) -> Prepared:
     """The first site makes the codec, every site refines its decoder and encodes its cases."""
-    codec = networks.codec(f"{name}-default", sites[0].site, task, budget.codec)
+    config = replace(budget.codec, preset=cast(CodecPreset, preset))
+    codec = networks.codec(f"{name}-{preset}", sites[0].site, task, config)
     refinement = RefinementConfig(local=budget.refine)
     decoders = {site.name: networks.decoder(f"{name}-decoder", codec, site.site, refinement) for site in sites}
     plains = [encode_site(codec, site.train, budget.variants, seed) for seed, site in enumerate(sites)]
-    return Prepared(name, codec, decoders, plains)
+    return Prepared(f"{name}-{preset}", codec, decoders, plains)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,12 +37,6 @@ def write_report(store: Path, budget: str, budgets: Sequence[str]) -> Path:
     tables, speed = read_tables(store), read_speed(store)
     asked = list(targets(tables, command))
     numbers = list(measurements(tables, command))
-    if budget == "whole":
-        merge("accuracy", asked)
-        merge("speed", speed)
-        merge(name, numbers)
-    else:
-        merge(name, [*asked, *numbers, *speed])
     contents = Contents(
         title=TITLES[budget],
         budgets=budgets,
@@ -53,6 +47,12 @@ def write_report(store: Path, budget: str, budgets: Sequence[str]) -> Path:
     )
     path = RESULTS / f"{name}.html"
     write_atomically(path, page(contents).encode())
+    if budget == "whole":
+        merge("accuracy", asked)
+        merge("speed", speed)
+        merge(name, numbers)
+    else:
+        merge(name, [*asked, *numbers, *speed])
     return path
 
 

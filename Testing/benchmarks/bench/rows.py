@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,6 +31,7 @@ from benchmarks.bench.scoring import score_held_out
 from benchmarks.bench.splits import BenchSite, DataSet, Split, at_published_size
 from benchmarks.bench.unet import flops, kept_unet
 from benchmarks.kept import KeptNetworks
+from ppcmi.codec.codec import Preset as CodecPreset
 from ppcmi.codec.training import predict_locally
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile
@@ -43,6 +44,7 @@ SITES, SHIFTED = Split("site"), Split("site_shifted")
 COUNTS = "number of sites"
 POOLED, ALONE = "U-Net on pooled raw images", "U-Net, each site alone"
 SERVER_OFF, FOURTH = "ours, the server switched off", "ours, coarse, a fourth member without labels"
+MINIMIZED = "ours, coarse, minimized codec"
 UNCOMPRESSED, ONE_BY_ONE = "ours, coarse, float32", "ours, coarse, a mapping network for each site"
 
 
@@ -164,6 +166,8 @@ class Bench:
         )  # fmt: skip
         yield Plan(table, ONE_BY_ONE, lambda: self._measure(SITES, self._one_by_one(), Collaboration.as_used))
         yield Plan(table, FOURTH, lambda: self._measure(SITES, self._late(), Collaboration.without_labels))
+        if "minimized" in get_args(CodecPreset):
+            yield Plan(table, MINIMIZED, lambda: self._measure(SITES, self._minimized(), Collaboration.as_used))
 
     def _ours_of_sites(self, count: int) -> Plan:
         split = Split("", count)
@@ -243,6 +247,10 @@ class Bench:
             return collaborate(prepared, sites, profile, self.budget, self.networks, quantization)
 
         return self._kept("together", (split, profile, quantization), make)
+
+    def _minimized(self) -> Collaboration:
+        prepared = self._prepared(SITES, "minimized")
+        return collaborate(prepared, self._sites(SITES), Profile.COARSE, self.budget, self.networks)
 
     def _one_by_one(self) -> Collaboration:
         prepared, sites = self._prepared(SITES), self._sites(SITES)
