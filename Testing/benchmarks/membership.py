@@ -57,7 +57,7 @@ SEED = 1
 SLICES_A_CASE = 3
 REFERENCE_SHARE = 0.15
 """Of the patients, for the quantile attack: no network is trained on them."""
-PRIVATE_SHADOWS = 8
+PRIVATE_SHADOWS = 4
 UMN = UmnConfig(profile=Profile.COARSE, epochs=8, batch_size=16, minimum_steps=0, validation_share=0.0)
 BY_HEART = replace(UMN, epochs=30, mixup=0.0, noise=0.0, weight_decay=0.0)
 

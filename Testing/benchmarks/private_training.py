@@ -37,7 +37,7 @@ class PrivacyConfig:
 
     epsilon: float
     delta: float = 1e-3
-    steps: int = 40
+    steps: int = 30
     drawn: int = 8
     slices: int = 2
     largest_norm: float = 1.0

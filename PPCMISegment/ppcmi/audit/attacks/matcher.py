@@ -1,0 +1,173 @@
+"""A9, trained: a Siamese network that learns on the attacker's own images what stays of a case under other keys.
+
+Two views of each of its own cases, changed as another scan or machine would change them, go through the protection
+under keys that the attacker draws, and the network learns to tell views of one case from those of others (a contrastive
+loss with temperature, van den Oord et al. 2018, arXiv 1807.03748). Some of its cases, under keys of their own, decide
+whether it looks at the latents themselves or at what no channel mixing changes of them: re-trained for every defense,
+as PriCheXy-Net's evaluation asks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppcmi.audit.attacker import Finding, Knowledge, Seen
+from ppcmi.audit.attacks.case_features import Maps, evenly_thinned
+from ppcmi.audit.attacks.linkage import cases_sent, linkage_findings
+from ppcmi.audit.invariants import canonical_maps, norm_maps, slice_norms
+from ppcmi.audit.setting import Setting
+from ppcmi.audit.subjects import Subjects
+from ppcmi.codec.augment import augment_pair
+from ppcmi.codec.slice_set import SliceSet
+from ppcmi.fitting import FitConfig, Report, fit, ignore_report
+from ppcmi.latents import Latents
+
+TEMPERATURE = 0.1
+WIDTH, EMBEDDING = 32, 64
+GRID = 4
+HELD_OUT = 0.25
+"""Share of the attacker's cases that decide what the network looks at."""
+
+
+@dataclass(frozen=True)
+class MatcherConfig:
+    """How the network is trained.
+
+    :param views: changed copies of each of the attacker's cases.
+    :param rehearsals: how often all of them go through the protection, under new keys each time.
+    :param cases: most of its own cases that the attacker uses.
+    """
+
+    views: int = 4
+    rehearsals: int = 3
+    cases: int = 120
+    fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=12, batch_size=24, minimum_steps=150))
+
+
+class Matcher(nn.Module):
+    """Maps of some scales ``(n, channels, h, w)`` to unit vectors ``(n, 64)``."""
+
+    def __init__(self, examples: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict()
+        inputs = 0
+        for scale, values in examples.items():
+            size = min(GRID, values.shape[2])
+            self.branches[scale] = nn.Sequential(
+                nn.BatchNorm2d(values.shape[1]),
+                nn.Conv2d(values.shape[1], WIDTH, 1),
+                nn.SiLU(),
+                nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
+                nn.SiLU(),
+                nn.AdaptiveAvgPool2d(size),
+                nn.Flatten(),
+            )
+            inputs += WIDTH * size**2
+        self.head = nn.Linear(inputs, EMBEDDING)
+
+    def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """Embed."""
+        parts = [branch(maps[scale]) for scale, branch in self.branches.items()]
+        return F.normalize(self.head(torch.cat(parts, dim=1)), dim=1)
+
+
+def everything_invariant(seen: Seen) -> dict[str, Tensor]:
+    """Canonical maps, norms of positions and of slices, as channels of each scale."""
+    canonical, norms, whole = canonical_maps(seen), norm_maps(seen), slice_norms(seen)
+    return {s: torch.cat((canonical[s], norms[s], whole[s].expand_as(norms[s])), dim=1) for s in canonical}
+
+
+INPUTS: Mapping[str, Maps] = {
+    "latents as they are": lambda seen: dict(seen.latents.items()),
+    "what no channel mixing changes": everything_invariant,
+}
+
+
+def measure_trained_linkage(
+    setting: Setting,
+    subjects: Subjects,
+    knowledge: Knowledge,
+    seed: int,
+    config: MatcherConfig | None = None,
+    report: Report = ignore_report,
+) -> list[Finding]:
+    """Linkage by the network that did best on the attacker's own held-out cases."""
+    started = time.monotonic()
+    chosen = config or MatcherConfig()
+    pool = _rehearse(setting, knowledge, chosen)
+    trained = {name: _train(pool, maps, chosen, knowledge.generator, report) for name, maps in INPUTS.items()}
+    best = max(trained, key=lambda name: trained[name][1])
+    sent = cases_sent(setting, subjects, seed)
+    features = _embed(trained[best][0], INPUTS[best](sent.seen), sent.seen.case)
+    findings = linkage_findings(setting, {"a trained network": features}, sent, seed, time.monotonic() - started)
+    return [replace(finding, note=f"{finding.note}; it looks at {best}") for finding in findings]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """Rehearsals: in each, every view of every case is a case of its own, ``view * cases + case``."""
+
+    rehearsals: list[Seen]
+    cases: int
+    views: int
+    slices: int
+
+
+def _rehearse(setting: Setting, knowledge: Knowledge, config: MatcherConfig) -> _Pool:
+    """The attacker's own cases under keys that it draws; one rehearsal more, the last, is for the choice."""
+    own = evenly_thinned(SliceSet(knowledge.slices, None, knowledge.case))
+    own = own.of_cases(range(min(own.cases, config.cases)))
+    blank = torch.zeros(len(own), *own.slices.shape[2:], dtype=torch.uint8)
+    plain = [
+        knowledge.encoder.encode_images(augment_pair(own.slices, blank, knowledge.generator)[0]).of(setting.profile)
+        for _ in range(config.views)
+    ]
+    views = Latents({s: torch.cat([part[s].to("cpu") for part in plain]) for s in plain[0]})
+    case = torch.cat([own.case + view * own.cases for view in range(config.views)])
+    seen = [Seen(knowledge.protect(views, case, knowledge.generator), case) for _ in range(config.rehearsals + 1)]
+    return _Pool(seen, own.cases, config.views, len(own) // own.cases)
+
+
+def _train(
+    pool: _Pool, maps: Maps, config: MatcherConfig, generator: torch.Generator, report: Report
+) -> tuple[Matcher, float]:
+    """A network, and how often it finds two views of a held-out case more alike than views of two."""
+    seen = [maps(rehearsal) for rehearsal in pool.rehearsals]
+    held_out = max(2, round(HELD_OUT * pool.cases))
+    training = pool.cases - held_out
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(1 << 31, (1,), generator=generator)))
+        network = Matcher(seen[0])
+
+    def loss_of(cases: Tensor) -> Tensor:
+        """Two views of one slice of each case, all under the keys of one rehearsal."""
+        place = int(torch.randint(pool.slices, (1,), generator=generator))
+        maps_seen = seen[int(torch.randint(config.rehearsals, (1,), generator=generator))]
+        views = torch.randperm(pool.views, generator=generator)[:2].tolist()
+        index = [(view * pool.cases + cases) * pool.slices + place for view in views]
+        first, second = (network({scale: values[one] for scale, values in maps_seen.items()}) for one in index)
+        alike = first @ second.T / TEMPERATURE
+        right = torch.arange(len(cases))
+        return F.cross_entropy(alike, right) + F.cross_entropy(alike.T, right)
+
+    fit("matcher", network, loss_of, training, config.fit, generator=generator, report=report)
+    embedded = _embed(network, seen[-1], pool.rehearsals[-1].case)
+    judged = embedded.reshape(pool.views, pool.cases, -1)[:, training:]
+    alike = judged[0] @ judged[1].T
+    return network, float((alike.diagonal()[:, None] > alike).double().mean())
+
+
+@torch.no_grad()
+def _embed(network: Matcher, maps: Mapping[str, Tensor], case: Tensor) -> Tensor:
+    """Unit vectors ``(cases, d)``: the slices' embeddings of each case, one after the other."""
+    parts = [
+        network({scale: values[index] for scale, values in maps.items()})
+        for index in torch.split(torch.arange(len(case)), 256)
+    ]
+    return F.normalize(torch.cat(parts).reshape(int(case.max()) + 1, -1), dim=1)
