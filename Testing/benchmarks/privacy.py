@@ -114,7 +114,7 @@ class Run:
         for setting in self.settings():
             if setting.noise:
                 continue
-            for words, measure in scores_of("quick"):
+            for words, measure in scores_of("quick", self.lengths, {}, show):
 
                 def findings(setting: Setting, measure: Any) -> dict[str, Any]:
                     knowledge, _ = self.bench.scene(setting)[0]

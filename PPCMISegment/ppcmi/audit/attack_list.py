@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from ppcmi.audit.attacker import Finding, Knowledge, ReconstructionAttack
 from ppcmi.audit.attacks.alignment import BlindAlignment
+from ppcmi.audit.attacks.attributes import measure_attributes
 from ppcmi.audit.attacks.collusion import SharedCodec
 from ppcmi.audit.attacks.cross_decoder import CrossDecoder
 from ppcmi.audit.attacks.decoder import DecoderConfig
 from ppcmi.audit.attacks.invariant_decoder import invariant_decoders
 from ppcmi.audit.attacks.leaked_pairs import LeakedPairs
 from ppcmi.audit.attacks.linkage import measure_linkage
+from ppcmi.audit.attacks.matcher import measure_trained_linkage
 from ppcmi.audit.attacks.plain_latents import Effort, PlainLatents
 from ppcmi.audit.attacks.procrustes import KNOWN_CASES, KnownImages
 from ppcmi.audit.attacks.rehearsal import RehearsalConfig
+from ppcmi.audit.attacks.stolen_masks import measure_stolen_masks
 from ppcmi.audit.attacks.structure import measure_structure
 from ppcmi.audit.setting import Setting
 from ppcmi.audit.subjects import Subjects
@@ -69,7 +73,19 @@ def picture_attacks(
     yield SharedCodec()
 
 
-def scores_of(attacks: Attacks) -> Iterator[tuple[str, Score]]:
-    """Attacks that end in numbers, with what they are called."""
+def scores_of(
+    attacks: Attacks, lengths: Lengths, attributes: Mapping[str, Sequence[str]], report: Report
+) -> Iterator[tuple[str, Score]]:
+    """Attacks that end in numbers, with what they are called.
+
+    :param attributes: for A12; see :func:`~ppcmi.audit.attacks.attributes.measure_attributes`.
+    """
     yield "A9, linking cases", measure_linkage
     yield "A11, structure", measure_structure
+    if attacks == "quick":
+        return
+    effort = Effort(lengths.decoder, lengths.rehearsal, report)
+    yield "A5, masks", partial(measure_stolen_masks, effort=effort)
+    yield "A9, linking cases with a trained network", partial(measure_trained_linkage, report=report)
+    if attributes:
+        yield "A12, attributes", partial(measure_attributes, attributes=attributes)

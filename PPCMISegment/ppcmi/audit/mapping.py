@@ -105,24 +105,41 @@ def train_mapper(
             slices, labels = augment_pair(slices, labels, generator)
         images.append(sent_latents(codec, slices, profile, noise, seed + copy).map(lambda _, v: v.half()))
         masks.append(codec.encode_masks(labels).of(profile).to("cpu").map(lambda _, v: v.half()))
-    inputs, targets = concatenate(images), concatenate(masks)
+    return fit_stand_in(concatenate(images), concatenate(masks), chosen.fit, seed, report, device=codec.device)
+
+
+def fit_stand_in(
+    inputs: Latents,
+    targets: Latents,
+    config: FitConfig,
+    seed: int,
+    report: Report = ignore_report,
+    *,
+    device: torch.device | None = None,
+) -> MapLatents:
+    """Train a stand-in on image latents and the mask latents of the same slices and scales.
+
+    :raises CancelledError: from ``report``.
+    """
+    place = device or torch.device("cpu")
+    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = StandInNetwork(profile.scales).to(codec.device)
+        network = StandInNetwork(tuple(inputs)).to(place)
 
     def loss_of(index: Tensor) -> Tensor:
         # Contiguous: oneDNN's backward crashes where channels lie side by side in small maps.
-        mapped = network(inputs.select(index).map(lambda _, v: v.float().contiguous().to(codec.device)))
-        truth = targets.select(index).map(lambda _, v: v.float().to(codec.device))
-        return torch.stack([F.mse_loss(mapped[s], truth[s]) for s in profile.scales]).sum()
+        mapped = network(inputs.select(index).map(lambda _, v: v.float().contiguous().to(place)))
+        truth = targets.select(index).map(lambda _, v: v.float().to(place))
+        return torch.stack([F.mse_loss(mapped[s], truth[s]) for s in inputs]).sum()
 
-    fit("mapping", network, loss_of, len(inputs), chosen.fit, generator=generator, report=report)
+    fit("mapping", network, loss_of, len(inputs), config, generator=generator, report=report)
 
     @torch.inference_mode()
     def map_latents(latents: Latents) -> Latents:
-        with mixed_precision(codec.device):
+        with mixed_precision(place):
             parts = [
-                network(latents.select(slice(first, first + BATCH)).to(codec.device))
+                network(latents.select(slice(first, first + BATCH)).to(place))
                 for first in range(0, len(latents), BATCH)
             ]
         return concatenate(parts)

@@ -32,9 +32,10 @@ from ppcmi.audit.settings import NOISES, Scope, settings_of, two_layers
 from ppcmi.audit.subjects import Subjects, thin
 from ppcmi.audit.summary import picture_rows, profile_row, slices_to_show
 from ppcmi.audit.surrogate import train_surrogate
+from ppcmi.audit.training_membership import TrainingMembershipConfig, check_membership
 from ppcmi.audit.wording import CLAIMS_NOT_MADE
 from ppcmi.codec.codec import Codec
-from ppcmi.codec.slice_set import SliceSet
+from ppcmi.codec.slice_set import SliceSet, join
 from ppcmi.fitting import FitConfig, Report, ignore_report
 from ppcmi.scales import Profile
 
@@ -62,6 +63,7 @@ class AuditConfig:
     lengths: Lengths | None = None
     surrogate: FitConfig = field(default_factory=lambda: FitConfig(epochs=3, batch_size=8, minimum_steps=240))
     mapping: MappingConfig = field(default_factory=MappingConfig)
+    membership: TrainingMembershipConfig = field(default_factory=TrainingMembershipConfig)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -147,8 +149,11 @@ class _Audit:
             for attack in picture_attacks(self._config.attacks, setting, self._lengths, self._progress):
                 text = f"{setting.name}: {attack.name}, {attack.title}"
                 steps.append((text, lambda s=setting, a=attack: self._attempt(s, a)))  # type: ignore[misc]
-            for number, measure in scores_of(self._config.attacks):
+            scores = scores_of(self._config.attacks, self._lengths, self._attributes, self._progress)
+            for number, measure in scores:
                 steps.append((f"{setting.name}: {number}", lambda s=setting, m=measure: self._score(s, m)))  # type: ignore[misc]
+        if self._config.attacks == "full":
+            steps.append(("A10, membership in a training", self._membership))
         return [*steps, ("Checking the attacks themselves", self._check)]
 
     def report(self) -> AuditReport:
@@ -209,6 +214,17 @@ class _Audit:
         bench = self._tools()
         for (knowledge, _), seed in zip(bench.scene(setting), bench.seeds[:1], strict=False):
             self._findings += measure(setting, bench.subjects, knowledge, seed)
+
+    def _membership(self) -> None:
+        subjects, config = self._tools().subjects, self._config
+        profile = Profile.COARSE if Profile.COARSE in config.profiles else config.profiles[-1]
+        cases = join(subjects.victims, subjects.collected)
+        patient = torch.cat((subjects.victim_patient, subjects.collected_patient))
+        findings, gates = check_membership(
+            self._codec, cases, patient, profile, config.seed, config.membership, self._progress
+        )
+        self._findings += findings
+        self._controls += gates
 
     def _check(self) -> None:
         self._controls += check_suite(self._tools(), self._codec)
