@@ -87,12 +87,13 @@ class ConnectionSection(SiteSection):
 
     def onTestButton(self) -> None:
         """Call the server, and say which of the things that can be wrong is wrong."""
-        setUp, address, authority = self.context.site.isSetUp, self.ui.addressLineEdit.text, self._authority()
+        setUp, address = self.context.site.isSetUp, self.ui.addressLineEdit.text
+        authority, pin = self._authority(), self._pin()
 
         def test() -> ConnectionCheck:
             from ppcmi.connection_check import check_address, check_site
 
-            return check_site(self.context.site.profile()) if setUp else check_address(address, authority)
+            return check_site(self.context.site.profile()) if setUp else check_address(address, authority, pin)
 
         self.work(_("Calling the server..."), test, self._showCheck)
 
@@ -129,29 +130,39 @@ class ConnectionSection(SiteSection):
         return word[check.verdict], check.sentence
 
     def _whyNotTrusted(self) -> str:
+        if self._pin():
+            return _("It is not the one of the pin above: it is not the server, or it has a new one; ask the operator.")
         if self._authority():
             return _("It was not issued by the authority in the file above, or that file is none; ask the operator.")
-        return _("Ask the server's operator for the file of its certificate authority (PEM), and choose it above.")
+        return _(
+            "Ask the server's operator for the file of its certificate authority (PEM), or for its certificate's pin, "
+            "and enter it above."
+        )
 
     def _authority(self) -> Path | None:
         """The certificate authority that is chosen."""
         path = self.ui.caPathLineEdit.currentPath.strip()
         return Path(path) if path else None
 
+    def _pin(self) -> str | None:
+        """The pin that is entered."""
+        return self.ui.pinLineEdit.text.strip() or None
+
     # ---- enrol
 
     def onEnrolButton(self) -> None:
         """Trade the code for an identity; the code is not kept."""
-        address, code, authority = self.ui.addressLineEdit.text, self.ui.codeLineEdit.text, self._authority()
+        address, code = self.ui.addressLineEdit.text, self.ui.codeLineEdit.text
+        authority, pin = self._authority(), self._pin()
 
         def enrol() -> ConnectionCheck | SiteProfile:
             from ppcmi.connection_check import Verdict, check_address
             from ppcmi.site import SiteProfile
 
-            check = check_address(address, authority)
+            check = check_address(address, authority, pin)
             if check.verdict is not Verdict.NOT_ENROLLED:
                 return check
-            return SiteProfile.enrol(self.context.site.folder, address, code, authority)
+            return SiteProfile.enrol(self.context.site.folder, address, code, authority, pin=pin)
 
         self.work(_("Making the site's keys, and enrolling..."), enrol, self._onEnrolled, self._onRefused)
 
@@ -164,6 +175,7 @@ class ConnectionSection(SiteSection):
         self.ui.codeLineEdit.clear()
         self.ui.addressLineEdit.clear()
         self.ui.caPathLineEdit.currentPath = ""
+        self.ui.pinLineEdit.clear()
         self._showSite()
         self.showVerdict(
             GOOD,

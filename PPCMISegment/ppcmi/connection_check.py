@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ppcmi.client import Patience, ServerClient
 from ppcmi.connection_errors import (
@@ -28,7 +29,9 @@ from ppcmi.connection_errors import (
     TokenRevokedError,
 )
 from ppcmi.errors import ConnectionFailedError, PpcmiError, ServerRefusedError, SiteError
+from ppcmi.server_certificate import parse_pin
 from ppcmi.site import SiteProfile, printable
+from ppcmi.site_connection import connect, keep_certificates
 
 CALLS = 5
 QUICK = Patience(connect_s=5.0, read_s=10.0, attempts=1)
@@ -83,12 +86,22 @@ def check_site(site: SiteProfile) -> ConnectionCheck:
     return _check(lambda: site.client(QUICK))
 
 
-def check_address(url: str, ca_file: Path | None = None) -> ConnectionCheck:
+def check_address(url: str, ca_file: Path | None = None, pin: str | None = None) -> ConnectionCheck:
     """How far a site that is not enrolled yet gets; at best ``NOT_ENROLLED``.
 
-    :raises UsageError: if ``url`` is no address of a server.
+    :param pin: SHA-256 of the one certificate to trust, instead of ``ca_file``.
+    :raises UsageError: if ``url`` is no address of a server, ``pin`` is no pin, or ``ca_file`` is given as well.
     """
-    return _check(lambda: ServerClient(url, ca_file=ca_file, patience=QUICK))
+    if pin is None:
+        return _check(lambda: ServerClient(url, ca_file=ca_file, patience=QUICK))
+    digest = parse_pin(pin)
+    with TemporaryDirectory() as folder:
+
+        def connect_pinned() -> ServerClient:
+            keep_certificates(Path(folder), url, ca_file, digest, None)
+            return connect(Path(folder), url, digest, patience=QUICK)
+
+        return _check(connect_pinned)
 
 
 def _check(connect: Callable[[], ServerClient]) -> ConnectionCheck:

@@ -1,8 +1,10 @@
 """The tab *Site* as whoever sets up a site uses it: by its widgets, against a real server."""
 
+import hashlib
 import json
 import logging
 import os
+import ssl
 
 import pytest
 import slicer
@@ -150,6 +152,33 @@ def test_a_certificate_that_nobody_vouches_for_asks_for_the_authority_and_a_wron
         section.ui.caPathLineEdit.currentPath = str(right)
         click(slicer_host, an_empty_tab, section.ui.testButton)
         assert "Not a PPCMI server." in said(section)
+
+
+def sha256_of(certificate):
+    pem = certificate.read_text()
+    begin, end = pem.index(ssl.PEM_HEADER), pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem[begin:end])).hexdigest()
+
+
+def test_a_server_without_an_authority_is_trusted_by_the_pin_of_its_certificate_alone(
+    an_empty_tab, slicer_host, tmp_path
+):
+    certificate, another = write_certificate(tmp_path / "right.pem"), write_certificate(tmp_path / "another.pem")
+    section = an_empty_tab.connection
+    with loopback_server(lambda _request: Answer(200, b'{"service": "another"}'), certificate) as server:
+        section.ui.addressLineEdit.text = server.url
+        for pin, verdict in (
+            (sha256_of(certificate), "Not a PPCMI server."),
+            (sha256_of(another), "Certificate not trusted. It is not the one of the pin above"),
+            ("abc", "64 hex digits"),
+        ):
+            section.ui.pinLineEdit.text = pin
+            click(slicer_host, an_empty_tab, section.ui.testButton)
+            assert verdict in said(section)
+        section.ui.pinLineEdit.text = sha256_of(certificate)
+        section.ui.caPathLineEdit.currentPath = str(certificate)
+        click(slicer_host, an_empty_tab, section.ui.testButton)
+        assert "do not go together" in said(section)
 
 
 # ---- enrolment
