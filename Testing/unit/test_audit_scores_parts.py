@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from ppcmi.audit.attacker import Seen
 from ppcmi.audit.invariants import canonical_maps, norm_maps
-from ppcmi.audit.proportions import bootstrap, clopper_pearson, negatives_needed, rate_at
+from ppcmi.audit.proportions import area_under_curve, best_f1, bootstrap, clopper_pearson, negatives_needed, rate_at
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.klt.link import LinkLayer
 from ppcmi.klt.published import PublishedLayer
@@ -83,6 +83,19 @@ def test_a_rate_is_measured_where_so_many_negatives_pass_and_no_more():
     assert wide.high - wide.low > 0.8
 
 
+def test_areas_and_f1_are_scikit_learns_also_with_ties():
+    generator = np.random.default_rng(1)
+    for levels in (3, 1000):
+        truth, scores = generator.random(80) < 0.3, generator.integers(levels, size=80) / levels
+        assert area_under_curve(truth, scores) == pytest.approx(roc_auc_score(truth, scores))
+        precision, recall, _ = precision_recall_curve(truth, scores)
+        expected = (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
+        assert best_f1(truth, scores) == pytest.approx(expected)
+    nobody = np.zeros(5, dtype=bool)
+    assert math.isnan(area_under_curve(nobody, np.arange(5.0)))
+    assert math.isnan(best_f1(nobody, np.arange(5.0)))
+
+
 def test_an_interval_by_patient_is_wider_than_one_by_slice():
     generator = torch.Generator().manual_seed(0)
     patient = torch.arange(12).repeat_interleave(20)
@@ -90,9 +103,7 @@ def test_an_interval_by_patient_is_wider_than_one_by_slice():
     scores = truth + 2 * torch.randn(12, generator=generator)[patient] + 0.1 * torch.randn(240, generator=generator)
 
     def auc(index):
-        if len(torch.unique(truth[index])) < 2:
-            return math.nan
-        return float(roc_auc_score(truth[index], scores[index]))
+        return area_under_curve(truth[index].bool().numpy(), scores[index].double().numpy())
 
     low, high = bootstrap(auc, patient, seed=1)
     by_slice = bootstrap(auc, torch.arange(240), seed=1)

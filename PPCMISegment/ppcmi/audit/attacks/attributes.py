@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -27,7 +26,7 @@ from torch import Tensor
 from ppcmi.audit.attacker import Finding, Knowledge, Seen
 from ppcmi.audit.attacks.case_features import evenly_thinned
 from ppcmi.audit.metrics import middle
-from ppcmi.audit.proportions import bootstrap
+from ppcmi.audit.proportions import area_under_curve, bootstrap
 from ppcmi.audit.setting import Setting
 from ppcmi.audit.subjects import Subjects
 
@@ -136,12 +135,7 @@ def _area(features: Features, truth: NDArray[np.int64], patient: Tensor, seed: i
 
     def area(index: Tensor) -> float:
         chosen = index.numpy()
-        areas = []
-        for one in range(classes) if classes > 2 else (1,):
-            own = truth[chosen] == one
-            if own.all() or not own.any():
-                return float("nan")
-            areas.append(float(roc_auc_score(own, scores[chosen, one])))
-        return float(np.mean(areas))
+        sides = range(classes) if classes > 2 else (1,)
+        return float(np.mean([area_under_curve(truth[chosen] == one, scores[chosen, one]) for one in sides]))
 
     return area(torch.arange(len(truth))), *bootstrap(area, patient, seed)

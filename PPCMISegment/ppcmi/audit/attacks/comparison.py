@@ -14,15 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_curve, roc_auc_score
 from torch import Tensor
 
 from ppcmi.audit.metrics import interval
-from ppcmi.audit.proportions import bootstrap, negatives_needed, rate_at
+from ppcmi.audit.proportions import area_under_curve, best_f1, bootstrap, negatives_needed, rate_at
 
 FALSE_POSITIVE_RATE = 0.01
-RESAMPLES = 100
 CHANCE_DRAWS = 10
+
+PairMeasure = Callable[[NDArray[np.bool_], NDArray[np.float64]], float]
+"""Of the truth and the score of every pair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,26 +82,15 @@ def average_precision(comparison: Comparison) -> Tensor:
     return (precision * relevant).sum(dim=1) / relevant.sum(dim=1)
 
 
-def best_f1(comparison: Comparison) -> float:
-    """F1 of "these two belong together" over all pairs, at the threshold that makes it largest."""
-    precision, recall, _ = precision_recall_curve(*comparison.pairs())
-    return float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())
-
-
-def area_under_curve(comparison: Comparison) -> float:
-    """AUC of "these two belong together" over all pairs."""
-    return float(roc_auc_score(*comparison.pairs()))
-
-
 OF_QUERIES: Mapping[str, Callable[[Comparison], Tensor]] = {"top-1": top_1, "mAP": average_precision}
-OF_PAIRS: Mapping[str, Callable[[Comparison], float]] = {"F1": best_f1, "AUC": area_under_curve}
+OF_PAIRS: Mapping[str, PairMeasure] = {"F1": best_f1, "AUC": area_under_curve}
 
 
 def chances_of(comparison: Comparison, seed: int) -> dict[str, float]:
     """What random scores reach by each measure; the same for all scores of the same pairs."""
     others = [comparison.by_chance(seed + draw) for draw in range(CHANCE_DRAWS)]
     of_queries = {name: float(torch.cat([of(other) for other in others]).mean()) for name, of in OF_QUERIES.items()}
-    return of_queries | {"F1": float(np.mean([best_f1(other) for other in others])), "AUC": 0.5}
+    return of_queries | {"F1": float(np.mean([best_f1(*other.pairs()) for other in others])), "AUC": 0.5}
 
 
 def scores_of(comparison: Comparison, chances: Mapping[str, float], seed: int) -> Iterator[Score]:
@@ -109,18 +99,18 @@ def scores_of(comparison: Comparison, chances: Mapping[str, float], seed: int) -
         yield Score(name, *interval(values_of(comparison), comparison.patient, seed), chances[name])
     for name, measure in OF_PAIRS.items():
 
-        def resampled(index: Tensor, measure: Callable[[Comparison], float] = measure) -> float:
-            return measure(comparison.rows(index))
+        def resampled(index: Tensor, measure: PairMeasure = measure) -> float:
+            return measure(*comparison.rows(index).pairs())
 
-        low, high = bootstrap(resampled, comparison.patient, seed, RESAMPLES)
-        yield Score(name, measure(comparison), low, high, chances[name])
+        low, high = bootstrap(resampled, comparison.patient, seed)
+        yield Score(name, measure(*comparison.pairs()), low, high, chances[name])
     yield _rate(comparison)
 
 
 def _rate(comparison: Comparison) -> Score:
     """TPR at 1 % FPR over all pairs."""
     truth, scores = comparison.pairs()
-    rate = rate_at(FALSE_POSITIVE_RATE, scores[truth], scores[~truth])
+    rate = rate_at(FALSE_POSITIVE_RATE, scores[truth], scores[~truth], len(torch.unique(comparison.patient)))
     needed = negatives_needed(FALSE_POSITIVE_RATE)
     note = "" if rate.measurable else f"not measurable: {int((~truth).sum())} other pairs, {needed} are needed"
     return Score(f"TPR at {FALSE_POSITIVE_RATE:.0%} FPR", rate.value, rate.low, rate.high, FALSE_POSITIVE_RATE, note)

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -30,7 +29,7 @@ from torch import Tensor
 from ppcmi.audit.attacker import Finding
 from ppcmi.audit.attacks.likelihood_ratio import Evidence, loss_scores, offline_scores, online_scores
 from ppcmi.audit.mapping import MapLatents
-from ppcmi.audit.proportions import bootstrap, negatives_needed, rate_at
+from ppcmi.audit.proportions import area_under_curve, bootstrap, negatives_needed, rate_at
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.latents import Latents
@@ -288,10 +287,7 @@ def decision_findings(title: str, setting: str, decisions: Decisions, seed: int,
 
 def _area(title: str, setting: str, decisions: Decisions, seed: int, seconds: float, note: str) -> Finding:
     def area(index: Tensor) -> float:
-        truth = decisions.member[index].numpy()
-        if truth.all() or not truth.any():
-            return float("nan")
-        return float(roc_auc_score(truth, decisions.scores[index].numpy()))
+        return area_under_curve(decisions.member[index].numpy(), decisions.scores[index].numpy())
 
     low, high = bootstrap(area, decisions.patient, seed)
     value = area(torch.arange(len(decisions.scores)))
