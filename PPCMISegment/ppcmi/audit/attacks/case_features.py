@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ppcmi.audit.attacker import Seen
@@ -50,5 +49,6 @@ def case_features(seen: Seen, maps: Maps) -> Tensor:
     for values in maps(seen).values():
         rows = values.float().reshape(cases, -1)
         rows = rows - rows.mean(dim=0)
-        parts.append(rows / rows.norm(dim=1).mean().clamp_min(1e-12))
-    return F.normalize(torch.cat(parts, dim=1), dim=1)
+        parts.append(rows.div_(rows.norm(dim=1).mean().clamp_min(1e-12)))
+    whole = torch.cat(parts, dim=1)
+    return whole.div_(whole.norm(dim=1, keepdim=True).clamp_min(1e-12))  # in place: a gallery's latents are large
