@@ -51,8 +51,8 @@ class BundleHeader:
     :param inner_check: key check value that names the inner key, 16 hex digits, or None in the other modes.
     :param case: the case's pseudonym, 32 hex digits.
     :param slice_indices: place of each slice in its case.
-    :param streams: what is inside; every stream has all scales of the profile.
-    :param shapes: channels, rows and columns by scale.
+    :param streams: what is inside; every stream has all scales that the profile gives it.
+    :param shapes: channels, rows and columns by scale, of all scales that the streams have.
     :param in_reply_to: the request's nonce in hex, or None.
     :param model: number of the model that made a reply, or None.
     :param variant: 0 for the case as it is, 1, 2, ... for encodings augmented at export.
@@ -87,12 +87,16 @@ class BundleHeader:
         _require(all(0 <= index < 1 << 20 for index in self.slice_indices), "slice_indices")
         _require(len(set(self.slice_indices)) == len(self.slice_indices), "slice_indices")
         _require(0 < len(self.streams) == len(set(self.streams)), "streams")
-        _require(tuple(self.shapes) == self.profile.scales, "shapes")
+        _require(tuple(self.shapes) == self.profile.scales_of(self.streams), "shapes")
         for channels, rows, columns in self.shapes.values():
             _require(0 < channels <= 1024 and 0 < rows <= 128 and 0 < columns <= 128, "shapes")
         _require(self.in_reply_to is None or _CASE.fullmatch(self.in_reply_to), "in_reply_to")
         _require(self.model is None or 0 < self.model < 1 << 31, "model")
         _require(0 <= self.variant < 1 << 16, "variant")
+
+    def shapes_of(self, stream: Stream) -> dict[str, Shape]:
+        """Shapes of one stream's scales."""
+        return {scale: self.shapes[scale] for scale in self.profile.scales_of((stream,))}
 
 
 def packed_size(header: BundleHeader) -> int:
@@ -104,7 +108,9 @@ def packed_size(header: BundleHeader) -> int:
     layout = {
         f"{stream}.{name}": found
         for stream in header.streams
-        for name, found in tensor_layout(header.shapes, len(header.slice_indices), header.quantization).items()
+        for name, found in tensor_layout(
+            header.shapes_of(stream), len(header.slice_indices), header.quantization
+        ).items()
     }
     document: dict[str, Any] = {"__metadata__": {METADATA_NAME: header_to_json(header)}}
     end = 0

@@ -67,9 +67,10 @@ class Channel:
 
         :raises BundleError: if a parameter is not valid or the latents are not finite.
         """
-        leaving = {stream: latents.of(profile) for stream, latents in streams.items()}
+        leaving = {stream: latents.only(profile.scales_of((stream,))) for stream, latents in streams.items()}
         content = _content(leaving, codec, quantization, *slice_indices, in_reply_to, model, variant)
         nonce = self._link.nonce(content)
+        found = {scale: shape for latents in leaving.values() for scale, shape in latents.shapes.items()}
         header = BundleHeader(
             task=self._task,
             codec=codec,
@@ -82,7 +83,7 @@ class Channel:
             case=case,
             slice_indices=tuple(int(index) for index in slice_indices),
             streams=tuple(leaving),
-            shapes=next(iter(leaving.values())).shapes if leaving else {},
+            shapes={scale: found[scale] for scale in profile.scales_of(leaving)},
             in_reply_to=in_reply_to,
             model=model,
             variant=variant,

@@ -9,8 +9,10 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -18,16 +20,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ppcmi.codec.augment import augment_pair
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.slice_set import SliceSet
 from ppcmi.cohort_file import CohortWriter
 from ppcmi.data_folders import CaseFiles
 from ppcmi.device_memory import Portions
 from ppcmi.errors import CodecError, GeometryError, ReadError, SiteError
 from ppcmi.export_settings import ExportSettings
 from ppcmi.latents import Latents, concatenate
+from ppcmi.methods.method import LabelledCase
+from ppcmi.methods.mixup.case import LabelledPatches, labelled_patches
+from ppcmi.methods.mixup.references import References
+from ppcmi.methods.slices import LabelledSlices
 from ppcmi.protection import Protection
-from ppcmi.scales import Profile, Stream
+from ppcmi.scales import Profile
 from ppcmi.site import Membership, SiteProfile, TaskProfile
 from ppcmi.slicing import VolumeSlices, slice_labels
 from ppcmi.task_labels import read_labelled_case
@@ -96,7 +102,7 @@ class CohortExport:
             raise CodecError(
                 f"The codec of preset '{codec.preset}' needs other scales; export with the profile {names}."
             )
-        self._site, self._task = site, part.task
+        self._site, self._task, self._references_path = site, part.task, part.references_path
         self._codec, self._protection, self._settings = codec, protection, settings or ExportSettings()
         self._portions = Portions(self._settings.slices_per_bundle)
         self._summary = ExportSummary(0, 0, 0)
@@ -134,33 +140,42 @@ class CohortExport:
         slices = VolumeSlices(image, self._task)
         masks = slice_labels(labels, slices.grid, self._task)
         pseudonym = self._site.pseudonyms(self._task.name, [name])[name]
-        encodings = CaseProgress(0, len(slices) * (1 + self._settings.variants))
+        case = self._open(slices, masks)
+        encodings = CaseProgress(0, len(case) * (1 + self._settings.variants))
         yield encodings
         bundles = []
-        for count, bundle in self._bundles(slices, masks, pseudonym):
+        for count, bundle in self._bundles(case, pseudonym):
             bundles.append(bundle)
             encodings = CaseProgress(encodings.done + count, encodings.total)
             yield encodings
         self._writer.add_case(pseudonym, bundles)
         done = self._summary
         size = sum(len(bundle) for bundle in bundles)
-        self._summary = ExportSummary(done.cases + 1, done.slices + len(slices), done.bytes_written + size)
+        self._summary = ExportSummary(done.cases + 1, done.slices + len(case), done.bytes_written + size)
 
-    def _bundles(self, images: VolumeSlices, labels: NDArray[np.uint8], pseudonym: str) -> Iterator[tuple[int, bytes]]:
-        """Every bundle of one case with its number of slices: as it is (variant 0), then augmented."""
+    def _open(self, images: VolumeSlices, labels: NDArray[np.uint8]) -> LabelledCase:
+        """The case as the task's method exports it."""
+        if self._task.method == "mixup":
+            return self._patches(torch.from_numpy(images[:]), torch.from_numpy(labels))
         generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + self._summary.cases)
+        encode_images = partial(self._encode, self._codec.encode_images)
+        return LabelledSlices(images, labels, encode_images, partial(self._encode, self._codec.encode_masks), generator)
+
+    def _patches(self, slices: torch.Tensor, labels: torch.Tensor) -> LabelledCase:
+        """Its own patches become references too. Who knows the seed of a mixture knows the share: it is drawn anew."""
+        ((pictures, masks),) = labelled_patches(SliceSet(slices, labels, torch.zeros(len(slices)).long()), self._task)
+        references = References.load(self._references_path, self._task.patch).with_more(pictures, masks)
+        references.save(self._references_path)
+        return LabelledPatches(pictures, masks, self._task, references, secrets.randbits(48))
+
+    def _bundles(self, case: LabelledCase, pseudonym: str) -> Iterator[tuple[int, bytes]]:
+        """Every bundle of one case with its number of slices: as it is (variant 0), then augmented."""
         step = self._settings.slices_per_bundle
         for variant in range(1 + self._settings.variants):
-            for start in range(0, len(images), step):
-                where = slice(start, min(start + step, len(images)))
-                pictures, masks = torch.from_numpy(images[where]), torch.from_numpy(labels[where])
-                if variant:
-                    pictures, masks = augment_pair(pictures, masks, generator)
-                streams = {
-                    Stream.IMAGE: self._encode(self._codec.encode_images, pictures),
-                    Stream.MASK: self._encode(self._codec.encode_masks, masks),
-                }
+            for start in range(0, len(case), step):
+                where = slice(start, min(start + step, len(case)))
                 indices = range(where.start, where.stop)
+                streams = case.protect(where, variant)
                 yield len(indices), self._protection.protect(streams, pseudonym, indices, variant)
 
     def _encode(self, encode: Callable[[torch.Tensor], Latents], slices: torch.Tensor) -> Latents:

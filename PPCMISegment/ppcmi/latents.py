@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ppcmi.scales import SCALES, Profile, Shape
+from ppcmi.scales import PATCH_SCALES, SCALES, Profile, Shape
+
+_NAMES = (*SCALES, *PATCH_SCALES)
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,11 @@ class Latents:
     scales: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
-        if not self.scales or any(name not in SCALES for name in self.scales):
-            raise ValueError(f"latents need scales among {SCALES}, got {tuple(self.scales)}")
+        if not self.scales or any(name not in _NAMES for name in self.scales):
+            raise ValueError(f"latents need scales among {_NAMES}, got {tuple(self.scales)}")
         if len({len(values) for values in self.scales.values()}) != 1:
             raise ValueError("every scale needs the same number of slices")
-        object.__setattr__(self, "scales", {s: self.scales[s] for s in SCALES if s in self.scales})
+        object.__setattr__(self, "scales", {s: self.scales[s] for s in _NAMES if s in self.scales})
 
     def __len__(self) -> int:
         return len(next(iter(self.scales.values())))
@@ -50,7 +52,11 @@ class Latents:
 
     def of(self, profile: Profile) -> Latents:
         """Only the scales that leave the site under ``profile``; a scale that is absent is a ``KeyError``."""
-        return Latents({s: self.scales[s] for s in profile.scales})
+        return self.only(profile.scales)
+
+    def only(self, scales: Sequence[str]) -> Latents:
+        """Some of the scales; one that is absent is a ``KeyError``."""
+        return Latents({s: self.scales[s] for s in scales})
 
     def map(self, function: Callable[[str, Tensor], Tensor]) -> Latents:
         """The same scales with ``function(scale, values)`` in place of the values."""

@@ -29,16 +29,17 @@ from ppcmi.device_memory import Portions
 from ppcmi.errors import BundleError, CancelledError
 from ppcmi.in_flight import InFlight
 from ppcmi.latents import Latents, concatenate
+from ppcmi.methods.method import CaseAtWork
+from ppcmi.methods.mixup.case import PatchCase, Unmixing
+from ppcmi.methods.slices import SliceCase, Slices
 from ppcmi.protection import Protection
 from ppcmi.scales import Profile, Stream
-from ppcmi.slicing import VolumeSlices, labels_in_plane, restore_probabilities
 from ppcmi.task import Task
 from ppcmi.volume import Volume
 
 NETWORK_POLL_S, WORKER_POLL_S = 0.05, 0.02
 """How long the caller's thread waits for either before it hears of the case again."""
 
-Slices = NDArray[np.float32]
 Event = TypeVar("Event")
 Result = TypeVar("Result")
 
@@ -62,6 +63,7 @@ class PrivateLink:
     :param slices_per_bundle: also the largest batch of encoding and decoding.
     :param in_flight: bundles under way at once.
     :param portions: how many slices go through a network at once; halved where memory is too small.
+    :param unmixing: what the method ``mixup`` mixes with and takes answers apart with; None for other methods.
     """
 
     task: Task
@@ -73,6 +75,17 @@ class PrivateLink:
     slices_per_bundle: int = 32
     in_flight: int = 4
     portions: Portions = field(default_factory=lambda: Portions(32))
+    unmixing: Unmixing | None = None
+
+    def open_case(self, volume: Volume, *, with_probabilities: bool) -> CaseAtWork:
+        """The volume as the task's method works on it.
+
+        :raises ReadError: if a voxel is not a finite number.
+        """
+        if self.unmixing is None:
+            return SliceCase(volume, self.task, self.encode, self.decode, with_probabilities=with_probabilities)
+        generator = torch.Generator().manual_seed(secrets.randbits(63))
+        return PatchCase(volume, self.task, self.unmixing, generator, with_probabilities=with_probabilities)
 
     @property
     def profile(self) -> Profile:
@@ -98,7 +111,7 @@ class Progress:
     """How far a case is.
 
     :param stage: what is being done: slice, encode, map, decode or restore.
-    :param done: slices that are finished, of ``total``.
+    :param done: slices (or other items of the method) that are finished, of ``total``.
     :param bytes_sent: body bytes that left, and ``bytes_received`` came back.
     :param seconds: time spent by stage; ``wait`` is what was waited for the network.
     """
@@ -147,33 +160,12 @@ def segment(
         for progress in steps: ...        # a for loop drops the return value; see run()
     """
     work = _Work(worker)
-    slices = yield from work.do("slice", lambda: VolumeSlices(volume, link.task), Progress("slice", 0, 0))
-    yield Progress("slice", 0, len(slices), seconds=work.seconds)
-    grid = slices.grid
-    under_way: dict[int, Slices] = {}
-    stack = np.zeros((len(slices), grid.rows.source, grid.columns.source), dtype=np.uint8)
-    decoded: dict[int, NDArray[np.float32]] = {}
-
-    def encode(where: slice) -> Latents:
-        under_way[where.start] = slices[where]
-        return link.encode(under_way[where.start])
-
-    def decode(latents: Latents, where: slice) -> None:
-        probabilities = link.decode(latents, under_way.pop(where.start))
-        stack[where] = labels_in_plane(probabilities, grid)
-        if with_probabilities:
-            decoded[where.start] = probabilities
-
-    last = yield from _exchange(len(slices), encode, decode, link, work, cancelled)
-
-    def restore() -> tuple[Volume, NDArray[np.float32] | None]:
-        labels = Volume(grid.to_voxels(stack), volume.geometry)
-        if not with_probabilities:
-            return labels, None
-        return labels, restore_probabilities(np.concatenate([decoded[start] for start in sorted(decoded)]), grid)
-
+    open_case = partial(link.open_case, volume, with_probabilities=with_probabilities)
+    case = yield from work.do("slice", open_case, Progress("slice", 0, 0))
+    yield Progress("slice", 0, len(case), seconds=work.seconds)
+    last = yield from _exchange(len(case), case.protect, case.recover, link, work, cancelled)
     last = replace(last, stage="restore")
-    labels, restored = yield from work.do("restore", restore, last)
+    labels, restored = yield from work.do("restore", case.finish, last)
     last = replace(last, seconds=work.seconds)
     yield last
     return Segmentation(labels, restored, provenance_of(link), last)

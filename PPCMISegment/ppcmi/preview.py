@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ppcmi.bundle import unpack
 from ppcmi.codec.codec import Codec
+from ppcmi.errors import UsageError
 from ppcmi.latents import Latents
 from ppcmi.mosaic import Gray, mosaic
 from ppcmi.protection import Protection
@@ -74,6 +75,8 @@ class Preview:
 
 def preview_slice(slice_: NDArray[np.float32], codec: Codec, protection: Protection) -> Preview:
     """Protect one slice ``(c, h, w)`` as if it were sent, and look at it with the eyes of those who get it."""
+    if Profile.MIXUP in codec.profiles:
+        raise UsageError("The method mixup sends mixtures of images, which need no attack to be looked at.")
     image: Gray = np.ascontiguousarray(slice_[len(slice_) // 2])
     plain = codec.encode_images(slice_[None])
     bundle = protection.protect({Stream.IMAGE: plain}, secrets.token_hex(16), [0])

@@ -6,11 +6,14 @@ For slices of ``h x w`` pixels ``s3`` is ``(n, 64, h/8, w/8)``, ``s4`` is ``(n, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
 SCALES = ("s3", "s4", "b")
-"""Names of the scales, finest first."""
+"""Names of a codec's scales, finest first."""
+
+PATCH_SCALES = ("x", "y")
+"""What Mixup-Privacy sends in place of latents: a mixed patch, and its mixed soft segmentation."""
 
 SCALE_CHANNELS: Mapping[str, int] = {"s3": 64, "s4": 128, "b": 256}
 SCALE_STRIDES: Mapping[str, int] = {"s3": 8, "s4": 16, "b": 32}
@@ -27,17 +30,34 @@ class Stream(StrEnum):
 
 
 class Profile(StrEnum):
-    """Privacy profile: which scales leave the site (DESIGN, What protects what)."""
+    """Privacy profile: which scales leave the site (DESIGN, What protects what).
+
+    ``mixup`` is what bundles of that method say; nobody chooses it, and it is none of :data:`PRIVACY_PROFILES`.
+    """
 
     PAPER = "paper"
     FULL = "full"
     COARSE = "coarse"
     MINIMAL = "minimal"
+    MIXUP = "mixup"
 
     @property
     def scales(self) -> tuple[str, ...]:
         """Names of the scales that leave, finest first."""
-        return {Profile.COARSE: ("s4", "b"), Profile.MINIMAL: ("b",)}.get(self, SCALES)
+        return {Profile.COARSE: ("s4", "b"), Profile.MINIMAL: ("b",), Profile.MIXUP: PATCH_SCALES}.get(self, SCALES)
+
+    def scales_of(self, streams: Iterable[Stream]) -> tuple[str, ...]:
+        """Those that one of the streams has: all, but of mixed patches an image has one and a mask the other."""
+        if self is not Profile.MIXUP:
+            return self.scales
+        present = set(streams)
+        return tuple(
+            s for s, stream in zip(PATCH_SCALES, (Stream.IMAGE, Stream.MASK), strict=True) if stream in present
+        )
+
+
+PRIVACY_PROFILES = tuple(profile for profile in Profile if profile is not Profile.MIXUP)
+"""Those that a user can choose."""
 
 
 def scale_shapes(slice_size: Sequence[int], scales: Sequence[str] = SCALES) -> dict[str, Shape]:

@@ -18,6 +18,9 @@ from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.connection_errors import OffProtocolError
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import CodecError, SiteError
+from ppcmi.methods.mixup import site_unmixing
+from ppcmi.methods.mixup.case import Unmixing
+from ppcmi.methods.mixup.references import References
 from ppcmi.pipeline import PrivateLink
 from ppcmi.protection import protection_of
 from ppcmi.quantization import FOR_MAPPING, Quantization
@@ -67,6 +70,7 @@ def open_link(
         model=number,
         slices_per_bundle=chosen.slices_per_bundle,
         in_flight=chosen.in_flight,
+        unmixing=_unmixing(part, codec, chosen) if part.task.method == "mixup" else None,
     )
 
 
@@ -76,6 +80,14 @@ def own_decoder(part: TaskProfile, codec: Codec) -> SiteDecoder:
     :raises CodecError: if the site's decoder belongs to another codec.
     """
     return SiteDecoder.load(part.decoder_path, codec) if part.decoder_path.exists() else SiteDecoder(codec)
+
+
+def _unmixing(part: TaskProfile, codec: Codec, chosen: LinkOptions) -> Unmixing:
+    """What the site mixes with and takes answers apart with: its own unmixing, or before that the consortium's."""
+    references = References.load(part.references_path, part.task.patch)
+    if not chosen.use_local_network:
+        return Unmixing(references, site_unmixing.unmixing_of(codec))
+    return Unmixing(references, site_unmixing.load(part.decoder_path, codec))
 
 
 def _find_model(client: ServerClient, part: TaskProfile, number: int | None) -> tuple[int, Profile, str | None]:

@@ -291,6 +291,11 @@ class TaskProfile:
         return self.folder / "codec.candidate.safetensors"
 
     @property
+    def references_path(self) -> Path:
+        """Where patches to mix with lie (method ``mixup``); they are images of patients and stay."""
+        return self.folder / "references.safetensors"
+
+    @property
     def decoder_path(self) -> Path:
         """Where the site's own decoder lies, once it is refined."""
         return self.folder / "decoder.safetensors"

@@ -19,8 +19,12 @@ MAXIMUM_FILE_BYTES = 1 << 20
 
 Axis = Literal["sagittal", "coronal", "axial"]
 
-Method = Literal["ppcmi", "privacy-sf"]
+Method = Literal["ppcmi", "privacy-sf", "mixup"]
 """How the server helps to segment: this product's method, or one that it is compared with (PAPER)."""
+
+
+USUAL_PATCH = 32
+"""Voxels a side of a patch, for methods that send patches (PAPER: 32 or 64)."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,10 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Task:
-    """What is segmented, see the module. ``labels`` are in ascending order of their values 1, 2, ..."""
+    """What is segmented, see the module. ``labels`` are in ascending order of their values 1, 2, ...
+
+    :param patch: voxels a side of a patch, where the method is ``mixup``.
+    """
 
     name: str
     version: str
@@ -100,6 +107,7 @@ class Task:
     slicing: Slicing
     intensity: Window | Percentiles
     method: Method = "ppcmi"
+    patch: int = USUAL_PATCH
 
     @property
     def identity(self) -> str:
@@ -146,6 +154,8 @@ def task_to_json(task: Task) -> str:
             del label["region"]  # as before there was this field: the same task is the same text
     if task.method == "ppcmi":
         del document["method"]  # likewise
+    if task.method != "mixup":
+        del document["patch"]
     rule = "window" if isinstance(task.intensity, Window) else "percentiles"
     document["intensity"] = {"rule": rule, **document["intensity"]}
     return json.dumps({"format": FORMAT, **document}, indent=2, sort_keys=True)
@@ -156,7 +166,7 @@ def _task(document: Any) -> Task:
         document,
         "task",
         {"format", "name", "version", "title", "modality", "labels", "slicing", "intensity"},
-        {"method"},
+        {"method", "patch"},
     )
     if fields["format"] != FORMAT:
         raise TaskError(f"The task file's format is not {FORMAT!r}; this version cannot use it.")
@@ -174,7 +184,17 @@ def _task(document: Any) -> Task:
         slicing=_slicing(fields["slicing"]),
         intensity=_intensity(fields["intensity"]),
         method=_method(fields.get("method", "ppcmi")),
+        patch=_patch(fields),
     )
+
+
+def _patch(fields: Mapping[str, Any]) -> int:
+    value = fields.get("patch", USUAL_PATCH)
+    if "patch" in fields and fields.get("method") != "mixup":
+        raise TaskError("patch is for tasks of the method 'mixup' only.")
+    if not _is_whole(value) or not 16 <= value <= 64 or value % 8:
+        raise TaskError("patch is a number of voxels from 16 to 64, a multiple of 8.")
+    return int(value)
 
 
 def _method(value: Any) -> Method:

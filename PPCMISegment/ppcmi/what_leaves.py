@@ -18,10 +18,12 @@ from typing import Any
 
 from ppcmi.bundle_header import BundleHeader, packed_size
 from ppcmi.klt.derivation import NONCE_BYTES
+from ppcmi.methods.shapes import item_shapes, most_items
+from ppcmi.modes import Mode, has_inner_layer
 from ppcmi.privacy_check import PrivacyCheck, checked_in_words
 from ppcmi.quantization import FOR_MAPPING, Quantization
-from ppcmi.scales import SCALE_STRIDES, Profile, Stream, scale_shapes
-from ppcmi.site import Membership, Mode, Scope
+from ppcmi.scales import SCALE_STRIDES, Profile, Stream
+from ppcmi.site import Membership, Scope
 from ppcmi.slicing import slice_grid
 from ppcmi.task import Task
 from ppcmi.volume import Geometry
@@ -114,13 +116,13 @@ class Leaving:
 
 def segmentation_leaves(volumes: Sequence[Geometry], task: Task, sending: Sending) -> Leaving:
     """What leaves when volumes on these grids are segmented."""
-    slices = [len(slice_grid(geometry, task.slicing)) for geometry in volumes]
+    slices = [most_items(task, len(slice_grid(geometry, task.slicing)), (Stream.IMAGE,)) for geometry in volumes]
     return _leaving(slices, task, sending, (Stream.IMAGE,), times=1)
 
 
 def export_leaves(volumes: Sequence[Geometry], task: Task, sending: Sending, variants: int) -> Leaving:
     """What leaves when labelled volumes on these grids are exported with ``variants`` augmented encodings each."""
-    slices = [len(slice_grid(geometry, task.slicing)) for geometry in volumes]
+    slices = [most_items(task, len(slice_grid(geometry, task.slicing)), tuple(Stream)) for geometry in volumes]
     return export_of_slices(slices, task, sending, variants)
 
 
@@ -158,7 +160,9 @@ def what_goes(leaving: Leaving) -> list[str]:
 def what_stays(leaving: Leaving) -> str:
     """What does not leave, in one sentence."""
     masks = "" if leaving.masks else "no masks, "
-    plain = "no pixels, " if leaving.sending.mode == "paper" else "no pixels, no plain latents, "
+    plain = "no pixels, no plain latents, " if has_inner_layer(leaving.sending.mode) else "no pixels, "
+    if leaving.sending.profile is Profile.MIXUP:
+        return "No DICOM tags, no patient names, no dates and no file names leave."
     return f"{plain.capitalize()}{masks}no DICOM tags, no patient names, no dates, no file names and no key leave."
 
 
@@ -169,6 +173,16 @@ def who_could_learn_what(leaving: Leaving) -> list[str]:
         sentences = [
             "In mode paper the server undoes the protection and holds the latents as they are: do not use it with "
             "patients' data."
+        ]
+    elif sending.profile is Profile.MIXUP:
+        sentences = [
+            "What leaves are pictures: each patch mixed with others of this site, which the server sees as they are. "
+            "Averaged, the mixtures of one patch show it: do not use it with patients' data."
+        ]
+    elif sending.mode == "plain":
+        sentences = [
+            "In mode plain nothing but TLS protects these numbers, and the server holds them as they are: do not use "
+            "it with patients' data."
         ]
     else:
         fraction = _FRACTIONS[SCALE_STRIDES[sending.profile.scales[0]]]
@@ -191,7 +205,7 @@ def who_could_learn_what(leaving: Leaving) -> list[str]:
 def _leaving(
     slices: Sequence[int], task: Task, sending: Sending, streams: tuple[Stream, ...], *, times: int
 ) -> Leaving:
-    shapes = scale_shapes(task.slicing.size, sending.profile.scales)
+    shapes = item_shapes(task, sending.profile, streams)
     sizes = [
         packed_size(
             _header(task, sending, streams, range(start, min(start + sending.slices_per_bundle, count)), variant)
@@ -207,7 +221,7 @@ def _leaving(
         cases=len(slices),
         slices=sum(slices),
         times=times,
-        numbers_a_slice=len(streams) * sum(prod(shape) for shape in shapes.values()),
+        numbers_a_slice=sum(prod(shapes[scale]) for one in streams for scale in sending.profile.scales_of((one,))),
         bytes=sum(sizes),
     )
 
@@ -222,10 +236,10 @@ def _header(task: Task, sending: Sending, streams: tuple[Stream, ...], where: ra
         quantization=sending.quantization,
         nonce=bytes(NONCE_BYTES),
         link_check="0" * 16,
-        inner_check=None if sending.mode == "paper" else "0" * 16,
+        inner_check="0" * 16 if has_inner_layer(sending.mode) else None,
         case="0" * 32,
         slice_indices=tuple(where),
         streams=streams,
-        shapes=scale_shapes(task.slicing.size, sending.profile.scales),
+        shapes=item_shapes(task, sending.profile, streams),
         variant=variant,
     )

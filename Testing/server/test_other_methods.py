@@ -86,3 +86,30 @@ def test_a_server_refuses_a_consortium_that_sends_the_products_latents_plain(tmp
         assert json.dumps(client.task("phantom")["consortium"]) == "null"
         refused = site("consortium", "create", "--task", "phantom", "--mode", "plain", code=2)
         assert "two-layer or paper" in refused
+
+
+def test_mixup_trains_refines_and_segments_by_the_same_commands(tmp_path, cases, capsys):
+    name, file = task_of("mixup", tmp_path, patch=16)
+    site = Site(tmp_path / "site", capsys)
+    with real_server(tmp_path / "server", file) as server:
+        site("site", "init", "--server", server.url, "--code", server.add_site("Hospital A"))
+        assert "mode plain" in site("consortium", "create", "--task", name)
+        own = ("--task", name, "--cases", cases, "--where", "site=A")
+        tiny = ("--effort", "0.05", "--device", "cpu")
+        assert "mixup" in site("codec", "train", *own, "--publish-anyway", *tiny)
+        scan = cases / "images" / "phantom_A_04.nii.gz"
+        out = site("cohort", "export", *own, "-o", tmp_path / "a.ppcmi", "--variants", "1", "--upload")
+        assert "pictures" in out
+        assert "do not use it with patients' data" in out
+        server.command("train", name, "--epochs", "8")
+        site("codec", "refine", *own, *tiny)
+        assert "mixup" in site("model", "validate", *own)
+        (model,) = SiteProfile.open(site.folder).client().models(name)
+        assert (model["preset"], model["profile"]) == ("mixup", "mixup")
+        assert model["validations"][0]["labels"]["Organ"]["dice"] > 0.3
+        server.command("model", "activate", name, "1")
+        assert "done" in site("segment", "--task", name, scan, "-o", tmp_path / "out")
+        assert is_on_the_grid_of(scan, tmp_path / "out")
+        part = SiteProfile.open(site.folder).task(name)
+        assert part.references_path.stat().st_mode & 0o077 == 0  # they are images of patients
+        assert "look" in site("preview", "--task", name, scan, "-o", tmp_path / "p.png", code=2)

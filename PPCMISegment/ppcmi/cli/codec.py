@@ -19,11 +19,13 @@ from ppcmi.codec.refinement import UNSHARED_WEIGHT, USUAL_WEIGHT, RefinementConf
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
 from ppcmi.data_folders import CaseFiles, find_cases
-from ppcmi.errors import CodecError, SiteError
+from ppcmi.errors import CodecError, SiteError, UsageError
 from ppcmi.fitting import FitReport, Report
 from ppcmi.latents import Latents
+from ppcmi.methods.mixup import site_unmixing
+from ppcmi.methods.mixup.references import References
 from ppcmi.methods.rules import rules_of
-from ppcmi.pipeline import map_latents, run
+from ppcmi.pipeline import PrivateLink, map_latents, run
 from ppcmi.scales import Profile
 from ppcmi.session import LinkOptions, open_link
 from ppcmi.site import TaskProfile
@@ -133,10 +135,14 @@ def _refine(command: Command) -> int:
     site, options, console = command.site(), command.options, command.console
     client, part = site.client(), site.task(options.task)
     number = chosen_model(options, client)
+    if part.task.method == "privacy-sf":
+        raise UsageError("With the method privacy-sf the server's answer alone decides: there is nothing to refine.")
     # Without the site's decoder: an earlier one may belong to an earlier codec.
     console.progress("asking the server for the model")
     link = open_link(site, part, client, LinkOptions(number, device=command.device(), use_local_network=False))
     labelled = _read([case for case in chosen_cases(options) if case.label is not None], part.task, console)
+    if link.unmixing is not None:
+        return _refine_unmixing(command, part, link, link.unmixing.references, labelled)
     validation = _held_out(command, part.task, site.uploaded_cases(part.task.name))
     if validation is None:
         console.remark("There are no labelled cases of fold 'val', so the server's share keeps its usual value.")
@@ -199,6 +205,25 @@ def _read(cases: Sequence[CaseFiles], task: Task, console: Console) -> SliceSet:
     return read_slice_set(cases, task, show)
 
 
+def _refine_unmixing(
+    command: Command, part: TaskProfile, link: PrivateLink, references: References, labelled: SliceSet
+) -> int:
+    """The same under Mixup-Privacy: what is fitted to a model's answers is how they are taken apart."""
+    config = site_unmixing.UnmixingConfig(command.options.seed)
+    config = replace(config, fit=config.fit.scaled(command.options.effort))
+    network = site_unmixing.refine(
+        link.codec,
+        labelled,
+        references,
+        lambda latents: run(map_latents(latents, link)),
+        config,
+        report=_report_to(command.console),
+    )
+    site_unmixing.save(network, link.codec, part.decoder_path)
+    command.console.result(f"The site's unmixing is fitted to model {link.model}.")
+    return 0
+
+
 def _training_config(command: Command, task: Task) -> CodecTrainingConfig:
     config = CodecTrainingConfig(command.options.preset or rules_of(task.method).codec_preset, command.options.seed)
     effort = command.options.effort
@@ -232,10 +257,11 @@ def _show_quality(quality: CodecQuality, task: Task, console: Console) -> None:
     console.figures("quality", quality.document())
     rows = []
     names = [label.name for label in task.labels]
-    for profile in sorted(quality.psnr_db, key=[str(p) for p in Profile].index):
+    for profile in sorted(quality.mask_dice, key=[str(p) for p in Profile].index):
         values = [quality.mask_dice[profile][name] for name in names]
         dice = ["-" if value is None else f"{value:.3f}" for value in values]
-        rows.append([profile, f"{quality.psnr_db[profile]:.1f}", f"{quality.ssim[profile]:.3f}", *dice])
+        encoded = [f"{quality.psnr_db[profile]:.1f}", f"{quality.ssim[profile]:.3f}"] if quality.psnr_db else ["-", "-"]
+        rows.append([profile, *encoded, *dice])
     labels = [f"Dice {name}" for name in names]
     console.result(f"Reconstruction of {counted(quality.cases, 'held-out case')}:")
     console.table(["profile", "PSNR dB", "SSIM", *labels], rows)

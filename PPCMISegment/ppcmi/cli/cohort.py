@@ -19,7 +19,7 @@ from ppcmi.pipeline import run
 from ppcmi.privacy_check import checked_in_words, read_check
 from ppcmi.protection import protection_of
 from ppcmi.quantization import FOR_TRAINING, Quantization
-from ppcmi.scales import Profile
+from ppcmi.scales import PRIVACY_PROFILES, Profile
 from ppcmi.site import SiteProfile, TaskProfile
 from ppcmi.what_leaves import Sending, export_of_slices, what_stays, who_could_learn_what
 from ppcmi.wording import counted, megabytes
@@ -42,7 +42,7 @@ def add_parsers(groups: Groups) -> None:
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="file to write, NAME.ppcmi")
     parser.add_argument(
         "--profile",
-        choices=[str(p) for p in Profile],
+        choices=[str(p) for p in PRIVACY_PROFILES],
         help="privacy profile, which scales leave: fewer show less of the image (default: coarse; paper in mode paper)",
     )
     parser.add_argument(

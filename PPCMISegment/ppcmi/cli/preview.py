@@ -15,7 +15,7 @@ from ppcmi.png import encode_png
 from ppcmi.preview import preview_slice
 from ppcmi.protection import protection_of
 from ppcmi.reading import read_volume
-from ppcmi.scales import Profile
+from ppcmi.scales import PRIVACY_PROFILES, Profile
 from ppcmi.slicing import VolumeSlices
 from ppcmi.what_leaves import Sending, segmentation_leaves, what_goes, what_stays, who_could_learn_what
 
@@ -37,7 +37,7 @@ def add_parsers(groups: Groups) -> None:
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="picture to write, NAME.png")
     parser.add_argument("--slice", type=int, metavar="N", help="which slice, from 0 (default: the middle one)")
     parser.add_argument(
-        "--profile", choices=[str(p) for p in Profile], help="privacy profile (default: the task's usual one)"
+        "--profile", choices=[str(p) for p in PRIVACY_PROFILES], help="privacy profile (default: the task's usual one)"
     )
 
 

@@ -33,6 +33,7 @@ from ppcmi.device import preset_precision
 from ppcmi.errors import CodecError, PpcmiError
 from ppcmi.files import write_atomically
 from ppcmi.latents import Latents
+from ppcmi.methods.mixup.unmixing import UnmixingNetwork
 from ppcmi.scales import SCALE_CHANNELS, SCALES, Profile, Stream
 from ppcmi.task import Task, parse_task, task_to_json
 
@@ -41,12 +42,13 @@ MAXIMUM_FILE_BYTES = 256 << 20
 BATCH = 32
 """Slices that go through a network at once."""
 
-Preset = Literal["default", "paper", "privacy-sf"]
+Preset = Literal["default", "paper", "privacy-sf", "mixup"]
 
 PROFILES_OF: Mapping[Preset, tuple[Profile, ...]] = {
     "default": (Profile.FULL, Profile.COARSE, Profile.MINIMAL),
     "paper": (Profile.PAPER, Profile.FULL),
     "privacy-sf": (Profile.MINIMAL,),
+    "mixup": (Profile.MIXUP,),
 }
 """Privacy profiles that a preset is made for; the first of a published system's is its own."""
 
@@ -106,7 +108,8 @@ class Codec(nn.Module):
         self.network: nn.Module = _NETWORKS[preset](channels, classes)
         self.local: LocalNetwork = build_local_network(channels, classes, task.slicing.size)
         self.standardizations = nn.ModuleDict({stream: Standardization() for stream in Stream})
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of what has four axes
+        flat = self.local if preset == "mixup" else self  # what works on patches has five axes
+        flat.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of what has four axes
         self.eval()
 
     @property
@@ -126,7 +129,7 @@ class Codec(nn.Module):
     @property
     def follows_a_paper(self) -> bool:
         """Whether it is a published system's: there the server's answer alone decides, and float32 is used."""
-        return self.preset in ("paper", "privacy-sf")
+        return self.preset in ("paper", "privacy-sf", "mixup")
 
     @property
     def device(self) -> torch.device:
@@ -251,6 +254,7 @@ _NETWORKS: Mapping[Preset, Callable[[int, int], nn.Module]] = {
     "default": DefaultCodecNetwork,
     "paper": PublishedCodecNetwork,
     "privacy-sf": PrivacySfCodecNetwork,
+    "mixup": UnmixingNetwork,
 }
 
 

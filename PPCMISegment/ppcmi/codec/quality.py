@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch import Tensor
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.errors import CodecError
+from ppcmi.methods.mixup.training import unmixing_dice
+from ppcmi.methods.mixup.unmixing import UnmixingNetwork
 from ppcmi.scales import Profile
 
 LOWEST_MASK_DICE = 0.85
@@ -22,7 +25,7 @@ LOWEST_MASK_DICE = 0.85
 class CodecQuality:
     """Means over held-out slices (images) and cases (masks), by privacy profile.
 
-    :param psnr_db: image reconstruction, peak 1.
+    :param psnr_db: image reconstruction, peak 1; empty where nothing is encoded.
     :param ssim: image reconstruction, 11 x 11 Gaussian window of deviation 1.5 (Wang et al. 2004).
     :param mask_dice: by profile and label name; None where no held-out case has the structure.
     """
@@ -39,16 +42,19 @@ class CodecQuality:
 
 def measure_codec(codec: Codec, held_out: SliceSet) -> CodecQuality:
     """Judge ``codec`` on labelled cases that it was not trained on."""
+    if codec.preset == "mixup":
+        dice = unmixing_dice(cast(UnmixingNetwork, codec.network), held_out, codec.task)
+        return CodecQuality(held_out.cases, {}, {}, {Profile.MIXUP.value: dice})
     profiles = codec.profiles[:1] if codec.follows_a_paper else codec.profiles
-    psnr, ssim, dice = {}, {}, {}
+    psnr, ssim, dice_by_profile = {}, {}, {}
     image_latents = codec.encode_images(held_out.slices)
     slices = held_out.slices.to(codec.device)
     for profile in profiles:
         rebuilt = codec.reconstruct_images(image_latents, profile).clamp(0, 1)
         psnr[profile.value] = peak_signal_to_noise(rebuilt, slices)
         ssim[profile.value] = structural_similarity(rebuilt, slices)
-        dice[profile.value] = _mask_dice(codec, held_out, profile)
-    return CodecQuality(held_out.cases, psnr, ssim, dice)
+        dice_by_profile[profile.value] = _mask_dice(codec, held_out, profile)
+    return CodecQuality(held_out.cases, psnr, ssim, dice_by_profile)
 
 
 def require_good_masks(quality: CodecQuality, lowest: float = LOWEST_MASK_DICE) -> None:

@@ -26,6 +26,8 @@ from ppcmi.codec.quality import mean_dice, measure_codec, peak_signal_to_noise
 from ppcmi.codec.slice_set import SliceSet, hold_out
 from ppcmi.device import mixed_precision
 from ppcmi.fitting import FitConfig, Report, fit, ignore_report
+from ppcmi.methods.mixup.training import train_mixup
+from ppcmi.methods.mixup.unmixing import UnmixingNetwork
 from ppcmi.scales import SCALES, Profile, Stream
 from ppcmi.task import Task
 
@@ -78,7 +80,10 @@ def train_codec(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         codec = Codec(task, config.preset).to(device or torch.device("cpu"))
-        if not codec.follows_a_paper:
+        if config.preset == "mixup":
+            unmixing = cast(UnmixingNetwork, codec.network)
+            train_mixup(unmixing, labelled, task, config.masks, generator=generator, report=report)
+        elif not codec.follows_a_paper:
             _train_default(codec, labelled, images, _sample(held_out), config, generator=generator, report=report)
         else:
             _train_published(codec, labelled, images, _sample(held_out), config, generator=generator, report=report)

@@ -28,6 +28,7 @@ class MethodRules:
 _RULES: Mapping[Method, MethodRules] = {
     "ppcmi": MethodRules(("two-layer", "paper"), "default"),
     "privacy-sf": MethodRules(("plain",), "privacy-sf"),
+    "mixup": MethodRules(("plain",), "mixup"),
 }
 
 

@@ -16,7 +16,7 @@ from ppcmi.cli.ending import noted_interruption
 from ppcmi.cli.parsers import Groups
 from ppcmi.device import choose_device
 from ppcmi.errors import CancelledError, TrainingError
-from ppcmi.scales import Profile
+from ppcmi.scales import PRIVACY_PROFILES, Profile
 from ppcmi_server import models
 from ppcmi_server.cli.job import show_report, site_names
 from ppcmi_server.cli.options import Command, add_command, task_named
@@ -48,7 +48,9 @@ def add_parsers(groups: Groups) -> None:
     )
     parser.add_argument("--preset", choices=get_args(Preset), help="which network (default: the task's method's)")
     parser.add_argument(
-        "--profile", choices=[str(p) for p in Profile], help="which scales it maps (default: those that the sites sent)"
+        "--profile",
+        choices=[str(p) for p in PRIVACY_PROFILES],
+        help="which scales it maps (default: those that the sites sent)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of all that is random (default: 1)")
     parser.add_argument("--detach", action="store_true", help="do not wait for its end; see 'ppcmi-server job list'")

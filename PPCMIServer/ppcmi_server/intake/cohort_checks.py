@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 from ppcmi.bundle_header import BundleHeader
 from ppcmi.cohort_file import CohortHeader, cohort_digest
 from ppcmi.errors import BundleError, KeyMismatchError
+from ppcmi.methods.shapes import item_shapes
 from ppcmi.modes import has_inner_layer
-from ppcmi.scales import Profile, Stream, scale_shapes
+from ppcmi.scales import Profile, Stream
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server.access.identity import Caller
 from ppcmi_server.database.schema import Cohort, Consortium, Frame
@@ -79,7 +80,8 @@ def require_shapes(header: BundleHeader, task: TaskDocument) -> None:
 
     :raises BundleError: if not.
     """
-    if dict(header.shapes) != scale_shapes(task.slicing.size, Profile(header.profile).scales):
+    fits = (header.profile is Profile.MIXUP) == (task.method == "mixup")
+    if not fits or dict(header.shapes) != item_shapes(task, header.profile, header.streams):
         raise BundleError("The latents do not have the shapes of the task's slices; use the task's own codec.")
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ppcmi.latents import Latents
+from ppcmi.scales import PATCH_SCALES
 from ppcmi_server.umn.dataset import LatentDataset
 
 SLICES_PER_SITE = 512
@@ -22,6 +23,8 @@ FOLDS = 4
 RIDGE = 0.3
 """Of the mean variance of the inputs."""
 READ_AT_ONCE = 64
+PATCH_POSITIONS = 4
+"""Rows and columns that patches of voxels are averaged to; what is left tells as much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +182,8 @@ def _same_place_in_another_case(positions: Positions, own: Tensor) -> Tensor:
 
 
 def _coarsest(latents: Latents) -> Tensor:
-    return latents[list(latents)[-1]].float()
+    values = latents[list(latents)[-1]].float()
+    return F.adaptive_avg_pool2d(values, PATCH_POSITIONS) if list(latents)[-1] in PATCH_SCALES else values
 
 
 def _at_coarsest(latents: Latents) -> Tensor:

@@ -24,8 +24,9 @@ from torch import Tensor
 from ppcmi.channel import Channel
 from ppcmi.errors import TrainingError
 from ppcmi.latents import Latents
+from ppcmi.methods.shapes import item_shapes
 from ppcmi.modes import mode_named
-from ppcmi.scales import Profile, Stream, scale_shapes
+from ppcmi.scales import Profile, Stream
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server.access.identity import Caller
 from ppcmi_server.database.schema import Cohort, Frame, Site
@@ -133,11 +134,11 @@ def load_dataset(
     count = sum(frame.slices for _, frame in frames)
     if not count:
         raise TrainingError("There is no latent to train on; upload a cohort first.")
-    shapes = scale_shapes(task.slicing.size, profile.scales)
-    size = 2 * 2 * count * sum(int(np.prod(shape)) for shape in shapes.values())
+    by_stream = [item_shapes(task, profile, (stream,)) for stream in (Stream.IMAGE, Stream.MASK)]
+    size = 2 * count * sum(int(np.prod(shape)) for shapes in by_stream for shape in shapes.values())
     in_memory = size <= services.config.training.memory_bytes
     images, masks = (
-        MemoryLatents(count, shapes) if in_memory else ScratchLatents(scratch, count, shapes) for _ in range(2)
+        MemoryLatents(count, shapes) if in_memory else ScratchLatents(scratch, count, shapes) for shapes in by_stream
     )
     codecs = tuple(dict.fromkeys(stored.cohort.codec for stored in cohorts))
     sites = tuple(dict.fromkeys(stored.site.id for stored in cohorts))
@@ -147,7 +148,8 @@ def load_dataset(
     start = 0
     for stored, frame in frames:
         where = slice(start, start + frame.slices)
-        streams = {stream: latents.of(profile) for stream, latents in _open(services, task, stored, frame).items()}
+        opened = _open(services, task, stored, frame)
+        streams = {stream: latents.only(profile.scales_of((stream,))) for stream, latents in opened.items()}
         images.put(start, fit_for_training(streams[Stream.IMAGE]))
         masks.put(start, fit_for_training(streams[Stream.MASK]))
         seen.append(SliceFacts.of(streams[Stream.IMAGE], streams[Stream.MASK]))

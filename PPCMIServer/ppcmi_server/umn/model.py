@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,19 +20,21 @@ from ppcmi.device import preset_precision
 from ppcmi.errors import TrainingError
 from ppcmi.files import write_atomically
 from ppcmi.latents import Latents
-from ppcmi.scales import Profile, Shape
+from ppcmi.scales import Profile, Shape, Stream
+from ppcmi_server.umn.batches import slice_losses
+from ppcmi_server.umn.mixup import MixupNetwork, mixture_losses
 from ppcmi_server.umn.network import MappingNetwork
 from ppcmi_server.umn.privacy_sf import PrivacySfMappingNetwork
 from ppcmi_server.umn.published import PublishedMappingNetwork
 
 FORMAT = "ppcmi-umn/1"
 
-Preset = Literal["default", "paper", "privacy-sf"]
+Preset = Literal["default", "paper", "privacy-sf", "mixup"]
 
 
 @dataclass(frozen=True)
 class UmnDescription:
-    """What a network maps: latents of ``shapes`` made by ``codecs`` under ``profile``."""
+    """What a network maps: latents of ``shapes`` made by ``codecs`` under ``profile``; shapes of both streams."""
 
     preset: Preset
     profile: Profile
@@ -49,7 +51,18 @@ def build_network(description: UmnDescription) -> nn.Module:
         return PublishedMappingNetwork(description.shapes)
     if description.preset == "privacy-sf":
         return PrivacySfMappingNetwork(description.shapes)
+    if description.preset == "mixup":
+        return MixupNetwork(description.shapes)
     return MappingNetwork(tuple(description.shapes), codecs=len(description.codecs))
+
+
+SliceLosses = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
+"""Outputs and targets by scale to the loss of each slice, ``(n,)``."""
+
+
+def losses_of(preset: Preset) -> SliceLosses:
+    """What a preset's networks are trained to make small."""
+    return mixture_losses if preset == "mixup" else slice_losses
 
 
 def _usual_size(slices: int) -> int:
@@ -100,7 +113,8 @@ class TrainedUmn:
 
     def flops(self) -> int:
         """Floating point operations to map one slice (two for a multiply-add)."""
-        inputs = {s: torch.zeros(1, *shape, device=self.device) for s, shape in self.description.shapes.items()}
+        shapes, leaving = self.description.shapes, self.description.profile.scales_of((Stream.IMAGE,))
+        inputs = {s: torch.zeros(1, *shapes[s], device=self.device) for s in leaving}
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             self.network(inputs)
         return int(counter.get_total_flops())

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from ppcmi.device import mixed_precision
 from ppcmi.errors import CancelledError, TrainingError
 from ppcmi.fitting import rate_factor
-from ppcmi_server.umn.batches import Batch, epoch_batches, gather, mixed_up, noisy, slice_losses
+from ppcmi_server.umn.batches import Batch, epoch_batches, gather, mixed_up, noisy
 from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.dataset import LatentDataset
-from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
+from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network, losses_of
 
 CHECKPOINT_SECONDS = 60.0
 VALIDATION_BATCH = 256
@@ -126,7 +126,8 @@ def train_umn(
         checkpoints or NoCheckpoints(),
         watching or Watching(),
     )
-    description = UmnDescription(config.preset, config.profile, dict(dataset.images.shapes), dataset.codecs)
+    shapes = dict(dataset.images.shapes) | dict(dataset.masks.shapes)
+    description = UmnDescription(config.preset, config.profile, shapes, dataset.codecs)
     part, slower = min(part or config.batch_size, config.batch_size), False
     while True:
         run = _Run(dataset, config, description, device, part)
@@ -185,6 +186,7 @@ class _Run:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.network = build_network(description).to(device)
+        self.losses = losses_of(description.preset)
         self.averaged = copy.deepcopy(self.network).eval()
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -285,7 +287,7 @@ class _Run:
     def _gradient(self, part: Batch, slices: int) -> float:
         """Add a part's gradient of the batch's loss; its share of that loss."""
         with mixed_precision(self.device):
-            losses = slice_losses(self.network(part.images, part.codec), part.targets)
+            losses = self.losses(self.network(part.images, part.codec), part.targets)
         loss = (losses * part.weight).sum() / (self.mean_weight * slices)
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
@@ -305,7 +307,7 @@ class _Run:
         for codec, index in epoch_batches(self.dataset, self.validation, size, 1, torch.Generator(), smallest=1):
             batch = gather(self.dataset, codec, index, self.device)
             with mixed_precision(self.device):
-                losses.append(slice_losses(self.averaged(batch.images, codec), batch.targets).double().cpu())
+                losses.append(self.losses(self.averaged(batch.images, codec), batch.targets).double().cpu())
             sites.append(self.dataset.site[index])
         loss, site = torch.cat(losses), torch.cat(sites)
         if not bool(torch.isfinite(loss).all()):

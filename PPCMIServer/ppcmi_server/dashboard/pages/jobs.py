@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ppcmi.errors import UsageError
-from ppcmi.scales import Profile
+from ppcmi.scales import PRIVACY_PROFILES, Profile
 from ppcmi_server import tasks
 from ppcmi_server.dashboard.guard import Change, UsesChange, UsesVisit
 from ppcmi_server.dashboard.pages import page_router
@@ -33,7 +33,7 @@ def list_jobs(visit: UsesVisit, before: Annotated[int | None, Query(ge=1, lt=1 <
         rows = job_rows(session, visit.services.config, SHOWN + 1, before)
         names = [task.name for task in tasks.list_tasks(session)]
     return visit.page(
-        "jobs.html", jobs=rows[:SHOWN], tasks=names, profiles=[str(p) for p in Profile],
+        "jobs.html", jobs=rows[:SHOWN], tasks=names, profiles=[str(p) for p in PRIVACY_PROFILES],
         workers=visit.services.config.training.workers,
         older=rows[SHOWN - 1].job.id if len(rows) > SHOWN else None,
     )  # fmt: skip
@@ -43,7 +43,7 @@ def list_jobs(visit: UsesVisit, before: Annotated[int | None, Query(ge=1, lt=1 <
 def start_job(change: UsesChange) -> Response:
     """Queue a training."""
     form, profile = change.form, change.form.text("profile")
-    if profile and profile not in set(Profile):
+    if profile and profile not in PRIVACY_PROFILES:
         raise UsageError("There is no such privacy profile; choose one of the list.")
     request = jobs.TrainingRequest(
         preset="paper" if form.text("preset") == "paper" else None,
