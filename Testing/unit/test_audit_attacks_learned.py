@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.collusion import adapter_of
 from ppcmi.audit.attacker import Knowledge, Seen
 from ppcmi.audit.attacks.channel_map import draw as decode_with
 from ppcmi.audit.attacks.collusion import Adapter, AlignedAdapters, CommonSpaceDecoder, Member, SharedCodec
@@ -22,6 +23,7 @@ from ppcmi.audit.views import NetworkView, NoisyView, PlainView, PublishedView, 
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.latents import Latents
 from ppcmi.scales import SCALE_CHANNELS, Profile, Stream, scale_shapes
+from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
 from support.audit import QUICK, small_subjects, untrained_codec
 
 SUBJECTS = small_subjects()
@@ -182,6 +184,19 @@ def test_adapters_that_align_two_sites_give_the_victim_away_to_the_other():
     assert torch.allclose(control, decode_with(CODEC, plain.latents), atol=1e-2)
     learned = CommonSpaceDecoder(adapter, member, QUICK).learn(known)(seen)
     assert explained(learned) > 0.4
+
+
+@torch.inference_mode()
+def test_a_trained_networks_entries_are_the_adapters():
+    description = UmnDescription("default", Profile.COARSE, scale_shapes((32, 32), ("s4", "b")), ("first", "second"))
+    umn = TrainedUmn(description, build_network(description))
+    latents = CODEC.encode_images(SUBJECTS.victims.slices[:2]).of(Profile.COARSE)
+    for number, codec in enumerate(description.codecs):
+        entered = adapter_of(umn, codec).enter(latents)
+        for scale, values in entered.items():
+            assert torch.allclose(values, umn.network.entries[scale][number](latents[scale]), atol=1e-4)
+        again = adapter_of(umn, codec).leave(entered)
+        assert all(torch.allclose(again[s], latents[s], atol=1e-2) for s in latents)
 
 
 def test_masks_are_stolen_from_plain_latents():
