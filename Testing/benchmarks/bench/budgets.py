@@ -22,6 +22,7 @@ class Budget:
     :param refine: of a site's own decoder.
     :param variants: augmented encodings of each case that a site exports.
     :param published_slices: training slices a site for the published systems.
+    :param ablations: whether the published system is measured in parts as well, each a training of its own.
     :param curve_cases: validation cases a site that are scored after each epoch of a server's training.
     :param published_site_counts: as ``site_counts``, for the published system.
     """
@@ -40,6 +41,7 @@ class Budget:
     published_codec: FitConfig
     published_umn: UmnConfig
     published_slices: int | None
+    ablations: bool
     published_site_counts: tuple[int, ...]
     curve_cases: int
 
@@ -75,6 +77,7 @@ def whole(task: Task) -> Budget:
         published_codec=FitConfig(epochs=100, batch_size=16, patience=15),
         published_umn=replace(paper_config(), validation_share=0.1),
         published_slices=None,
+        ablations=True,
         published_site_counts=(1, 3, 4, 5, 6, 7),
         curve_cases=4,
     )
@@ -83,7 +86,7 @@ def whole(task: Task) -> Budget:
 def quick(task: Task) -> Budget:
     """Few cases and short training: that every row is measured, not how good it can be."""
     large = task.slicing.size[0] >= SMALLEST_PAPER_SLICE
-    batch, steps = (4, 50) if large else (16, 70)
+    batch, steps = (4, 40) if large else (16, 60)
     fit = FitConfig(epochs=4, batch_size=batch, minimum_steps=steps)
     return Budget(
         name="quick",
@@ -97,11 +100,12 @@ def quick(task: Task) -> Budget:
             images=replace(fit, minimum_steps=steps), masks=replace(fit, epochs=2, minimum_steps=steps // 3), local=fit
         ),
         refine=fit,
-        umn=UmnConfig(epochs=4, batch_size=16 if large else 64, minimum_steps=120, validation_share=0.0),
+        umn=UmnConfig(epochs=4 if large else 2, batch_size=16 if large else 64, minimum_steps=60, validation_share=0.0),
         variants=1,
         published_codec=FitConfig(epochs=4, batch_size=16),
-        published_umn=replace(paper_config(epochs=2), validation_share=0.0, patience=0),
+        published_umn=replace(paper_config(epochs=1), validation_share=0.0, patience=0),
         published_slices=32,
+        ablations=large,
         published_site_counts=(),
         curve_cases=4 if large else 1,
     )

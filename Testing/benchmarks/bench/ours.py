@@ -126,9 +126,10 @@ def collaborate(
 def collaborate_one_by_one(
     prepared: Prepared, sites: Sequence[BenchSite], profile: Profile, budget: Budget, networks: KeptNetworks
 ) -> Collaboration:
-    """A network for each site, trained on its cases alone."""
+    """A network for each site, trained on its cases alone; together as long as the one for all."""
     members = _members(prepared.codec, profile, len(sites))
-    config = replace(budget.umn, profile=profile)
+    steps = budget.umn.minimum_steps // len(sites)
+    config = replace(budget.umn, profile=profile, minimum_steps=steps)
     umns = [
         networks.umn(f"{prepared.name}-{profile}-only-{site.name}", [member], [plain], config)
         for site, member, plain in zip(sites, members, prepared.plains, strict=True)

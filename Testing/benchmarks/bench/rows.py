@@ -108,7 +108,8 @@ class Bench:
         for count in self.budget.site_counts:
             yield self._ours_of_sites(count)
         ablations = (published.WITHOUT_KLT, published.WITHOUT_SKIPS, published.WITHOUT_PYRAMID, published.ONE_BY_ONE)
-        yield from self._published(SITES, ablations)
+        if self.budget.ablations:
+            yield from self._published(SITES, ablations)
         yield from self._published(SHIFTED, (published.PAPER,))
         for count in self.budget.published_site_counts:
             for plan in self._published(Split("", count), (published.PAPER,)):
