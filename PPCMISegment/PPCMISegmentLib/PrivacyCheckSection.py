@@ -18,7 +18,7 @@ from slicer.i18n import tr as _
 from PPCMISegmentLib.CasePairs import CasePairs
 from PPCMISegmentLib.Dependencies import Dependencies, DependencyError
 from PPCMISegmentLib.DeviceSelector import DeviceSelector
-from PPCMISegmentLib.PrivacyCheckSteps import LEFT_OUT, patientsOf, privacyCheckSteps
+from PPCMISegmentLib.PrivacyCheckSteps import LEFT_OUT, CheckResult, patientsOf, privacyCheckSteps
 from PPCMISegmentLib.PrivacyCheckTable import PrivacyCheckTable
 from PPCMISegmentLib.Settings import Settings
 from PPCMISegmentLib.SiteAccess import SiteAccess
@@ -126,6 +126,7 @@ class PrivacyCheckSection:
             self.ui.messageLabel.text = escape(sentenceOf(error))
             return
         self._page, self._leftOut, self._found = b"", [], []
+        self.ui.messageLabel.text = ""
         self._run.start(
             privacyCheckSteps(self._words(part), cases, patients, part.task, self._worker),
             onEvent=self._onEvent,
@@ -153,9 +154,9 @@ class PrivacyCheckSection:
         elif kind == "pictures":
             self._found.append(event)
 
-    def _onDone(self, page: bytes) -> None:
-        self._page = page
-        self._finish(" ".join([_("Done; nothing was sent."), *self._leftOut]))
+    def _onDone(self, result: CheckResult) -> None:
+        self._page = result.page
+        self._finish(" ".join([result.problem or _("Done; nothing was sent."), *self._leftOut]))
 
     def _finish(self, message: str) -> None:
         page = self._page

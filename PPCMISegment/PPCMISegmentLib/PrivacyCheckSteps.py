@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import slicer
@@ -11,7 +12,7 @@ from slicer.i18n import tr as _
 
 from PPCMISegmentLib import VolumeNodes
 from PPCMISegmentLib.CasePair import CasePair, FolderPair, ScenePair
-from PPCMISegmentLib.ChildProcess import commandSteps
+from PPCMISegmentLib.ChildProcess import ChildFailedError, commandSteps
 from PPCMISegmentLib.LabelledCases import LabelledCase
 from PPCMISegmentLib.SceneCases import SceneCaseFolder, caseStem
 from PPCMISegmentLib.Steps import inBackground
@@ -25,13 +26,24 @@ LEFT_OUT = "left out"
 """An event of a case that could not be used any more, with the sentence ``text``."""
 
 
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check gave; nothing of it stays on a disk.
+
+    :param page: the report.
+    :param problem: why its numbers say nothing, as a sentence; empty if they do.
+    """
+
+    page: bytes
+    problem: str
+
+
 def privacyCheckSteps(
     words: Sequence[str], cases: Sequence[LabelledCase], patients: Sequence[int], task: Task, worker: Executor
-) -> Generator[dict[str, Any] | None, None, bytes]:
+) -> Generator[dict[str, Any] | None, None, CheckResult]:
     """Run ``ppcmi audit`` with ``words`` on the cases; yields its events, and None now and then.
 
     :param patients: whose each case is, as numbers that mean nothing elsewhere.
-    :returns: the report's page; nothing of it stays on a disk.
     :raises UsageError: if none of the cases can be used any more.
     :raises ChildFailedError: with the sentence of the command's error.
     """
@@ -49,10 +61,16 @@ def privacyCheckSteps(
         rows = [f"{caseStem(number)},{patient}" for number, patient in enumerate(patients, start=1)]
         write_atomically(folder.path / "split.csv", "\n".join(["id,patient", *rows]).encode())
         results = folder.path / RESULTS
-        yield from commandSteps(
-            [*words, "--cases", str(folder.path), "--patients", "patient", "-o", str(results), "--picture-events"]
-        )
-        return (yield from inBackground(worker, (results / PAGE).read_bytes))
+        command = [*words, "--cases", str(folder.path), "--patients", "patient", "-o", str(results)]
+        failure: ChildFailedError | None = None
+        try:
+            yield from commandSteps([*command, "--picture-events"])
+        except ChildFailedError as error:
+            if not (results / PAGE).exists():
+                raise
+            failure = error  # there is a report, which says the same
+        page = yield from inBackground(worker, (results / PAGE).read_bytes)
+        return CheckResult(page, "" if failure is None else str(failure))
 
 
 def patientsOf(pairs: Sequence[CasePair]) -> list[int]:
@@ -73,6 +91,6 @@ def patientsOf(pairs: Sequence[CasePair]) -> list[int]:
 def _ofScene(pair: ScenePair) -> str:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     item = hierarchy.GetItemByDataNode(pair.volumeNode) if hierarchy is not None else 0
-    level = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyLevelPatient()
+    level = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMLevelPatient()
     patient = hierarchy.GetItemAncestorAtLevel(item, level) if item else 0
     return f"patient {patient}" if patient else f"image {VolumeNodes.markOf(pair.volumeNode)}"
