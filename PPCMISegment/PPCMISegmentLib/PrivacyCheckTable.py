@@ -39,7 +39,7 @@ class PrivacyCheckTable:
             return  # the row that a user chose stays chosen, and the pictures stay
         self._check, self._pictures = check, {}
         table = self._ui.resultTable
-        header = [_("Profile"), _("Dice"), _("Best attack"), _("No known slice"), _("Guess")]
+        header = [_("Profile"), _("Dice"), _("Best attack, SSIM"), _("No known slice"), _("Guess")]
         rows = [] if check is None else [_cells(row) for row in check.profiles]
         blocked = table.blockSignals(True)
         table.setColumnCount(len(header))

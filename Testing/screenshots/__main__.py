@@ -21,6 +21,7 @@ PICTURES = REPOSITORY / "Resources" / "Screenshots"
 TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
 WIDTH, HEIGHT, SCALE = 500, 820, 2.0
 VIEW = (640, 640)
+CHECK_HEIGHT, CHECKED_AFTER_S = 560, 1200.0
 
 
 class Photographer:
@@ -39,6 +40,7 @@ class Photographer:
         self._segment()
         self._preview()
         self._export()
+        self._privacy_check()
         self._site_tab()
 
     def _segment(self) -> None:
@@ -76,6 +78,19 @@ class Photographer:
         self._host.wait_until(lambda: not panel.pairs.checking, timeout=60)
         self._save("export-panel")
 
+    def _privacy_check(self) -> None:
+        panel = self._open("Export")
+        source, section = panel.ui.sourceSelector, panel.privacy
+        source.currentIndex = source.findData("folder")
+        panel.ui.folderPathLineEdit.currentPath = str(self._site.cases)
+        self._host.wait_until(lambda: section.ui.checkButton.enabled and not panel.pairs.checking, timeout=120)
+        section.ui.checkButton.click()
+        self._host.wait_until(lambda: not section.running, timeout=CHECKED_AFTER_S)
+        source.currentIndex = source.findData("scene")  # a folder's path is no part of a picture
+        panel.ui.privacyCollapsibleButton.collapsed = False
+        self._save("privacy-check", HEIGHT + CHECK_HEIGHT)
+        panel.ui.privacyCollapsibleButton.collapsed = True
+
     def _site_tab(self) -> None:
         panel = self._open("Site")
         self._host.process_events(1.0)
@@ -88,8 +103,8 @@ class Photographer:
         self._host.process_events(0.5)
         return self._panels[title]
 
-    def _save(self, name: str) -> None:
-        self._host.grab(self._module.widget.parent, self._folder / f"{name}.png", WIDTH, HEIGHT, SCALE)
+    def _save(self, name: str, height: int = HEIGHT) -> None:
+        self._host.grab(self._module.widget.parent, self._folder / f"{name}.png", WIDTH, height, SCALE)
 
 
 def main() -> int:
