@@ -23,6 +23,8 @@ MOST_ROUNDS = 40
 ROUNDS_AFTER = 5
 """Rounds that the shares get once the references no longer change."""
 RIDGE = 1e-2
+CLUSTERED_VOXELS = 4096
+"""Enough of a patch to tell references apart."""
 MEAN_SHARE = (LEAST_SHARE + LARGEST_SHARE) / 2
 
 
@@ -54,8 +56,10 @@ def unmix_requests(mixed: MixedPatches, seed: int) -> Tensor:
 def _first_references(rows: Tensor, targets: Tensor, count: int, seed: int) -> Tensor:
     """Guesses ``(r, v)``: what is left of each mixture without its patch, in clusters."""
     left = (rows - MEAN_SHARE * targets) / (1 - MEAN_SHARE)
-    clusters = KMeans(min(count, len(rows)), n_init=2, random_state=seed).fit(left.numpy())
-    return torch.from_numpy(clusters.cluster_centers_).to(rows.dtype)
+    count, some = min(count, len(rows)), left[:, :: max(1, left.shape[1] // CLUSTERED_VOXELS)]
+    label = torch.from_numpy(KMeans(count, n_init=2, random_state=seed).fit_predict(some.numpy())).long()
+    sums = torch.zeros(count, left.shape[1]).index_add_(0, label, left)
+    return sums / torch.bincount(label, minlength=count).clamp_min(1)[:, None]
 
 
 def _explain(rows: Tensor, targets: Tensor, references: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
