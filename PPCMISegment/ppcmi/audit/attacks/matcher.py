@@ -3,8 +3,8 @@
 Two views of each of its own cases, changed as another scan or machine would change them, go through the protection
 under keys that the attacker draws, and the network learns to tell views of one case from those of others (a contrastive
 loss with temperature, van den Oord et al. 2018, arXiv 1807.03748). Some of its cases, under keys of their own, decide
-whether it looks at the latents themselves or at what no channel mixing changes of them: re-trained for every defense,
-as PriCheXy-Net's evaluation asks.
+whether it looks at the latents themselves or at what no channel mixing changes of them, and which untrained features it
+is asked together with: re-trained for every defense, as PriCheXy-Net's evaluation asks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppcmi.audit.attacker import Finding, Knowledge, Seen
-from ppcmi.audit.attacks.case_features import Maps, evenly_thinned
+from ppcmi.audit.attacks.case_features import UNTRAINED, Maps, case_features, evenly_thinned
 from ppcmi.audit.attacks.linkage import cases_sent, linkage_findings
 from ppcmi.audit.invariants import canonical_maps, norm_maps, slice_norms
 from ppcmi.audit.setting import Setting
@@ -101,12 +101,15 @@ def measure_trained_linkage(
     started = time.monotonic()
     chosen = config or MatcherConfig()
     pool = _rehearse(setting, knowledge, chosen)
-    trained = {name: _train(pool, maps, chosen, knowledge.generator, report) for name, maps in INPUTS.items()}
-    best = max(trained, key=lambda name: trained[name][1])
+    networks = {name: _train(pool, maps, chosen, knowledge.generator, report) for name, maps in INPUTS.items()}
+    inputs, beside = _choose(pool, networks)
     sent = cases_sent(setting, subjects, seed)
-    features = _embed(trained[best][0], INPUTS[best](sent.seen), sent.seen.case)
+    features = _embed(networks[inputs], INPUTS[inputs](sent.seen), sent.seen.case)
+    if beside is not None:
+        features = _side_by_side(features, case_features(sent.seen, UNTRAINED[beside]))
     findings = linkage_findings(setting, {"a trained network": features}, sent, seed, time.monotonic() - started)
-    return [replace(finding, note=f"{finding.note}; it looks at {best}") for finding in findings]
+    looks = f"it looks at {inputs}" + (f", beside {beside} without training" if beside else "")
+    return [replace(finding, note=f"{finding.note}; {looks}") for finding in findings]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +120,17 @@ class _Pool:
     cases: int
     views: int
     slices: int
+
+    @property
+    def held_out(self) -> int:
+        """How many of the cases, the last ones, no network is trained on."""
+        return max(2, round(HELD_OUT * self.cases))
+
+    def judge(self, features: Tensor) -> float:
+        """How often two views of a held-out case are more alike than views of two, by the last rehearsal's features."""
+        first, second, *_ = features.reshape(self.views, self.cases, -1)[:, -self.held_out :]
+        alike = first @ second.T
+        return float((alike.diagonal()[:, None] > alike).double().mean())
 
 
 def _rehearse(setting: Setting, knowledge: Knowledge, config: MatcherConfig) -> _Pool:
@@ -134,13 +148,26 @@ def _rehearse(setting: Setting, knowledge: Knowledge, config: MatcherConfig) -> 
     return _Pool(seen, own.cases, config.views, len(own) // own.cases)
 
 
-def _train(
-    pool: _Pool, maps: Maps, config: MatcherConfig, generator: torch.Generator, report: Report
-) -> tuple[Matcher, float]:
-    """A network, and how often it finds two views of a held-out case more alike than views of two."""
-    seen = [maps(rehearsal) for rehearsal in pool.rehearsals]
-    held_out = max(2, round(HELD_OUT * pool.cases))
-    training = pool.cases - held_out
+def _choose(pool: _Pool, networks: Mapping[str, Matcher]) -> tuple[str, str | None]:
+    """The network, and the untrained features to compare beside its own if any, that do best on held-out cases."""
+    last = pool.rehearsals[-1]
+    learned = {name: _embed(network, INPUTS[name](last), last.case) for name, network in networks.items()}
+    plain = {name: case_features(last, maps) for name, maps in UNTRAINED.items()}
+    results: dict[tuple[str, str | None], float] = {}
+    for inputs, embedded in learned.items():
+        results[inputs, None] = pool.judge(embedded)
+        for beside, features in plain.items():
+            results[inputs, beside] = pool.judge(_side_by_side(embedded, features))
+    return max(results, key=lambda pair: results[pair])
+
+
+def _side_by_side(first: Tensor, second: Tensor) -> Tensor:
+    """Unit vectors whose products are the means of both cosines."""
+    return torch.cat((first, second), dim=1) / 2**0.5
+
+
+def _train(pool: _Pool, maps: Maps, config: MatcherConfig, generator: torch.Generator, report: Report) -> Matcher:
+    seen = [maps(rehearsal) for rehearsal in pool.rehearsals[:-1]]
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(1 << 31, (1,), generator=generator)))
         network = Matcher(seen[0])
@@ -156,11 +183,9 @@ def _train(
         right = torch.arange(len(cases))
         return F.cross_entropy(alike, right) + F.cross_entropy(alike.T, right)
 
-    fit("matcher", network, loss_of, training, config.fit, generator=generator, report=report)
-    embedded = _embed(network, seen[-1], pool.rehearsals[-1].case)
-    judged = embedded.reshape(pool.views, pool.cases, -1)[:, training:]
-    alike = judged[0] @ judged[1].T
-    return network, float((alike.diagonal()[:, None] > alike).double().mean())
+    items = pool.cases - pool.held_out
+    fit("matcher", network, loss_of, items, config.fit, generator=generator, report=report)
+    return network
 
 
 @torch.no_grad()
