@@ -182,7 +182,9 @@ def test_before_the_first_export_a_check_is_offered_and_not_forced(opened, slice
     panel = opened(phantoms=1)
     panel.ui.destinationSelector.currentIndex = panel.ui.destinationSelector.findData("file")
     slicer_host.dialogs.answer("no", str(tmp_path / "a.ppcmi"), "no")
+    assert panel.ui.exportButton.enabled, panel.ui.leavesLabel.text
     panel.ui.exportButton.click()
+    assert slicer_host.dialogs.texts, panel.ui.messageLabel.text
     offer, _file, question = slicer_host.dialogs.texts
     assert "No privacy check was made for this task yet" in offer
     assert "No privacy check was made for this task with its present codec" in question
@@ -211,10 +213,8 @@ def test_after_a_check_the_question_quotes_it_and_the_log_names_it(opened, slice
 def test_packages_are_asked_for_when_the_first_check_is_made(opened, slicer_host, monkeypatch):
     from slicer import packaging
 
-    panel = opened()
-    check = packaging.pip_check
-    monkeypatch.setattr(packaging, "pip_check", lambda one: "scikit" not in str(one) and check(one))
-    monkeypatch.setattr(packaging, "_missing", lambda wanted: [r for r in wanted if "scikit" in str(r)])
+    panel, found = opened(), packaging._is_met
+    monkeypatch.setattr(packaging, "_is_met", lambda one: "scikit" not in one.name and found(one))
     panel.refresh()
     wait_for_checks(slicer_host, panel)
     assert panel.ui.exportButton.enabled  # nothing else needs them
