@@ -11,14 +11,15 @@ import torch
 
 from ppcmi.audit.attack_list import Lengths
 from ppcmi.audit.document import AuditReport
-from ppcmi.audit.mapping import MappingConfig, measure_usefulness, train_mapper
+from ppcmi.audit.mapping import MappingConfig, fit_stand_in, measure_usefulness, train_mapper
 from ppcmi.audit.subjects import split_subjects
 from ppcmi.audit.suite import AuditConfig, audit
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.training import train_codec
 from ppcmi.errors import AuditError, CancelledError
 from ppcmi.fitting import FitConfig, FitReport
-from ppcmi.scales import Profile
+from ppcmi.latents import Latents
+from ppcmi.scales import Profile, scale_shapes
 from support.codecs import quick_config, quick_slice_set, tiny_task
 
 CASES = 14
@@ -124,6 +125,24 @@ def test_it_can_be_ended_between_steps_and_within_a_training(subjects, codec):
 
     with pytest.raises(CancelledError):
         list(audit(subjects, codec, CONFIG, report=cancel))
+
+
+@pytest.mark.parametrize("profile", [Profile.FULL, Profile.COARSE, Profile.MINIMAL], ids=str)
+def test_the_stand_in_learns_from_the_smallest_slices_whatever_the_order_of_memory(profile):
+    """Maps of one value, with channels side by side as encoders leave them: some libraries crash on these."""
+    generator = torch.Generator().manual_seed(1)
+    images, masks = (
+        Latents(
+            {
+                scale: torch.randn(20, *shape, generator=generator).to(memory_format=torch.channels_last)
+                for scale, shape in scale_shapes((32, 32), profile.scales).items()
+            }
+        )
+        for _ in range(2)
+    )
+    mapped = fit_stand_in(images, masks, FitConfig(epochs=1, batch_size=8), seed=1)(images)
+    assert mapped.shapes == masks.shapes
+    assert all(values.isfinite().all() for _, values in mapped.items())
 
 
 def test_noise_costs_dice(subjects, codec):

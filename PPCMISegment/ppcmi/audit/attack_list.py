@@ -13,7 +13,7 @@ from ppcmi.audit.attacks.attributes import measure_attributes
 from ppcmi.audit.attacks.collusion import SharedCodec
 from ppcmi.audit.attacks.cross_decoder import CrossDecoder
 from ppcmi.audit.attacks.decoder import DecoderConfig
-from ppcmi.audit.attacks.invariant_decoder import invariant_decoders
+from ppcmi.audit.attacks.invariant_decoder import Invariant, invariant_decoders
 from ppcmi.audit.attacks.leaked_pairs import LeakedPairs
 from ppcmi.audit.attacks.linkage import measure_linkage
 from ppcmi.audit.attacks.matcher import measure_trained_linkage
@@ -69,7 +69,7 @@ def picture_attacks(
     effort = Effort(lengths.decoder, lengths.rehearsal, report)
     yield from (LeakedPairs(cases, effort) for cases in (LEAKED_CASES if setting.key_is_fixed else LEAKED_CASES[1:2]))
     yield PlainLatents(effort)
-    yield from invariant_decoders(effort)
+    yield from (a for a in invariant_decoders(effort) if a.invariant is not Invariant.MIXINGS)  # never the best
     yield SharedCodec()
 
 
