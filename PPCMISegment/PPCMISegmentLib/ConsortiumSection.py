@@ -128,7 +128,7 @@ class ConsortiumSection(SiteSection):
 
             site = self.context.site.profile()
             with _quickClient(site) as client:
-                consortium.create(site, client, standing.task.name, scope, "two-layer")
+                consortium.create(site, client, standing.task.name, scope)
             return self._ask()
 
         def done(standings: list[TaskStanding]) -> None:

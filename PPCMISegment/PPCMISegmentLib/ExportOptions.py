@@ -56,12 +56,14 @@ class ExportOptions:
         return self._ui.destinationSelector.currentData == SERVER
 
     def choices(self, part: TaskProfile) -> ExportChoices:
-        """What was chosen; the published protocol leaves no choice of the profile."""
-        paper = part.membership.mode == "paper"
+        """What was chosen; the published protocol and other methods leave no choice of the profile."""
+        from ppcmi.methods.rules import only_profile
+
+        fixed = only_profile(part.task.method, part.membership.mode)
         variants = self._ui.variantsSpinBox.value
         return ExportChoices(
             part.task.name,
-            "paper" if paper else self._ui.profileSelector.currentData,
+            self._ui.profileSelector.currentData if fixed is None else str(fixed),
             self._ui.quantizationSelector.currentData,
             variants if variants >= 0 else None,
             self._settings.text("device", "auto"),

@@ -9,7 +9,7 @@ from ppcmi.codec.training import train_codec
 from ppcmi.cohort_export import usual_profile
 from ppcmi.errors import BundleError, TaskError
 from ppcmi.latents import Latents
-from ppcmi.methods.rules import rules_of
+from ppcmi.methods.rules import only_profile, rules_of
 from ppcmi.modes import has_inner_layer, mode_named
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream, scale_shapes
@@ -43,6 +43,8 @@ def test_only_the_products_mode_has_an_inner_key_and_only_other_methods_go_witho
     assert [has_inner_layer(mode) for mode in ("two-layer", "paper", "plain")] == [True, False, False]
     assert "plain" not in rules_of("ppcmi").modes
     assert rules_of("privacy-sf").modes == ("plain",)
+    chosen = [only_profile(*of) for of in (("ppcmi", "two-layer"), ("ppcmi", "paper"), ("mixup", "plain"))]
+    assert chosen == [None, Profile.PAPER, Profile.MIXUP]
     with pytest.raises(ValueError, match="no mode"):
         mode_named("none")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ppcmi.modes import Mode
+from ppcmi.scales import Profile
 from ppcmi.task import Method
 
 if TYPE_CHECKING:
@@ -19,19 +20,26 @@ class MethodRules:
 
     :param modes: how latents may be protected; the first is the usual one.
     :param codec_preset: the codec's networks where nobody chose.
+    :param profile: the one that it has, or None: a site chooses.
     """
 
     modes: tuple[Mode, ...]
     codec_preset: Preset
+    profile: Profile | None = None
 
 
 _RULES: Mapping[Method, MethodRules] = {
     "ppcmi": MethodRules(("two-layer", "paper"), "default"),
-    "privacy-sf": MethodRules(("plain",), "privacy-sf"),
-    "mixup": MethodRules(("plain",), "mixup"),
+    "privacy-sf": MethodRules(("plain",), "privacy-sf", Profile.MINIMAL),
+    "mixup": MethodRules(("plain",), "mixup", Profile.MIXUP),
 }
 
 
 def rules_of(method: Method) -> MethodRules:
     """The rules of a method."""
     return _RULES[method]
+
+
+def only_profile(method: Method, mode: str) -> Profile | None:
+    """The profile where there is no choice of one, or None."""
+    return Profile.PAPER if mode == "paper" else rules_of(method).profile
