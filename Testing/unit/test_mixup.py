@@ -172,6 +172,8 @@ def test_the_sites_unmixing_belongs_to_its_codec(tmp_path):
     with pytest.raises(CodecError, match="another codec"):
         site_unmixing.load(path, Codec(TASK, "mixup"))
     assert Codec.from_bytes(codec.to_bytes()).fingerprint == codec.fingerprint
+    with pytest.raises(CodecError, match="nothing is encoded"):
+        codec.encode_images(torch.zeros(1, 1, 64, 64))
 
 
 def test_the_servers_network_gives_probabilities_of_every_class_and_learns_soft_targets(tmp_path):

@@ -114,7 +114,12 @@ class Codec(nn.Module):
 
     @property
     def networks(self) -> CodecNetwork:
-        """The preset's networks."""
+        """The preset's networks.
+
+        :raises CodecError: if it encodes nothing.
+        """
+        if self.preset == "mixup":
+            raise CodecError("With the method mixup nothing is encoded: this works with tasks of other methods only.")
         return cast(CodecNetwork, self.network)
 
     @property
