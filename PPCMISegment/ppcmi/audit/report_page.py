@@ -44,7 +44,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { text-align: left; font-size: .82rem; font-weight: 600; color: var(--quiet); }
 th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 table.findings, table.words { font-size: .88rem; } table.small { width: auto; font-size: .88rem; }
-table.findings td:nth-last-child(-n+3) { white-space: nowrap; }
+table.findings td:nth-child(2) { min-width: 9rem; }
 .pictures { display: flex; flex-wrap: wrap; gap: .8rem; margin: .5rem 0 1rem; }
 figure { margin: 0; width: 8.4rem; } figcaption { font-size: .8rem; line-height: 1.3; margin-top: .25rem; }
 figure img { display: block; width: 100%; height: auto; background: #000; } img.pixels { image-rendering: pixelated; }
@@ -64,6 +64,7 @@ svg .name { font-weight: 600; }
           --mark: #1f5fa8; --bad: #a8321c; }
   body { font-size: 10.5pt; margin: 0; padding: 0; max-width: none; } h2, h3 { break-after: avoid; }
   figure, tr, .pictures, svg, .notice, dl.facts { break-inside: avoid; } thead { display: table-header-group; }
+  table.findings { font-size: 8pt; } table.findings td { padding: .15rem .5rem .15rem 0; }
   figure { width: 29mm; } .notice, svg { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 </style>

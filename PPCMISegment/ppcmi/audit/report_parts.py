@@ -110,25 +110,18 @@ def paragraphs(sentences: Iterable[str]) -> str:
 
 
 def _findings_table(findings: Sequence[Finding]) -> str:
-    header = ["", "attack", "measure", "value (95 %)", "guess", "s"]
-    lines = []
+    rows = []
     for (attack, title), group in groupby(findings, key=lambda finding: (finding.attack, finding.title)):
         of_attack = list(group)
         notes = dict.fromkeys(finding.note for finding in of_attack if finding.note)
         note = "".join(f'<br><span class="quiet small">{escape(text)}</span>' for text in notes)
-        for number, finding in enumerate(of_attack):
-            span = f' rowspan="{len(of_attack)}"'
-            first = number == 0
-            cells = [
-                f"<td{span}><b>{escape(attack)}</b></td><td{span}>{escape(title)}{note}</td>" if first else "",
-                f"<td>{escape(finding.measure)}</td>",
-                f"<td>{_with_interval(finding.value, finding.low, finding.high)}</td>",
-                f"<td>{_number(finding.chance)}</td>",
-                f"<td{span}>{finding.seconds:.0f}</td>" if first else "",
-            ]
-            lines.append(f"<tr>{''.join(cells)}</tr>")
-    head = "".join(f"<th>{name}</th>" for name in header)
-    return f'<table class="findings"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+        values = "; ".join(
+            f"{escape(finding.measure)}&nbsp;{_with_interval(finding.value, finding.low, finding.high)}"
+            f'<span class="quiet">, guess&nbsp;{_number(finding.chance)}</span>'
+            for finding in of_attack
+        )
+        rows.append([f"<b>{escape(attack)}</b>", escape(title) + note, values, f"{of_attack[0].seconds:.0f}"])
+    return _table(["", "attack", "found (95 %), and what a guess gives", "s"], rows, "findings")
 
 
 def _with_interval(value: float, low: float, high: float) -> str:
