@@ -232,6 +232,7 @@ def _training_config(command: Command, task: Task) -> CodecTrainingConfig:
         images=config.images.scaled(effort),
         masks=config.masks.scaled(effort),
         local=config.local.scaled(effort),
+        minimizer=config.minimizer.scaled(effort),
     )
 
 

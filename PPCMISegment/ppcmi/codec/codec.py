@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ppcmi.codec.default import DefaultCodecNetwork
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
+from ppcmi.codec.minimized import MinimizedCodecNetwork
 from ppcmi.codec.privacy_sf import PrivacySfCodecNetwork
 from ppcmi.codec.published import PublishedCodecNetwork
 from ppcmi.device import preset_precision
@@ -42,10 +43,11 @@ MAXIMUM_FILE_BYTES = 256 << 20
 BATCH = 32
 """Slices that go through a network at once."""
 
-Preset = Literal["default", "paper", "privacy-sf", "mixup"]
+Preset = Literal["default", "minimized", "paper", "privacy-sf", "mixup"]
 
 PROFILES_OF: Mapping[Preset, tuple[Profile, ...]] = {
     "default": (Profile.FULL, Profile.COARSE, Profile.MINIMAL),
+    "minimized": (Profile.FULL, Profile.COARSE, Profile.MINIMAL),
     "paper": (Profile.PAPER, Profile.FULL),
     "privacy-sf": (Profile.MINIMAL,),
     "mixup": (Profile.MIXUP,),
@@ -257,6 +259,7 @@ def read_metadata(data: bytes) -> dict[str, str]:
 
 _NETWORKS: Mapping[Preset, Callable[[int, int], nn.Module]] = {
     "default": DefaultCodecNetwork,
+    "minimized": MinimizedCodecNetwork,
     "paper": PublishedCodecNetwork,
     "privacy-sf": PrivacySfCodecNetwork,
     "mixup": UnmixingNetwork,

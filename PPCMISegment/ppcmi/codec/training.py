@@ -20,6 +20,7 @@ from ppcmi.codec.default import PROFILES, DefaultCodecNetwork, MaskGuide
 from ppcmi.codec.local_network import LocalNetwork
 from ppcmi.codec.losses import published_mask_loss, segmentation_loss
 from ppcmi.codec.mask_autoencoder import foreground
+from ppcmi.codec.minimization import train_image_decoders, train_minimizer
 from ppcmi.codec.privacy_sf import PrivacySfCodecNetwork
 from ppcmi.codec.published import PublishedCodecNetwork
 from ppcmi.codec.quality import mean_dice, measure_codec, peak_signal_to_noise
@@ -36,6 +37,7 @@ from ppcmi.task import Task
 class CodecTrainingConfig:
     """How a codec is trained; recorded in it.
 
+    :param minimizer: of the preset ``minimized`` alone: its minimizer, and the image decoders on what that leaves.
     :param guide_weight: weight of the mask latents' error in the image encoder's loss.
     :param latent_noise: largest standard deviation of the noise on mask latents while their decoder is trained,
         relative to the latents' own.
@@ -49,6 +51,9 @@ class CodecTrainingConfig:
     images: FitConfig = field(default_factory=lambda: FitConfig(epochs=12, minimum_steps=600, patience=6))
     masks: FitConfig = field(default_factory=lambda: FitConfig(epochs=4, minimum_steps=250, patience=3))
     local: FitConfig = field(default_factory=lambda: FitConfig(epochs=10, minimum_steps=500))
+    minimizer: FitConfig = field(
+        default_factory=lambda: FitConfig(epochs=4, batch_size=32, learning_rate=1e-3, minimum_steps=400)
+    )
     guide_weight: float = 1.0
     latent_noise: float = 0.5
     uncertainty: float = 0.06
@@ -85,6 +90,10 @@ def train_codec(
             train_mixup(unmixing, labelled, task, config.masks, generator=generator, report=report)
         elif not codec.follows_a_paper:
             _train_default(codec, labelled, images, _sample(held_out), config, generator=generator, report=report)
+            if config.preset == "minimized":
+                train_minimizer(codec, labelled, config.minimizer, generator, report)
+                _standardize_images(codec, labelled.slices)
+                train_image_decoders(codec, images, config.minimizer, generator, report)
         else:
             _train_published(codec, labelled, images, _sample(held_out), config, generator=generator, report=report)
         if task.method == "ppcmi":  # the systems that it is compared with have no such network
@@ -280,9 +289,10 @@ def _standardize_masks(codec: Codec, labels: Tensor) -> None:
 
 
 def _standardize_images(codec: Codec, slices: Tensor) -> None:
-    for scale, values in codec.encode_images(slices).items():
+    standardization = codec.standardization(Stream.IMAGE)
+    for scale, values in standardization.remove_from(codec.encode_images(slices)).items():
         deviation = values.std(dim=(0, 2, 3)).clamp_min(1e-3)
-        codec.standardization(Stream.IMAGE).set(scale, values.mean(dim=(0, 2, 3)), deviation)
+        standardization.set(scale, values.mean(dim=(0, 2, 3)), deviation)
 
 
 def _unsure_masks(masks: Tensor, limit: float, generator: torch.Generator) -> Tensor:
