@@ -44,7 +44,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { text-align: left; font-size: .82rem; font-weight: 600; color: var(--quiet); }
 th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 table.findings, table.words { font-size: .88rem; } table.small { width: auto; font-size: .88rem; }
-table.findings td:nth-child(2) { min-width: 9rem; }
+table.findings td:nth-child(2) { min-width: 9rem; } table.findings .small { font-size: .95em; }
 .pictures { display: flex; flex-wrap: wrap; gap: .8rem; margin: .5rem 0 1rem; }
 figure { margin: 0; width: 8.4rem; } figcaption { font-size: .8rem; line-height: 1.3; margin-top: .25rem; }
 figure img { display: block; width: 100%; height: auto; background: #000; } img.pixels { image-rendering: pixelated; }
