@@ -1,10 +1,10 @@
 """The minimized codec: of the image latents only what predicts the mask leaves, in a few channels.
 
 The default codec's encoder is taught to keep the image, which is what an attacker wants. Here a small network, the
-*minimizer*, follows it and writes :data:`KEPT` channels of each scale, the others are zero. It learns from the error of
-the mask latents that a stand-in for the server's network predicts from them under noise, and the image takes no part
-in that: what a mask does not need has no reason to pass. There is nothing to send it in either: for slices of 64 x 64
-pixels ``coarse`` has 192 numbers instead of 3072.
+*minimizer*, follows it and writes :data:`KEPT` channels of each scale; the others are zero. It learns from one thing
+alone, the error of the mask latents that a stand-in for the server's network predicts from them under noise: what a
+mask does not need has little room and no reason to pass. For slices of 64 x 64 pixels ``coarse`` then carries 192
+numbers instead of 3072. A bundle is as large as ever, because the KLT spreads them over all channels.
 
 Image decoders are trained anew on what is left: what holders of all keys could see. The mask side is the default's.
 """
