@@ -1,4 +1,8 @@
-"""Training of the minimized preset's last step, after everything of the default preset is trained."""
+"""Training of the minimized preset's last step, after everything of the default preset is trained.
+
+The minimizer learns what the mask needs, against an adversary that learns at the same time to redraw the image from
+what is sent. An attacker trains anew, on what the finished codec sends; the image decoders do so here.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from torch import Tensor, nn
 from ppcmi.codec.augment import augment_pair
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.default import PROFILES, DefaultCodecNetwork
+from ppcmi.codec.image_autoencoder import ImageDecoder
 from ppcmi.codec.minimized import KEPT, MinimizedCodecNetwork, ServerStandIn, padded
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.fitting import FitConfig, Report, fit
@@ -25,12 +30,32 @@ Without it, it could write the image into digits that the mask does not need.
 
 
 def train_minimizer(
-    codec: Codec, labelled: SliceSet, config: FitConfig, generator: torch.Generator, report: Report
+    codec: Codec,
+    labelled: SliceSet,
+    config: FitConfig,
+    adversary_weight: float,
+    generator: torch.Generator,
+    report: Report,
 ) -> None:
-    """Train the minimizer in place, by what the mask needs. The codec's other networks stay as they are."""
+    """Train the minimizer in place; the codec's other networks stay as they are.
+
+    :param adversary_weight: what the share of the image's variance that the adversary redraws counts beside the error
+        of the mask latents, whose variance is 1.
+    """
     network = cast(MinimizedCodecNetwork, codec.network)
     labels, masks = labelled.known_labels, codec.standardization(Stream.MASK)
     parts = _Training(network).to(codec.device)
+    mean = labelled.slices.mean(dim=0).to(codec.device)
+    adversaries = nn.ModuleDict({p: ImageDecoder(len(mean), p.scales) for p in PROFILES}).to(codec.device)
+    optimizer = torch.optim.AdamW(adversaries.parameters(), lr=2 * config.learning_rate)
+
+    def redrawn(adversary: nn.Module, sent: Latents, slices: Tensor) -> Tensor:
+        """Share of the slices' variance about the mean picture; first the adversary learns."""
+        error = F.mse_loss(adversary(sent.map(lambda _, v: v.detach())).float(), slices)
+        optimizer.zero_grad(set_to_none=True)
+        error.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return 1 - F.mse_loss(adversary(sent).float(), slices) / (slices - mean).square().mean()
 
     def loss_of(index: Tensor) -> Tensor:
         slices, truth = augment_pair(labelled.slices[index].to(codec.device), labels[index].to(codec.device), generator)
@@ -41,7 +66,9 @@ def train_minimizer(
         sent = _standardized(parts.minimizer(latents).of(profile))
         noisy = sent.map(lambda _, v: v + NOISE * torch.randn(v.shape, generator=generator).to(v.device))
         guess = parts.servers[profile](noisy)
-        return torch.stack([F.mse_loss(guess[s], target[s]) for s in profile.scales]).mean()
+        task = torch.stack([F.mse_loss(guess[s], target[s]) for s in profile.scales]).mean()
+        # Below 0 the adversary is worse than the mean picture, which is nothing to gain by.
+        return task + adversary_weight * redrawn(adversaries[profile], sent, slices).clamp_min(0)
 
     fit("minimizer", parts, loss_of, len(labelled), config, generator=generator, report=report)
 

@@ -1,10 +1,10 @@
 """The minimized codec: of the image latents only what predicts the mask leaves, in a few channels.
 
 The default codec's encoder is taught to keep the image, which is what an attacker wants. Here a small network, the
-*minimizer*, follows it and writes :data:`KEPT` channels of each scale; the others are zero. It learns from one thing
-alone, the error of the mask latents that a stand-in for the server's network predicts from them under noise: what a
-mask does not need has little room and no reason to pass. For slices of 64 x 64 pixels ``coarse`` then carries 192
-numbers instead of 3072. A bundle is as large as ever, because the KLT spreads them over all channels.
+*minimizer*, follows it and writes :data:`KEPT` channels of each scale; the others are zero. It learns from the error of
+the mask latents that a stand-in for the server's network predicts from them under noise, and against an adversary that
+redraws the image: what a mask does not need has little room and a reason not to pass. For slices of 64 x 64 pixels
+``coarse`` then carries 192 numbers instead of 3072; a bundle is as large as ever, because the KLT spreads them.
 
 Image decoders are trained anew on what is left: what holders of all keys could see. The mask side is the default's.
 """

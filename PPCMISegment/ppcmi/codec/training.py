@@ -38,6 +38,7 @@ class CodecTrainingConfig:
     """How a codec is trained; recorded in it.
 
     :param minimizer: of the preset ``minimized`` alone: its minimizer, and the image decoders on what that leaves.
+    :param adversary_weight: of ``minimized`` alone: how much it counts that less of the image can be redrawn.
     :param guide_weight: weight of the mask latents' error in the image encoder's loss.
     :param latent_noise: largest standard deviation of the noise on mask latents while their decoder is trained,
         relative to the latents' own.
@@ -54,6 +55,7 @@ class CodecTrainingConfig:
     minimizer: FitConfig = field(
         default_factory=lambda: FitConfig(epochs=4, batch_size=32, learning_rate=1e-3, minimum_steps=400)
     )
+    adversary_weight: float = 0.5
     guide_weight: float = 1.0
     latent_noise: float = 0.5
     uncertainty: float = 0.06
@@ -91,7 +93,7 @@ def train_codec(
         elif not codec.follows_a_paper:
             _train_default(codec, labelled, images, _sample(held_out), config, generator=generator, report=report)
             if config.preset == "minimized":
-                train_minimizer(codec, labelled, config.minimizer, generator, report)
+                train_minimizer(codec, labelled, config.minimizer, config.adversary_weight, generator, report)
                 _standardize_images(codec, labelled.slices)
                 train_image_decoders(codec, images, config.minimizer, generator, report)
         else:
