@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.federation import join_consortium
 from benchmarks.kept import KeptRows, show
-from benchmarks.privacy_report import report
+from benchmarks.privacy_report import MINIMIZED, report
 from benchmarks.results import REPOSITORY
 from ppcmi.audit.attack_list import Lengths, picture_attacks, scores_of
 from ppcmi.audit.attacker import Finding, ReconstructionAttack
@@ -33,10 +33,10 @@ from ppcmi.audit.mapping import MapLatents, MappingConfig, measure_usefulness, t
 from ppcmi.audit.metrics import interval
 from ppcmi.audit.reconstruction import Bench
 from ppcmi.audit.setting import Observer, Setting
-from ppcmi.audit.settings import NOISES, settings_of, two_layers
+from ppcmi.audit.settings import NOISES, product_settings, settings_of, two_layers
 from ppcmi.audit.subjects import Subjects, patients_of, split_subjects, thin
 from ppcmi.audit.suite import AuditConfig, attacked, audit
-from ppcmi.codec.codec import Codec
+from ppcmi.codec.codec import Codec, Preset
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
@@ -49,6 +49,7 @@ from ppcmi_server.umn.model import TrainedUmn
 
 TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
 PROFILES = (Profile.FULL, Profile.COARSE, Profile.MINIMAL)
+MINIMIZED_PROFILES = (Profile.COARSE, Profile.MINIMAL)
 SEED, LEAKED, QUICK_CASES = 1, 20, 50
 
 SUBSAMPLED = {"hippocampus_mr": Lengths(victims=160, others=800), "fetal_head_us": Lengths(victims=40, others=110)}
@@ -66,12 +67,15 @@ class Networks:
     """What sites trained.
 
     :param published: the published codec of site A; where slices are too small for it, the default one.
+    :param minimized: of the preset of that name, and ``minimized_surrogate`` the attacker's own of it.
     :param decoder: site A's own.
     """
 
     codec: Codec
     surrogate: Codec
     published: Codec
+    minimized: Codec
+    minimized_surrogate: Codec
     decoder: SiteDecoder
 
 
@@ -90,14 +94,21 @@ class Run:
         self.kept = KeptRows(store / f"privacy-{data.name}.json")
         self.subjects = _subjects(self.cases, self.task)
         self.networks = self._networks()
-        self.bench = Bench(attacked(self.subjects, self.lengths), self.networks.surrogate, (SEED,), LEAKED)
+        subjects = attacked(self.subjects, self.lengths)
+        self.bench = Bench(subjects, self.networks.surrogate, (SEED,), LEAKED)
+        self.minimized_bench = Bench(subjects, self.networks.minimized_surrogate, (SEED,), LEAKED)
 
     def settings(self) -> list[Setting]:
         """All rows; of noise only what the server with the codec sees."""
         found = settings_of(
             self.networks.codec, scope="consortium", profiles=PROFILES, noises=NOISES, published=self.networks.published
         )
-        return [s for s in found if not s.noise or (s.observer is Observer.SERVER and s.codec_known)]
+        rows = [s for s in found if not s.noise or (s.observer is Observer.SERVER and s.codec_known)]
+        return rows + [
+            replace(s, name=f"{MINIMIZED} {s.name}", defense=f"{MINIMIZED} {s.defense}")
+            for profile in MINIMIZED_PROFILES
+            for s in product_settings(self.networks.minimized, profile, "consortium")
+        ]
 
     def measure_attacks(self, learned: bool) -> None:
         """Attacks that end in pictures: those that train a decoder, or those that do not."""
@@ -117,7 +128,7 @@ class Run:
             for words, measure in scores_of("quick", self.lengths, {}, show):
 
                 def findings(setting: Setting, measure: Any) -> dict[str, Any]:
-                    knowledge, _ = self.bench.scene(setting)[0]
+                    knowledge, _ = self._bench_of(setting).scene(setting)[0]
                     return _document(measure(setting, self.bench.subjects, knowledge, SEED))
 
                 self._row("score", f"{setting.name} / {words}", findings, setting, measure)
@@ -129,7 +140,11 @@ class Run:
             if self._file(f"umn-private-{profile.value}").exists():
                 self._row("use", f"{two_layers(profile)} / server's network", self._real_use, profile)
             for noise in noises[profile]:
-                self._row("use", f"{two_layers(profile, noise)} / stand-in", self._stand_in_use, profile, noise)
+                name = f"{two_layers(profile, noise)} / stand-in"
+                self._row("use", name, self._stand_in_use, self.networks.codec, profile, noise)
+        for profile in MINIMIZED_PROFILES:
+            name = f"{MINIMIZED} {two_layers(profile)} / stand-in"
+            self._row("use", name, self._stand_in_use, self.networks.minimized, profile, 0.0)
 
     def measure_rest(self) -> None:
         """Controls, and what the noise bounds."""
@@ -145,8 +160,11 @@ class Run:
         found = self.kept.row(name, lambda: {"kind": kind, **measure(*arguments)})
         print(f"{self.name}: {name}: {found['seconds']} s", flush=True)
 
+    def _bench_of(self, setting: Setting) -> Bench:
+        return self.minimized_bench if setting.codec is self.networks.minimized else self.bench
+
     def _attempt(self, setting: Setting, attack: ReconstructionAttack) -> dict[str, Any]:
-        attempt = self.bench.attempt(setting, attack)
+        attempt = self._bench_of(setting).attempt(setting, attack)
         return {} if attempt is None else _document(attempt.findings) | {
             "defense": setting.defense, "collusion": setting.observer is Observer.COLLUSION,
         }  # fmt: skip
@@ -159,17 +177,17 @@ class Run:
         def ask(latents: Latents) -> Latents:
             return concatenate([member.ask(latents.select(case == one), umn) for one in torch.unique(case)])
 
-        return self._use(profile, ask, 0.0)
+        return self._use(self.networks.codec, profile, ask, 0.0)
 
-    def _stand_in_use(self, profile: Profile, noise: float) -> dict[str, Any]:
+    def _stand_in_use(self, codec: Codec, profile: Profile, noise: float) -> dict[str, Any]:
         config = MappingConfig(FitConfig(epochs=4, batch_size=16, minimum_steps=200), copies=1)
         training = attacked(self.subjects, self.lengths).collected
-        mapper = train_mapper(self.networks.codec, training, profile, SEED, show, noise=noise, config=config)
-        return self._use(profile, mapper, noise)
+        mapper = train_mapper(codec, training, profile, SEED, show, noise=noise, config=config)
+        return self._use(codec, profile, mapper, noise)
 
-    def _use(self, profile: Profile, mapper: MapLatents, noise: float) -> dict[str, Any]:
+    def _use(self, codec: Codec, profile: Profile, mapper: MapLatents, noise: float) -> dict[str, Any]:
         found = measure_usefulness(
-            self.networks.codec, mapper, self.subjects.victims, profile,
+            codec, mapper, self.subjects.victims, profile,
             noise=noise, seed=SEED, local=self.networks.decoder.local,
         )  # fmt: skip
         patient = self.subjects.victim_patient
@@ -203,16 +221,18 @@ class Run:
             codec,
             surrogate,
             Codec.load(published) if published.exists() else codec,
+            self._codec("A", "minimized"),
+            self._codec("C", "minimized"),
             SiteDecoder.load(decoder, codec) if decoder.exists() else SiteDecoder(codec),
         )
 
-    def _codec(self, site: str) -> Codec:
-        file = self._file(f"default-codec-{site}")
+    def _codec(self, site: str, preset: Preset = "default") -> Codec:
+        file = self._file(f"{preset}-codec-{site}")
         if not file.exists():
             chosen = [case for case in self.cases if case.site == site and case.fold == "train"]
             large = self.task.slicing.size[0] >= 256
             fit = FitConfig(epochs=8, batch_size=4 if large else 32, minimum_steps=300 if large else 0)
-            config = CodecTrainingConfig(images=fit, masks=replace(fit, epochs=3), local=fit)
+            config = CodecTrainingConfig(preset=preset, images=fit, masks=replace(fit, epochs=3), local=fit)
             self.folder.mkdir(parents=True, exist_ok=True)
             train_codec(read_slice_set(chosen, self.task), self.task, config, report=show).save(file)
         return Codec.load(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from ppcmi.scales import Profile
 
 COMMAND = "make bench-privacy DATA=.../{data}"
 NEEDS_KNOWN_IMAGES = ("A2", "A4")
+MINIMIZED = "minimized codec,"
+"""Before the names of settings with a codec of that preset."""
+
 SHARES = {Profile.COARSE: 1 / 3, Profile.MINIMAL: 1 / 10}
 """Of what the published KLT leaks above the mean image: the targets."""
 
@@ -84,9 +88,13 @@ def _targets(data: str, rows: Rows, command: str) -> Iterator[Measurement]:
     """How much more than a guess the best attack without the inner key sees, of what the published KLT shows."""
     everything = best_by_attack(rows).values()
     published = _most(everything, PUBLISHED)
-    for profile, share in SHARES.items():
-        name = f"{data}, {profile.value}: best SSIM without the inner key, above the mean image, of the published KLT's"
-        found, unaided = _most(everything, two_layers(profile)), _most(everything, two_layers(profile), aided=False)
+    for prefix, profile in product(("", f"{MINIMIZED} "), SHARES):
+        share, defense = SHARES[profile], prefix + two_layers(profile)
+        name = (
+            f"{data}, {prefix}{profile.value}: best SSIM without the inner key, above the mean image, "
+            "of the published KLT's"
+        )
+        found, unaided = _most(everything, defense), _most(everything, defense, aided=False)
         if published and found:
             yield _share(name, found, published, command, share)
         if published and unaided:
@@ -96,6 +104,13 @@ def _targets(data: str, rows: Rows, command: str) -> Iterator[Measurement]:
         lost = full["together"][0] - coarse["together"][0]
         name = f"{data}, coarse: Dice lost against full"
         yield measurement(name, lost, "Dice", command=command, origin=_origin(coarse), at_most=0.01)
+    usual = rows.get(f"{two_layers(Profile.FULL)}{SEPARATOR}stand-in")
+    for profile in SHARES:
+        minimized = rows.get(f"{MINIMIZED} {two_layers(profile)}{SEPARATOR}stand-in")
+        if usual and minimized:
+            lost = usual["together"][0] - minimized["together"][0]
+            name = f"{data}, {MINIMIZED} {profile.value}: Dice lost against full"
+            yield measurement(name, lost, "Dice", command=command, origin=_origin(minimized), at_most=0.01)
     for _, row in _kind(rows, "quick"):
         name = f"{data}: quick privacy check of {row['cases']} cases"
         yield measurement(name, row["wall"], "s", command=command, origin=_origin(row), at_most=300)
