@@ -83,10 +83,11 @@ class Run:
     """One data folder.
 
     :param folder: networks that were trained before, by ``make bench-accuracy``; what is missing is trained into it.
+    :param only: what a setting's name must hold to be measured; empty for all.
     """
 
-    def __init__(self, data: Path, folder: Path, store: Path) -> None:
-        self.name, self.folder = data.name, folder
+    def __init__(self, data: Path, folder: Path, store: Path, only: str = "") -> None:
+        self.name, self.folder, self.only = data.name, folder, only
         self.task = load_task(REPOSITORY / "Resources" / "Tasks" / f"{TASKS[data.name]}.json")
         self.cases = find_cases(data)
         decoder, rehearsal = EFFORT[data.name]
@@ -104,11 +105,12 @@ class Run:
             self.networks.codec, scope="consortium", profiles=PROFILES, noises=NOISES, published=self.networks.published
         )
         rows = [s for s in found if not s.noise or (s.observer is Observer.SERVER and s.codec_known)]
-        return rows + [
+        rows += [
             replace(s, name=f"{MINIMIZED} {s.name}", defense=f"{MINIMIZED} {s.defense}")
             for profile in MINIMIZED_PROFILES
             for s in product_settings(self.networks.minimized, profile, "consortium")
         ]
+        return [row for row in rows if self.only in row.name]
 
     def measure_attacks(self, learned: bool) -> None:
         """Attacks that end in pictures: those that train a decoder, or those that do not."""
@@ -274,13 +276,14 @@ def main() -> int:
         "data", type=Path, help="folder with images/, labels/, split.csv: hippocampus_mr or fetal_head_us"
     )
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS), help="what to measure")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only settings whose name holds this")
     parser.add_argument("--networks", type=Path, help="folder with networks that make bench-accuracy trained")
     parser.add_argument("--store", type=Path, default=Path("bench-output"), help="where finished rows are kept")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = options.networks or options.store / f"privacy-{options.data.name}"
-    run = Run(options.data, folder, options.store)
+    run = Run(options.data, folder, options.store, options.only)
     for part in options.parts:
         PARTS[part](run)
     report(options.store)
