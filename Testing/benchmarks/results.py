@@ -26,9 +26,8 @@ INTRODUCTION = """\
 # Results
 
 Every number here was written by the benchmark named beside it, into a file of [results](results), and this page is
-rendered from those files. Dice is on held-out patients (fold `test` of the data folder's split.csv), one seed, but with
-few labels the mean of three for "alone" and for a codec for each site; differences of a few thousandths are noise.
-"alone" is a U-Net on one site's images, "pooled" the same U-Net on all
+rendered from those files. Dice is on held-out patients (fold `test` of the data folder's split.csv), one seed;
+differences of a few thousandths are noise. "alone" is a U-Net on one site's images, "pooled" the same U-Net on all
 sites' raw images, "private" the product: the consortium's network, refined at the site for as many steps as a site
 alone trains, averaged with the decoded answer of the server. "The server switched off" is the same without that
 answer: the difference of the two rows is the server's, the rest of the gain is the shared network's. A "member without
