@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -48,9 +47,6 @@ PROFILES = (Profile.COARSE, Profile.FULL, Profile.MINIMAL)
 FEW = {"hippocampus_mr": 5, "fetal_head_us": 20}
 TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
 SMALLEST_PAPER_SLICE = 256
-SEEDS_OF_FEW = (1, 2, 3)
-"""Trained from few labels, the same network differs by hundredths from seed to seed: what a site's labels alone decide
-is then the mean of several trainings."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,6 @@ class Run:
         self.task, self.budget = task, budget
         self.title = f"{data.name}, {labelled or 'all'} labelled cases a site"
         self.sites = [load_site(data, task, name, labelled) for name in SITES]
-        self.seeds = SEEDS_OF_FEW if labelled else (1,)
         self.kept = KeptRows(store)
         self.networks = KeptNetworks(store.parent / f"{store.stem}-{self.kept.origin['commit']}")
 
@@ -125,11 +120,8 @@ class Run:
 
     def measure_alone(self) -> None:
         """Each site alone."""
-
-        def trained(seed: int) -> dict[str, object]:
-            return self.scores(lambda site: _labels(self._local([site.train], self.budget.alone, seed), site.test))
-
-        self.row(ALONE, lambda: _mean([trained(seed) for seed in self.seeds]))
+        networks = {site.name: lambda site=site: self._local([site.train], self.budget.alone) for site in self.sites}
+        self.row(ALONE, lambda: self.scores(lambda site: _labels(networks[site.name](), site.test)))
 
     def measure_pooled(self) -> None:
         """A network that sees all sites' raw images."""
@@ -169,14 +161,14 @@ class Run:
         network = self._local([site.train for site in self.sites], self.budget.pooled)
         return self.scores(lambda site: _labels(network, site.test))
 
-    def _local(self, sets: Sequence[SliceSet], config: FitConfig, seed: int = 1) -> LocalNetwork:
+    def _local(self, sets: Sequence[SliceSet], config: FitConfig) -> LocalNetwork:
         pooled = sets[0]
         for other in sets[1:]:
             pooled = join(pooled, other)
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(1)
             network = build_local_network(self.task.slicing.channels, self.task.classes, self.task.slicing.size)
-        train_local_network(network, pooled, config, torch.Generator().manual_seed(seed), report=show)
+        train_local_network(network, pooled, config, torch.Generator().manual_seed(1), report=show)
         return network
 
     def _codec(self, founder: Site, preset: CodecPreset = "default") -> Codec:
@@ -187,9 +179,8 @@ class Run:
             config = CodecTrainingConfig(preset="paper", images=b.paper_codec, masks=b.paper_codec, local=FitConfig(1))
         return self.networks.codec(preset, founder, self.task, config)
 
-    def _refined(self, codec: Codec, site: Site, seed: int = 1) -> SiteDecoder:
-        name = "decoder" if seed == 1 else f"decoder-{seed}"
-        return self.networks.decoder(name, codec, site, RefinementConfig(seed=seed, local=self.budget.refine))
+    def _refined(self, codec: Codec, site: Site) -> SiteDecoder:
+        return self.networks.decoder("decoder", codec, site, RefinementConfig(local=self.budget.refine))
 
     def _private(
         self,
@@ -233,12 +224,8 @@ class Run:
         umn: TrainedUmn,
         decoders: dict[str, SiteDecoder],
         usual_weight: float = USUAL_WEIGHT,
-        refined_again: Sequence[dict[str, SiteDecoder]] = (),
     ) -> None:
-        """Rows of a trained consortium: as used, the server alone, the site's refined network alone, no labels.
-
-        :param refined_again: from other seeds; the row as used is the mean of all.
-        """
+        """Rows of a trained consortium: as used, the server alone, the site's refined network alone, no labels."""
         answers = {site.name: members[site.name].ask_each_case(site.test, umn).masks for site in self.sites}
         profile = umn.description.profile
         weights = {}
@@ -249,13 +236,9 @@ class Run:
                 ask = lambda latents, member=members[site.name]: member.ask(latents, umn)  # noqa: E731
                 choose_share(decoder, site.validation, ask, profile)
             weights[site.name] = decoder.weight(profile)
-            for other in refined_again:
-                other[site.name].weights[profile.value] = weights[site.name]
 
-        def as_used(refined: dict[str, SiteDecoder]) -> dict[str, object]:
-            return self.scores(
-                lambda site: refined[site.name].decode(answers[site.name], site.test.slices, profile).argmax(dim=1)
-            )
+        def as_used(site: Site) -> torch.Tensor:
+            return decoders[site.name].decode(answers[site.name], site.test.slices, profile).argmax(dim=1)
 
         def server_only(site: Site) -> torch.Tensor:
             codec = decoders[site.name].codec
@@ -266,7 +249,7 @@ class Run:
             return decoder.decode(answers[site.name], site.test.slices, profile).argmax(dim=1)
 
         facts = {"weights": weights, "umn_gflop": umn.flops() / 1e9, "umn_parameters": umn.parameters_count}
-        self.row(name, lambda: _mean([as_used(refined) for refined in (decoders, *refined_again)]) | facts)
+        self.row(name, lambda: self.scores(as_used) | facts)
         self.row(f"{name}, server's part alone", lambda: self.scores(server_only))
         if len(umn.description.codecs) == 1:
             self.row(f"{name}, member without labels", lambda: self.scores(without_labels))
@@ -294,11 +277,8 @@ class Run:
             for seed, (codec, site) in enumerate(zip(codecs, self.sites, strict=True))
         ]
         umn = self.networks.umn(name, members, plains, self.budget.umn)
-        decoders, *again = (
-            {site.name: self._refined(c, site, seed) for c, site in zip(codecs, self.sites, strict=True)}
-            for seed in self.seeds
-        )
-        self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders, UNSHARED_WEIGHT, again)
+        decoders = {site.name: self._refined(c, site) for c, site in zip(codecs, self.sites, strict=True)}
+        self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders, UNSHARED_WEIGHT)
 
     def _paper(self) -> None:
         """The published system: the decoded answer of the server is all there is."""
@@ -332,12 +312,6 @@ def load_site(data: Path, task: Task, name: str, labelled: int | None) -> Site:
     # With few labels there are none to spare for validation; the usual weight must do.
     validation = None if labelled else read_slice_set(fold("val"), task)
     return Site(name, read_slice_set(train, task), validation, read_slice_set(fold("test"), task))
-
-
-def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, object]:
-    """The mean of rows of :meth:`Run.scores`."""
-    by_site = {site: sum(row["by_site"][site] for row in rows) / len(rows) for site in rows[0]["by_site"]}
-    return {"dice": sum(row["dice"] for row in rows) / len(rows), "by_site": by_site, "seeds": len(rows)}
 
 
 def _labels(network: LocalNetwork, cases: SliceSet) -> torch.Tensor:
