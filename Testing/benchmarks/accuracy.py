@@ -25,11 +25,11 @@ from ppcmi.codec.codec import Preset as CodecPreset
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.quality import mean_dice
 from ppcmi.codec.refinement import (
-    UNSHARED_WEIGHT,
     USUAL_WEIGHT,
     RefinementConfig,
     SiteDecoder,
     choose_share,
+    leave_alone,
 )
 from ppcmi.codec.slice_set import SliceSet, join, read_slice_set
 from ppcmi.codec.training import CodecTrainingConfig, predict_locally, train_local_network
@@ -223,7 +223,6 @@ class Run:
         members: dict[str, Member],
         umn: TrainedUmn,
         decoders: dict[str, SiteDecoder],
-        usual_weight: float = USUAL_WEIGHT,
     ) -> None:
         """Rows of a trained consortium: as used, the server alone, the site's refined network alone, no labels."""
         answers = {site.name: members[site.name].ask_each_case(site.test, umn).masks for site in self.sites}
@@ -231,7 +230,7 @@ class Run:
         weights = {}
         for site in self.sites:
             decoder = decoders[site.name]
-            decoder.weights[profile.value] = usual_weight
+            decoder.weights.setdefault(profile.value, USUAL_WEIGHT)
             if site.validation is not None:
                 ask = lambda latents, member=members[site.name]: member.ask(latents, umn)  # noqa: E731
                 choose_share(decoder, site.validation, ask, profile)
@@ -277,8 +276,15 @@ class Run:
             for seed, (codec, site) in enumerate(zip(codecs, self.sites, strict=True))
         ]
         umn = self.networks.umn(name, members, plains, self.budget.umn)
-        decoders = {site.name: self._refined(c, site) for c, site in zip(codecs, self.sites, strict=True)}
-        self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders, UNSHARED_WEIGHT)
+        decoders = {site.name: self._own(c, site) for c, site in zip(codecs, self.sites, strict=True)}
+        self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
+
+    def _own(self, codec: Codec, site: Site) -> SiteDecoder:
+        """The decoder of a site that shares its codec with nobody."""
+        if site.validation is not None:
+            return self._refined(codec, site)
+        config = RefinementConfig(local=self.budget.refine)
+        return leave_alone(codec, site.train, Profile.COARSE, config, report=show)[0]
 
     def _paper(self) -> None:
         """The published system: the decoded answer of the server is all there is."""

@@ -4,17 +4,18 @@ import pytest
 import torch
 
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.local_network import build_local_network
 from ppcmi.codec.quality import mean_dice
 from ppcmi.codec.refinement import (
-    UNSHARED_WEIGHT,
     USUAL_WEIGHT,
     RefinementConfig,
     SiteDecoder,
     choose_share,
     choose_weight,
+    leave_alone,
     refine_decoder,
 )
-from ppcmi.codec.training import train_codec
+from ppcmi.codec.training import predict_locally, train_codec, train_local_network
 from ppcmi.errors import CodecError
 from ppcmi.fitting import FitConfig
 from ppcmi.scales import Profile
@@ -63,12 +64,15 @@ def test_without_validation_cases_the_usual_weight_stays(codec):
     assert refinement.weight == decoder.weight(Profile.COARSE) == USUAL_WEIGHT
 
 
-def test_a_codec_of_its_own_and_no_validation_cases_leave_the_site_to_its_own_network(codec):
-    decoder, refinement = refine_decoder(
-        codec, quick_slice_set(cases=2, seed=3), None, lambda z: z,
-        profile=Profile.COARSE, config=QUICK, usual_weight=UNSHARED_WEIGHT,
-    )  # fmt: skip
+def test_a_codec_of_its_own_and_no_validation_cases_leave_the_site_as_it_is_alone(codec):
+    labelled, task = quick_slice_set(cases=2, seed=3), codec.task
+    decoder, refinement = leave_alone(codec, labelled, Profile.COARSE, QUICK)
     assert refinement.weight == decoder.weight(Profile.COARSE) == 0.0
+    with torch.random.fork_rng():
+        torch.manual_seed(QUICK.seed)
+        network = build_local_network(task.slicing.channels, task.classes, task.slicing.size)
+    train_local_network(network, labelled, QUICK.local, torch.Generator().manual_seed(QUICK.seed))
+    assert torch.equal(decoder.alone(labelled.slices), predict_locally(network, labelled.slices))
 
 
 def test_few_validation_cases_move_the_weight_less_than_many():

@@ -15,7 +15,7 @@ from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_tas
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.codec.codec import Codec, Preset
 from ppcmi.codec.quality import CodecQuality, require_good_masks
-from ppcmi.codec.refinement import UNSHARED_WEIGHT, USUAL_WEIGHT, RefinementConfig, refine_decoder
+from ppcmi.codec.refinement import RefinementConfig, leave_alone, refine_decoder
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
 from ppcmi.data_folders import CaseFiles, find_cases
@@ -144,23 +144,27 @@ def _refine(command: Command) -> int:
     if link.unmixing is not None:
         return _refine_unmixing(command, part, link, link.unmixing.references, labelled)
     validation = _held_out(command, part.task, site.uploaded_cases(part.task.name))
-    if validation is None:
+    left_alone = validation is None and part.membership.scope == "site"
+    if left_alone:
+        console.remark(
+            "There are no labelled cases of fold 'val', and this site's codec is its own: without cases to choose a "
+            "share of the server on, the site's own network decides."
+        )
+    elif validation is None:
         console.remark("There are no labelled cases of fold 'val', so the server's share keeps its usual value.")
 
     def map_images(latents: Latents) -> Latents:
         return run(map_latents(latents, link))
 
     config = RefinementConfig(options.seed)
-    decoder, refinement = refine_decoder(
-        link.codec,
-        labelled,
-        validation,
-        map_images,
-        profile=link.profile,
-        config=replace(config, local=config.local.scaled(options.effort)),
-        usual_weight=USUAL_WEIGHT if part.membership.scope == "consortium" else UNSHARED_WEIGHT,
-        report=_report_to(console),
-    )
+    config = replace(config, local=config.local.scaled(options.effort))
+    profile, report = link.profile, _report_to(console)
+    if left_alone:
+        decoder, refinement = leave_alone(link.codec, labelled, profile, config, report=report)
+    else:
+        decoder, refinement = refine_decoder(
+            link.codec, labelled, validation, map_images, profile=profile, config=config, report=report
+        )
     decoder.save(part.decoder_path)
     share = decoder.weight(link.profile)
     figures = {"model": link.model, "profile": link.profile, "share": share, "dice_by_share": refinement.dice_by_weight}

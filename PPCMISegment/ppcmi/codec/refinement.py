@@ -2,7 +2,8 @@
 
 Two predictions that err independently are better together than either alone; the weight is the site's own, measured
 on cases that the server's model was never trained on, so that private collaboration is not worse than working alone.
-A site without labels uses the consortium's network and the usual weight.
+A site without labels uses the consortium's network and the usual weight. One whose codec nobody shares and that has no
+case to choose on is left to its own network: see :func:`leave_alone`.
 """
 
 from __future__ import annotations
@@ -31,10 +32,6 @@ from ppcmi.scales import Profile
 FORMAT = "ppcmi-decoder/1"
 USUAL_WEIGHT = 0.4
 """The server's share where no validation case says better (RESULTS: 0.35 to 0.5 was best)."""
-
-UNSHARED_WEIGHT = 0.0
-"""The same where every site has a codec of its own: the server learns little from one site for another, and with few
-labels its answer made the site's prediction worse (docs/RESULTS.md, "a codec for each site")."""
 
 PRIOR_CASES = 4
 """How many validation cases it takes to count as much as the usual weight."""
@@ -144,18 +141,17 @@ def refine_decoder(
     *,
     profile: Profile,
     config: RefinementConfig,
-    usual_weight: float = USUAL_WEIGHT,
     report: Report = ignore_report,
 ) -> tuple[SiteDecoder, Refinement]:
     """Fit the site's network to the site's cases, and the server's share to cases that nobody trained on.
 
     :param labelled: the site's training cases.
-    :param validation: labelled cases that were never exported; without any the server's share is ``usual_weight``.
+    :param validation: labelled cases that were never exported; without any the server's share is the usual one.
     :param map_images: the server: standardized image latents of the profile's scales of one case to mask latents.
     """
     decoder = refine_local_network(codec, labelled, config, report=report)
     if validation is None or not validation.cases:
-        decoder.weights[profile.value] = 1.0 if codec.follows_a_paper else usual_weight
+        decoder.weights[profile.value] = decoder.weight(profile)
         return decoder, Refinement(decoder.weight(profile), {})
     return decoder, choose_share(decoder, validation, map_images, profile)
 
@@ -168,6 +164,25 @@ def refine_local_network(
     generator = torch.Generator().manual_seed(config.seed)
     train_local_network(decoder.local, labelled, config.local, generator, report=report)
     return decoder
+
+
+def leave_alone(
+    codec: Codec, labelled: SliceSet, profile: Profile, config: RefinementConfig, *, report: Report = ignore_report
+) -> tuple[SiteDecoder, Refinement]:
+    """The site as it would be without a server: its network learns from nothing, the server's share is 0.
+
+    For a codec that only this site has, without cases to choose a share on. There the server learns little from one
+    site for another, with few labels any share made predictions worse, and to go on from the site's own codec brought
+    nothing over a fresh start (docs/RESULTS.md, "a codec for each site").
+    """
+    decoder = SiteDecoder(codec, {profile.value: 0.0})
+    slicing = codec.task.slicing
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        decoder.local = build_local_network(slicing.channels, codec.task.classes, slicing.size).to(codec.device)
+    generator = torch.Generator().manual_seed(config.seed)
+    train_local_network(decoder.local, labelled, config.local, generator, report=report)
+    return decoder, Refinement(0.0, {})
 
 
 def choose_share(
