@@ -34,6 +34,9 @@ class Minimizer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norms = nn.ModuleDict({s: nn.BatchNorm2d(SCALE_CHANNELS[s], affine=False) for s in SCALES})
+        # PyTorch's group normalization of channels-last inputs that need no gradient ends the process; behind a
+        # convolution they need one.
+        self.entries = nn.ModuleDict({s: nn.Conv2d(SCALE_CHANNELS[s], SCALE_CHANNELS[s], 1) for s in SCALES})
         self.stages = nn.ModuleDict({s: residual_stage(SCALE_CHANNELS[s], 1) for s in SCALES})
         self.downs = nn.ModuleDict({f: nn.Conv2d(SCALE_CHANNELS[f], SCALE_CHANNELS[c], 2, stride=2) for f, c in _STEPS})
         self.heads = nn.ModuleDict({s: nn.Conv2d(SCALE_CHANNELS[s], KEPT[s], 1) for s in SCALES})
@@ -42,7 +45,7 @@ class Minimizer(nn.Module):
         """Minimize."""
         kept, finer = {}, None
         for scale in SCALES:
-            x = self.norms[scale](latents[scale].contiguous())
+            x = self.entries[scale](self.norms[scale](latents[scale]))
             x = self.stages[scale](x if finer is None else x + finer)
             finer = self.downs[scale](x) if scale in self.downs else None
             kept[scale] = padded(self.heads[scale](F.silu(x)).float(), scale)

@@ -53,9 +53,9 @@ class CodecTrainingConfig:
     masks: FitConfig = field(default_factory=lambda: FitConfig(epochs=4, minimum_steps=250, patience=3))
     local: FitConfig = field(default_factory=lambda: FitConfig(epochs=10, minimum_steps=500))
     minimizer: FitConfig = field(
-        default_factory=lambda: FitConfig(epochs=4, batch_size=32, learning_rate=1e-3, minimum_steps=400)
+        default_factory=lambda: FitConfig(epochs=8, batch_size=32, learning_rate=1e-3, minimum_steps=600)
     )
-    adversary_weight: float = 0.5
+    adversary_weight: float = 1.0
     guide_weight: float = 1.0
     latent_noise: float = 0.5
     uncertainty: float = 0.06
