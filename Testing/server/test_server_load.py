@@ -52,7 +52,7 @@ def test_sixty_four_clients_get_their_own_answers_and_no_failure(server, sites, 
     assert outcome.wrong == 0
     assert outcome.broken == 0
     assert set(outcome.statuses) <= {200, 429}
-    assert outcome.statuses[200] > 50
+    assert outcome.statuses[200] > 20
     assert outcome.statuses[429] > 0, "there was no more to do than the server can"
     assert outcome.quantile_ms(0.99) < 10_000
     assert server.mapper.alive

@@ -73,13 +73,15 @@ def upload_until_it_dies(server, site, path, step):
 
 
 def test_a_server_killed_at_any_step_of_an_upload_loses_nothing_that_it_acknowledged(server, services, site, tmp_path):
-    for step in itertools.count(1):
+    # Each restart takes seconds where the database and the store are elsewhere: every other step has to do there.
+    stride = 1 if services.blobs.is_local else 2
+    for uploads, step in enumerate(itertools.count(1, stride), start=1):
         path = tmp_path / f"{step}.ppcmi"
         source = site.write_cohort(path, SLICES, first=2 * step)
         client = upload_until_it_dies(server, site, path, step)
         with services.database.reading() as session:
             found = list(session.query(Cohort))
-        assert len(found) <= step  # none is there twice
+        assert len(found) <= uploads  # none is there twice
         cohort_id = site.client.create_cohort(site.part.task.name, source.header_bytes)
         if client is None:
             break
@@ -90,7 +92,7 @@ def test_a_server_killed_at_any_step_of_an_upload_loses_nothing_that_it_acknowle
     # A database of its own and a store keep no journal in the server's folder: there it is transactions and objects.
     assert step > (20 if services.blobs.is_local else 8), "the upload has fewer steps than it should"
     with services.database.reading() as session:
-        assert session.query(Cohort).count() == step
+        assert session.query(Cohort).count() == uploads
     services.cohorts.sweep(older_than_s=0)
     assert orphans(services) == set()
     assert site.client.me()["stored_bytes"] == sum(
