@@ -83,11 +83,18 @@ class ConsentLog:
         return entry
 
     def entries(self) -> list[Consent]:
-        """Every entry, oldest first; a line that was cut off is left out."""
+        """Every entry, oldest first; a line that was cut off is left out.
+
+        :raises WriteError: if it cannot be read: then it cannot be written either.
+        """
         try:
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise WriteError(
+                f"The consent log cannot be read ({error.strerror}); nothing is sent without it."
+            ) from error
         found = []
         for line in lines:
             try:

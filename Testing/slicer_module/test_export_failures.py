@@ -206,7 +206,7 @@ def test_a_revoked_token_is_said_and_the_cohort_waits(slicer_host, a_site, tmp_p
     add_phantom(a_site)
     panel = opened_export(slicer_host, folder, monkeypatch)
     panel.ui.variantsSpinBox.value = 0
-    to_server(panel, slicer_host, "yes")
+    to_server(panel, slicer_host, "no", "yes")  # no privacy check first, and agreed
     export_and_wait(slicer_host, panel)
     assert "revoked" in panel.ui.messageLabel.text.lower() or "token" in panel.ui.messageLabel.text.lower()
     assert len(Outgoing(folder).waiting()) == 1
