@@ -24,11 +24,12 @@ demo: .venv/.demo
 
 # pytest ends with 5 where PYTEST_ARGS, or the version of Python, leave no test.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# In the folders' order, the long files come first, so that no process is left with one at the end.
 # A process for each of these files: one trains for minutes, and what a headless Slicer leaves behind in its process must
 # not reach the next.
 ALONE := Testing/accuracy/test_accuracy.py $(wildcard Testing/slicer_module/test_*.py)
 test: check .venv/.system
-	$(PYTEST) -n $(TEST_PROCESSES) --dist=loadfile --ignore=Testing/accuracy --ignore=Testing/slicer_module $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -n $(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder --ignore=Testing/accuracy --ignore=Testing/slicer_module $(PYTEST_ARGS) || [ $$? -eq 5 ]
 	$(MAKE) --jobs=$(TEST_PROCESSES) $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(ALONE)
 
 .PHONY: $(ALONE)
