@@ -13,7 +13,7 @@ from ppcmi.audit.settings import PUBLISHED, two_layers
 from ppcmi.scales import Profile
 
 COMMAND = "make bench-privacy DATA=.../{data}"
-NEEDS_KNOWN_IMAGES = ("A2", "A4")
+NEEDS_KNOWN_IMAGES, LEARNED = ("A2", "A4"), "A4"
 MINIMIZED = "minimized codec,"
 """Before the names of settings with a codec of that preset."""
 
@@ -27,7 +27,8 @@ Rows of a data set are settings: a protection, what leaves, and who looks. Colum
 what each does and knows), values SSIM with the image, of the best variant of each attack; the mean image of other
 patients is what guessing gives. Attacks that see nothing draw worse than a guess. Attacked are patients of site A's
 fold `test`, the attacker's own images are site C's, and images of 20 other cases of site A leaked to it, for A2 and A4
-alone. hippocampus_mr: 160 slices attacked, 800 of the attacker's own; fetal_head_us: 40 and 110. One seed; learned
+alone. An empty cell was not measured, or cannot be: such an attack needs what the observer has not got.
+hippocampus_mr: 160 slices attacked, 800 of the attacker's own; fetal_head_us: 40 and 110. One seed; learned
 attacks train for 300 and 150 updates. "server with a member" has the inner key and is what a breach within the
 consortium shows; targets count everybody else, the server with the codec and known images included. Noise is tried
 with `coarse`.
@@ -63,7 +64,7 @@ def _of(data: str, rows: Rows) -> Iterator[Measurement]:
     for name, row in _kind(rows, "score"):
         setting = name.split(SEPARATOR)[0]
         for column, found in _scores(row["findings"]):
-            yield value(f"{data}, scores", setting, column, row, found, "")
+            yield value(f"{data}, scores", setting, column, row, found, "score")
     for name, row in _kind(rows, "fisher"):
         yield value(
             f"{data}, Fisher information", name.split(SEPARATOR)[0], "dFIL", row, row["dfil"], "1 / gray level²"
@@ -94,6 +95,8 @@ def _targets(data: str, rows: Rows, command: str) -> Iterator[Measurement]:
             f"{data}, {prefix}{profile.value}: best SSIM without the inner key, above the mean image, "
             "of the published KLT's"
         )
+        if not any(row["defense"] == defense and finding["attack"] == LEARNED for finding, row in everything):
+            continue  # to compare with a decoder that was trained, one must have been
         found, unaided = _most(everything, defense), _most(everything, defense, aided=False)
         if published and found:
             yield _share(name, found, published, command, share)
@@ -120,7 +123,7 @@ def _share(
     name: str, found: Mapping[str, Any], published: Mapping[str, Any], command: str, share: float
 ) -> Measurement:
     seen = (found["value"] - found["chance"]) / (published["value"] - published["chance"])
-    return measurement(name, seen, "", command=command, origin=_origin(found["row"]), at_most=round(share, 3))
+    return measurement(name, seen, "share", command=command, origin=_origin(found["row"]), at_most=round(share, 3))
 
 
 def _most(
