@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import fields
 
 from ppcmi.audit.document import AuditReport, ProfileRow
 from ppcmi.privacy_check import CheckedProfile, PrivacyCheck, codec_digest
@@ -29,18 +30,5 @@ def check_of(
 
 
 def checked_profile(row: ProfileRow) -> CheckedProfile:
-    """A profile's row as it is kept."""
-    return CheckedProfile(
-        profile=row.profile,
-        dice=row.dice,
-        dice_low=row.dice_low,
-        dice_high=row.dice_high,
-        best_ssim=row.best_ssim,
-        best_low=row.best_low,
-        best_high=row.best_high,
-        best_attack=row.best_attack,
-        unaided_ssim=row.unaided_ssim,
-        chance_ssim=row.chance_ssim,
-        numbers_a_slice=row.numbers_a_slice,
-        bytes_a_slice=row.bytes_a_slice,
-    )
+    """A profile's row as it is kept: some of its columns."""
+    return CheckedProfile(**{field.name: getattr(row, field.name) for field in fields(CheckedProfile)})

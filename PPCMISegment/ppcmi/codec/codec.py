@@ -40,6 +40,9 @@ from ppcmi.task import Task, parse_task, task_to_json
 
 FORMAT = "ppcmi-codec/1"
 MAXIMUM_FILE_BYTES = 256 << 20
+DAMAGE = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, safetensors.SafetensorError)
+"""What reading a file of networks raises where it is not what it should be."""
+
 BATCH = 32
 """Slices that go through a network at once."""
 
@@ -217,7 +220,7 @@ class Codec(nn.Module):
             codec.load_state_dict(safetensors.torch.load(data))
         except PpcmiError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        except DAMAGE as error:
             raise CodecError("The codec's file is damaged; fetch or train it again.") from error
         return codec.eval()
 

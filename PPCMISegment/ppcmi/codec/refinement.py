@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ppcmi.codec.codec import MAXIMUM_FILE_BYTES, Codec, read_metadata
+from ppcmi.codec.codec import DAMAGE, MAXIMUM_FILE_BYTES, Codec, read_metadata
 from ppcmi.codec.local_network import build_local_network
 from ppcmi.codec.quality import mean_dice
 from ppcmi.codec.slice_set import SliceSet
@@ -96,15 +95,7 @@ class SiteDecoder(nn.Module):
                 )
             decoder = cls(codec, {str(k): float(v) for k, v in document["weights"].items()})
             decoder.local.load_state_dict(safetensors.torch.load(data))
-        except (
-            OSError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            ValueError,
-            RuntimeError,
-            safetensors.SafetensorError,
-        ) as error:
+        except (OSError, *DAMAGE) as error:
             raise CodecError("The site's decoder is damaged; refine it again.", command="ppcmi codec refine") from error
         return decoder.eval()
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ppcmi.codec.codec import read_metadata
+from ppcmi.codec.codec import DAMAGE, read_metadata
 from ppcmi.device import preset_precision
 from ppcmi.errors import TrainingError
 from ppcmi.files import write_atomically
@@ -147,15 +146,7 @@ class TrainedUmn:
             )
             network = build_network(description)
             network.load_state_dict(safetensors.torch.load(data))
-        except (
-            OSError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            ValueError,
-            RuntimeError,
-            safetensors.SafetensorError,
-        ) as error:
+        except (OSError, *DAMAGE) as error:
             raise TrainingError(
                 "The model's file is missing or damaged; train it again or restore a backup."
             ) from error

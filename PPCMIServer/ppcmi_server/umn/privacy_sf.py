@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppcmi.scales import SCALE_CHANNELS, Shape
-from ppcmi_server.umn.published import leaky_stage
+from ppcmi_server.umn.published import down_and_up, leaky_stage
 
 LEVELS = (352, 256, 160)
 """Widths on the way down."""
@@ -44,16 +43,7 @@ class PlainBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map."""
-        x = self.entry(x)
-        skips = []
-        for down in self.downs:
-            x = down(x)
-            skips.append(x)
-            x = F.max_pool2d(x, 2)
-        x = self.bottom(x)
-        for up, skip in zip(self.ups, reversed(skips), strict=True):
-            x = up(torch.cat((F.interpolate(x, skip.shape[2:], mode="bilinear", align_corners=False), skip), dim=1))
-        return torch.as_tensor(self.exit(x)).float()
+        return torch.as_tensor(self.exit(down_and_up(self.entry(x), self.downs, self.bottom, self.ups))).float()
 
 
 class PrivacySfMappingNetwork(nn.Module):

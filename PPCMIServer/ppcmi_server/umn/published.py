@@ -30,6 +30,19 @@ def leaky_stage(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
     )
 
 
+def down_and_up(x: Tensor, downs: nn.ModuleList, bottom: nn.Module, ups: nn.ModuleList) -> Tensor:
+    """A pooled encoder-decoder with a skip at every level; as many ``downs`` as ``ups``."""
+    skips = []
+    for down in downs:
+        x = down(x)
+        skips.append(x)
+        x = F.max_pool2d(x, 2)
+    x = bottom(x)
+    for up, skip in zip(ups, reversed(skips), strict=True):
+        x = up(torch.cat((F.interpolate(x, skip.shape[2:], mode="bilinear", align_corners=False), skip), dim=1))
+    return x
+
+
 class PyramidPooling(nn.Module):
     """Averages over 1, 3, 5 and 7 cells a side, each reduced to a quarter of the channels, beside the input."""
 
@@ -67,15 +80,7 @@ class MappingBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map."""
-        x = self.widen(self.entry(x))
-        skips = []
-        for down in self.downs:
-            x = down(x)
-            skips.append(x)
-            x = F.max_pool2d(x, 2)
-        x = self.bottom(x)
-        for up, skip in zip(self.ups, reversed(skips), strict=True):
-            x = up(torch.cat((F.interpolate(x, skip.shape[2:], mode="bilinear", align_corners=False), skip), dim=1))
+        x = down_and_up(self.widen(self.entry(x)), self.downs, self.bottom, self.ups)
         return torch.as_tensor(self.exit(x)).float()
 
 

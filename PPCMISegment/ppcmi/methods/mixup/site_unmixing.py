@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-import safetensors
 import safetensors.torch
 import torch
 
-from ppcmi.codec.codec import Codec, read_metadata
+from ppcmi.codec.codec import DAMAGE, Codec, read_metadata
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.errors import CodecError
 from ppcmi.files import write_atomically
@@ -103,14 +102,6 @@ def load(path: Path, codec: Codec) -> UnmixingNetwork:
         if (document["format"], document["codec"]) != (FORMAT, codec.fingerprint):
             raise CodecError("The site's unmixing belongs to another codec; refine it again.")
         network.load_state_dict(safetensors.torch.load(data))
-    except (
-        OSError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        RuntimeError,
-        safetensors.SafetensorError,
-    ) as error:
+    except (OSError, *DAMAGE) as error:
         raise CodecError("The site's unmixing is damaged; refine it again.", command="ppcmi codec refine") from error
     return network.eval()
