@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LARGE_SLICE = 128
+"""From so many rows on a slice has more detail than its boundaries need: networks of pixels work on a coarser grid."""
+
 
 class ResidualBlock(nn.Module):
     """Two normalized 3 x 3 convolutions around an identity, ``(n, c, h, w)`` to the same shape."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -33,7 +33,7 @@ from ppcmi.codec.published import PublishedCodecNetwork
 from ppcmi.device import preset_precision
 from ppcmi.errors import CodecError, PpcmiError
 from ppcmi.files import write_atomically
-from ppcmi.latents import Latents
+from ppcmi.latents import Latents, concatenate
 from ppcmi.methods.mixup.unmixing import UnmixingNetwork
 from ppcmi.scales import SCALE_CHANNELS, SCALES, Profile, Stream
 from ppcmi.task import Task, parse_task, task_to_json
@@ -110,7 +110,7 @@ class Codec(nn.Module):
         self.preset = preset
         self.report: Mapping[str, Any] = report or {}
         channels, classes = task.slicing.channels, task.classes
-        self.network: nn.Module = _NETWORKS[preset](channels, classes)
+        self.network: nn.Module = _NETWORKS[preset](channels, classes, task.slicing.size)
         self.local: LocalNetwork = build_local_network(channels, classes, task.slicing.size)
         self.standardizations = nn.ModuleDict({stream: Standardization() for stream in Stream})
         flat = self.local if preset == "mixup" else self  # what works on patches has five axes
@@ -162,15 +162,20 @@ class Codec(nn.Module):
     @torch.inference_mode()
     def encode_images(self, slices: Tensor | NDArray[np.float32]) -> Latents:
         """Slices ``(n, c, h, w)`` float32 in [0, 1] to standardized latents of all scales, on the codec's device."""
-        with preset_precision(self.preset, self.device):
-            parts = [self.networks.encode_images(part) for part in self._batches(slices)]
-        return self.standardization(Stream.IMAGE).apply_to(_joined(parts))
+        return self.standardization(Stream.IMAGE).apply_to(self._encode_images(slices))
+
+    @torch.inference_mode()
+    def standardize_images(self, slices: Tensor) -> None:
+        """Set the image stream's statistics to those of ``slices`` as they are encoded now."""
+        for scale, values in self._encode_images(slices).items():
+            mean, deviation = values.mean(dim=(0, 2, 3)), values.std(dim=(0, 2, 3)).clamp_min(1e-3)
+            self.standardization(Stream.IMAGE).set(scale, mean, deviation)
 
     @torch.inference_mode()
     def encode_masks(self, labels: Tensor | NDArray[np.uint8]) -> Latents:
         """Labels ``(n, h, w)`` to standardized latents of all scales, on the codec's device."""
         parts = [self.networks.encode_masks(part) for part in self._batches(labels)]
-        return self.standardization(Stream.MASK).apply_to(_joined(parts))
+        return self.standardization(Stream.MASK).apply_to(concatenate(parts))
 
     @torch.inference_mode()
     def decode_masks(self, latents: Latents, slices: Tensor | NDArray[np.float32], profile: Profile) -> Tensor:
@@ -243,6 +248,12 @@ class Codec(nn.Module):
             raise CodecError("The codec's file cannot be read; fetch or train it again.") from error
         return cls.from_bytes(data)
 
+    def _encode_images(self, slices: Tensor | NDArray[np.float32]) -> Latents:
+        """Latents that are not standardized."""
+        with preset_precision(self.preset, self.device):
+            parts = [self.networks.encode_images(part) for part in self._batches(slices)]
+        return concatenate(parts)
+
     def _batches(self, values: Tensor | NDArray[Any]) -> list[Tensor]:
         parts = torch.split(torch.as_tensor(values), BATCH)
         return [part.to(self.device, memory_format=_fastest(part)) for part in parts]
@@ -260,19 +271,16 @@ def read_metadata(data: bytes) -> dict[str, str]:
     return {str(key): str(value) for key, value in header["__metadata__"].items()}
 
 
-_NETWORKS: Mapping[Preset, Callable[[int, int], nn.Module]] = {
+_NETWORKS: Mapping[Preset, Callable[[int, int, Sequence[int]], nn.Module]] = {
     "default": DefaultCodecNetwork,
     "minimized": MinimizedCodecNetwork,
-    "paper": PublishedCodecNetwork,
-    "privacy-sf": PrivacySfCodecNetwork,
-    "mixup": UnmixingNetwork,
+    "paper": lambda channels, classes, _: PublishedCodecNetwork(channels, classes),
+    "privacy-sf": lambda channels, classes, _: PrivacySfCodecNetwork(channels, classes),
+    "mixup": lambda channels, classes, _: UnmixingNetwork(channels, classes),
 }
+"""By channels and classes of the task, and its slices' rows and columns."""
 
 
 def _fastest(values: Tensor) -> torch.memory_format:
     """Channels side by side, which convolutions on CPUs and tensor cores want."""
     return torch.channels_last if values.ndim == 4 else torch.contiguous_format
-
-
-def _joined(parts: list[Latents]) -> Latents:
-    return Latents({s: torch.cat([part[s] for part in parts]) for s in parts[0]})

@@ -7,11 +7,13 @@ predicts from it. Unlabelled images give the first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppcmi.codec.blocks import residual_stage
+from ppcmi.codec.blocks import LARGE_SLICE, residual_stage
 from ppcmi.codec.image_autoencoder import ImageDecoder, ImageEncoder
 from ppcmi.codec.mask_autoencoder import MaskDecoder, MaskEncoder, foreground
 from ppcmi.latents import Latents
@@ -46,15 +48,16 @@ class MaskGuide(nn.Module):
 
 
 class DefaultCodecNetwork(nn.Module):
-    """All networks of the default preset; latents here are not standardized."""
+    """All networks of the default preset, for slices of ``slice_size``; latents here are not standardized."""
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, slice_size: Sequence[int]) -> None:
         super().__init__()
         self.classes = classes
+        stem = 4 if slice_size[0] >= LARGE_SLICE else 2
         self.image_encoder = ImageEncoder(channels)
         self.image_decoders = nn.ModuleDict({p: ImageDecoder(channels, p.scales) for p in PROFILES})
         self.mask_encoder = MaskEncoder(classes - 1)
-        self.mask_decoders = nn.ModuleDict({p: MaskDecoder(channels, classes - 1, p.scales) for p in PROFILES})
+        self.mask_decoders = nn.ModuleDict({p: MaskDecoder(channels, classes - 1, p.scales, stem) for p in PROFILES})
 
     def encode_images(self, slices: Tensor) -> Latents:
         """Slices ``(n, c, h, w)`` to latents of all scales."""

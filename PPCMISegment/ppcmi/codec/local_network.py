@@ -13,16 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppcmi.codec.blocks import convolution_stage
-
-LARGE_SLICE = 128
-"""Slices of at least so many rows enter at half resolution and leave through a pixel shuffle."""
+from ppcmi.codec.blocks import LARGE_SLICE, convolution_stage
 
 
 class LocalNetwork(nn.Module):
     """Slices ``(n, c, h, w)`` in [0, 1] to logits ``(n, classes, h, w)``.
 
-    :param stem: factor of the pixel unshuffle at the entry; 1 for none.
+    :param stem: factor of the pixel unshuffle at the entry and of the shuffle at the exit; 1 for none.
     :param widths: channels of each level, finest first; each level halves the resolution.
     """
 

@@ -80,27 +80,31 @@ class MaskDecoder(nn.Module):
     """Mask latents of a profile's scales and the site's own slices to logits ``(n, K + 1, h, w)``.
 
     What it adds to the linear reconstruction starts at zero, so that a decoder of few training cases is never worse
-    than that. It works at half resolution and ends in a pixel shuffle. The image enters through a few convolutions
-    only: enough to place a boundary, too little to segment without the server's answer.
+    than that. The image enters through a few convolutions only: enough to place a boundary, too little to segment
+    without the server's answer.
+
+    :param stem: it works at this fraction of the resolution, between a pixel unshuffle and a pixel shuffle.
     """
 
-    def __init__(self, image_channels: int, foreground_classes: int, scales: Sequence[str], width: int = 32) -> None:
+    def __init__(
+        self, image_channels: int, foreground_classes: int, scales: Sequence[str], stem: int, width: int = 32
+    ) -> None:
         super().__init__()
-        self.scales = tuple(scales)
-        self.image_stem = nn.Conv2d(4 * image_channels, width, 3, padding=1)
-        self.mask_stem = nn.Conv2d(4 * foreground_classes * len(self.scales), width, 3, padding=1)
+        self.scales, self.stem = tuple(scales), stem
+        self.image_stem = nn.Conv2d(stem**2 * image_channels, width, 3, padding=1)
+        self.mask_stem = nn.Conv2d(stem**2 * foreground_classes * len(self.scales), width, 3, padding=1)
         self.stage = nn.Sequential(convolution_stage(width, width), convolution_stage(width, width))
-        self.output = nn.Conv2d(width, 4 * (foreground_classes + 1), 1)
+        self.output = nn.Conv2d(width, stem**2 * (foreground_classes + 1), 1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
         self.sharpness = nn.Parameter(torch.tensor(8.0))
 
     def forward(self, soft_masks: Tensor, slices: Tensor) -> Tensor:
         """Logits; ``soft_masks`` as :meth:`MaskEncoder.soft_masks` gives them for this decoder's scales."""
-        x = self.mask_stem(F.pixel_unshuffle(2 * soft_masks - 1, 2)) + self.image_stem(
-            F.pixel_unshuffle(slices - 0.5, 2)
+        x = self.mask_stem(F.pixel_unshuffle(2 * soft_masks - 1, self.stem)) + self.image_stem(
+            F.pixel_unshuffle(slices - 0.5, self.stem)
         )
-        correction = F.pixel_shuffle(self.output(self.stage(x)), 2).float()
+        correction = F.pixel_shuffle(self.output(self.stage(x)), self.stem).float()
         mean = soft_masks.reshape(len(soft_masks), len(self.scales), -1, *soft_masks.shape[2:]).mean(dim=1)
         linear = torch.cat((1 - mean.sum(dim=1, keepdim=True), mean), dim=1)
         return torch.as_tensor(self.sharpness * linear + correction)

@@ -1,4 +1,4 @@
-"""Training of the minimized preset's last step, after everything of the default preset is trained.
+"""From a trained codec of the default preset to a minimized one.
 
 The minimizer learns what the mask needs, against an adversary that learns at the same time to redraw the image from
 what is sent. An attacker trains anew, on what the finished codec sends; the image decoders do so here.
@@ -27,6 +27,32 @@ NOISE = 0.2
 
 Without it, it could write the image into digits that the mask does not need.
 """
+
+
+def minimize(
+    default: Codec,
+    labelled: SliceSet,
+    images: Tensor,
+    config: FitConfig,
+    adversary_weight: float,
+    *,
+    seed: int,
+    report: Report,
+) -> Codec:
+    """A minimized codec; what it shares with the trained ``default`` one stays as it is.
+
+    :param images: slices to train the image decoders on, with and without labels.
+    :param adversary_weight: see :func:`train_minimizer`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        codec = Codec(default.task, "minimized").to(default.device)
+        codec.load_state_dict(default.state_dict(), strict=False)
+        train_minimizer(codec, labelled, config, adversary_weight, generator, report)
+        codec.standardize_images(labelled.slices)
+        train_image_decoders(codec, images, config, generator, report)
+    return codec.eval()
 
 
 def train_minimizer(

@@ -88,8 +88,8 @@ class ServerStandIn(nn.Module):
 class MinimizedCodecNetwork(DefaultCodecNetwork):
     """The default preset's networks with a minimizer behind the image encoder."""
 
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__(channels, classes)
+    def __init__(self, channels: int, classes: int, slice_size: Sequence[int]) -> None:
+        super().__init__(channels, classes, slice_size)
         self.minimizer = Minimizer()
 
     def encode_images(self, slices: Tensor) -> Latents:

@@ -20,7 +20,7 @@ from ppcmi.codec.default import PROFILES, DefaultCodecNetwork, MaskGuide
 from ppcmi.codec.local_network import LocalNetwork
 from ppcmi.codec.losses import published_mask_loss, segmentation_loss
 from ppcmi.codec.mask_autoencoder import foreground
-from ppcmi.codec.minimization import train_image_decoders, train_minimizer
+from ppcmi.codec.minimization import minimize
 from ppcmi.codec.privacy_sf import PrivacySfCodecNetwork
 from ppcmi.codec.published import PublishedCodecNetwork
 from ppcmi.codec.quality import mean_dice, measure_codec, peak_signal_to_noise
@@ -86,20 +86,21 @@ def train_codec(
     images = torch.cat((labelled.slices, *unlabelled))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        codec = Codec(task, config.preset).to(device or torch.device("cpu"))
+        first = "default" if config.preset == "minimized" else config.preset
+        codec = Codec(task, first).to(device or torch.device("cpu"))
         if config.preset == "mixup":
             unmixing = cast(UnmixingNetwork, codec.network)
             train_mixup(unmixing, labelled, task, config.masks, generator=generator, report=report)
         elif not codec.follows_a_paper:
             _train_default(codec, labelled, images, _sample(held_out), config, generator=generator, report=report)
-            if config.preset == "minimized":
-                train_minimizer(codec, labelled, config.minimizer, config.adversary_weight, generator, report)
-                _standardize_images(codec, labelled.slices)
-                train_image_decoders(codec, images, config.minimizer, generator, report)
         else:
             _train_published(codec, labelled, images, _sample(held_out), config, generator=generator, report=report)
         if task.method == "ppcmi":  # the systems that it is compared with have no such network
             train_local_network(codec.local, labelled, config.local, generator, report=report)
+    if config.preset == "minimized":
+        codec = minimize(
+            codec, labelled, images, config.minimizer, config.adversary_weight, seed=config.seed, report=report
+        )
     codec.report = {
         "quality": measure_codec(codec, held_out).document(),
         "config": asdict(config),
@@ -201,7 +202,7 @@ def _train_default(
         report=report,
         score=image_score,
     )
-    _standardize_images(codec, labelled.slices)
+    codec.standardize_images(labelled.slices)
 
     def mask_loss(index: Tensor) -> Tensor:
         slices, truth = augment_pair(labelled.slices[index].to(device), labels[index].to(device), generator)
@@ -288,13 +289,6 @@ def _standardize_masks(codec: Codec, labels: Tensor) -> None:
     # One number a scale: with an orthonormal encoder an error of the latents then still is an error of the mask.
     for scale, values in codec.encode_masks(labels).items():
         codec.standardization(Stream.MASK).set(scale, 0.0, values.square().mean().sqrt().clamp_min(1e-6))
-
-
-def _standardize_images(codec: Codec, slices: Tensor) -> None:
-    standardization = codec.standardization(Stream.IMAGE)
-    for scale, values in standardization.remove_from(codec.encode_images(slices)).items():
-        deviation = values.std(dim=(0, 2, 3)).clamp_min(1e-3)
-        standardization.set(scale, values.mean(dim=(0, 2, 3)), deviation)
 
 
 def _unsure_masks(masks: Tensor, limit: float, generator: torch.Generator) -> Tensor:
