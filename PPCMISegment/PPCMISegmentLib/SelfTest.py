@@ -115,7 +115,7 @@ def linkWithinProcess() -> PrivateLink:
     task = _smallTask()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        codec = Codec(task, "default")
+        codec = Codec(task, "autoencoder")
     protection = Protection(
         open_channel(LINK_KEY, task.identity, "two-layer"),
         InnerLayer(INNER_KEY, task.identity),

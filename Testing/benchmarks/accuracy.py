@@ -42,6 +42,9 @@ from ppcmi_server.umn.config import UmnConfig, paper_config
 from ppcmi_server.umn.model import TrainedUmn
 
 SITES = ("A", "B", "C")
+MINIMIZED = ", minimized codec"
+"""Behind the names of rows of the usual codec; the others are of the preset ``autoencoder``."""
+
 TWIN = "each site in the consortium, the server switched off"
 PROFILES = (Profile.COARSE, Profile.FULL, Profile.MINIMAL)
 FEW = {"hippocampus_mr": 5, "fetal_head_us": 20}
@@ -54,6 +57,7 @@ class Budget:
     """Lengths of training."""
 
     images: FitConfig
+    minimizer: FitConfig
     masks: FitConfig
     local: FitConfig
     refine: FitConfig
@@ -78,6 +82,7 @@ def budget(task: Task, few: bool) -> Budget:
 
     return Budget(
         images=replace(fit, epochs=10, minimum_steps=fit.minimum_steps * 5 // 8, patience=6),
+        minimizer=replace(fit, epochs=1, minimum_steps=500, learning_rate=1e-3),
         masks=replace(fit, epochs=3, minimum_steps=fit.minimum_steps // 5, patience=3),
         local=share(8),
         refine=fit,
@@ -135,6 +140,18 @@ class Run:
         for profile in profiles:
             self._private(*shared, profile)
 
+    def measure_minimized(self, profiles: Sequence[Profile]) -> None:
+        """The product as it is by default: what leaves is minimized, everything else is the same to the bit."""
+        autoencoder, decoders, _ = self._shared_codec()
+        founder = self.sites[0]
+        codec = self.networks.minimized(autoencoder, founder, self.budget.minimizer)
+        plains = [encode_site(codec, site.train, self.budget.variants, seed) for seed, site in enumerate(self.sites)]
+        own = {name: SiteDecoder(codec) for name in decoders}
+        for name, decoder in decoders.items():
+            own[name].local = decoder.local
+        for profile in profiles:
+            self._private(codec, own, plains, profile, codec_words=MINIMIZED)
+
     def measure_fourth_member(self) -> None:
         """A member that nobody's labels are from."""
         codec, _, plains = self._shared_codec()
@@ -171,9 +188,9 @@ class Run:
         train_local_network(network, pooled, config, torch.Generator().manual_seed(1), report=show)
         return network
 
-    def _codec(self, founder: Site, preset: CodecPreset = "default") -> Codec:
+    def _codec(self, founder: Site, preset: CodecPreset = "autoencoder") -> Codec:
         b = self.budget
-        config = CodecTrainingConfig(images=b.images, masks=b.masks, local=b.local)
+        config = CodecTrainingConfig("autoencoder", images=b.images, masks=b.masks, local=b.local)
         if preset == "paper":
             # As published there is no local network: it is in the codec's file, but nothing uses it here.
             config = CodecTrainingConfig(preset="paper", images=b.paper_codec, masks=b.paper_codec, local=FitConfig(1))
@@ -191,8 +208,9 @@ class Run:
         *,
         quantization: Quantization = Quantization.I8,
         inner_key: bytes | None = b"i" * 32,
+        codec_words: str = "",
     ) -> None:
-        suffix = "" if quantization is Quantization.I8 else f", {quantization.value} bundles"
+        suffix = codec_words + ("" if quantization is Quantization.I8 else f", {quantization.value} bundles")
         suffix += "" if inner_key is not None else ", without the inner layer"
         name = f"private, {profile.value}{suffix}"
         if f"{name}, member without labels" in self.rows:
@@ -334,6 +352,7 @@ def main() -> int:
     parser.add_argument(
         "--comparisons", action="store_true", help="the rows to compare with: f32, no inner layer, codec a site, paper"
     )
+    parser.add_argument("--minimized", action="store_true", help="the rows of the usual, minimized codec")
     parser.add_argument("--profiles", nargs="+", type=Profile, default=list(PROFILES), help="which privacy profiles")
     parser.add_argument("--store", type=Path, default=Path("bench-output"), help="where finished rows are kept")
     parser.add_argument("--threads", type=int, default=2)
@@ -346,6 +365,8 @@ def main() -> int:
     run = Run(options.data, task, labelled, budget(task, options.few), store)
     if options.comparisons:
         run.measure_comparisons()
+    elif options.minimized:
+        run.measure_minimized(options.profiles)
     else:
         run.measure_alone()
         run.measure_pooled()

@@ -47,7 +47,7 @@ def main() -> int:
 def protecting() -> list[Measurement]:
     """Seconds of both layers to the encoder's."""
     task = load_task(TASK)
-    codec = Codec(task, "default")
+    codec = Codec(task, "autoencoder")
     slices = torch.rand(SLICES, task.slicing.channels, SIZE, SIZE)
     found = []
     for profile in (Profile.FULL, Profile.COARSE, Profile.MINIMAL):

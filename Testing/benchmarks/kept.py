@@ -14,10 +14,11 @@ import torch
 from benchmarks.federation import Member, PlainLatents, Site, train_together
 from benchmarks.results import here_and_now
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.minimization import minimize
 from ppcmi.codec.refinement import RefinementConfig, SiteDecoder, refine_local_network
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
 from ppcmi.files import write_atomically
-from ppcmi.fitting import FitReport
+from ppcmi.fitting import FitConfig, FitReport
 from ppcmi.task import Task
 from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.model import TrainedUmn
@@ -69,6 +70,16 @@ class KeptNetworks:
         if not kept.exists():
             held_out = founder.validation
             train_codec(founder.train, task, config, held_out=held_out, device=self.device, report=show).save(kept)
+        return Codec.load(kept).to(self.device)
+
+    def minimized(self, autoencoder: Codec, founder: Site, config: FitConfig) -> Codec:
+        """The minimized codec that ``founder`` makes of a trained one."""
+        kept = self._file(f"minimized-codec-{founder.name}")
+        if not kept.exists():
+            usual, cases = CodecTrainingConfig(), founder.train
+            minimize(
+                autoencoder, cases, cases.slices, config, usual.adversary_weight, seed=usual.seed, report=show
+            ).save(kept)
         return Codec.load(kept).to(self.device)
 
     def decoder(self, name: str, codec: Codec, site: Site, config: RefinementConfig) -> SiteDecoder:

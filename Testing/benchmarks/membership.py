@@ -219,7 +219,7 @@ def find_codec(site: str, cases: Sequence[CaseFiles], task: Task, folder: Path) 
         fit = FitConfig(epochs=10, batch_size=32, patience=6)
         own = [case for case in cases if case.site == site]
         train, judged = ([case for case in own if case.fold == fold] for fold in ("train", "val"))
-        config = CodecTrainingConfig(images=fit, masks=FitConfig(epochs=3), local=FitConfig(1))
+        config = CodecTrainingConfig("autoencoder", images=fit, masks=FitConfig(epochs=3), local=FitConfig(1))
         codec = train_codec(read_slice_set(train, task), task, config, held_out=read_slice_set(judged, task))
         folder.mkdir(parents=True, exist_ok=True)
         codec.save(path)

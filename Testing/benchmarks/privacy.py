@@ -21,19 +21,19 @@ import torch
 
 from benchmarks.federation import join_consortium
 from benchmarks.kept import KeptRows, show
-from benchmarks.privacy_report import MINIMIZED, report
+from benchmarks.privacy_report import AUTOENCODER, FLOOR, report
 from benchmarks.results import REPOSITORY
 from ppcmi.audit.attack_list import Lengths, picture_attacks, scores_of
 from ppcmi.audit.attacker import Finding, ReconstructionAttack
-from ppcmi.audit.attacks.decoder import DecoderConfig
+from ppcmi.audit.attacks.decoder import DecoderConfig, draw, train_decoder
 from ppcmi.audit.attacks.rehearsal import RehearsalConfig
 from ppcmi.audit.controls import check_suite
 from ppcmi.audit.dfil import diagonal_fisher_leakage
 from ppcmi.audit.mapping import MapLatents, MappingConfig, measure_usefulness, train_mapper
-from ppcmi.audit.metrics import interval
+from ppcmi.audit.metrics import interval, middle, picture_scores
 from ppcmi.audit.reconstruction import Bench
 from ppcmi.audit.setting import Observer, Setting
-from ppcmi.audit.settings import NOISES, product_settings, settings_of, two_layers
+from ppcmi.audit.settings import NOISES, product_settings, reference_settings, two_layers
 from ppcmi.audit.subjects import Subjects, patients_of, split_subjects, thin
 from ppcmi.audit.suite import AuditConfig, attacked, audit
 from ppcmi.codec.codec import Codec, Preset
@@ -49,7 +49,6 @@ from ppcmi_server.umn.model import TrainedUmn
 
 TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
 PROFILES = (Profile.FULL, Profile.COARSE, Profile.MINIMAL)
-MINIMIZED_PROFILES = (Profile.COARSE, Profile.MINIMAL)
 SEED, LEAKED, QUICK_CASES = 1, 20, 50
 
 SUBSAMPLED = {"hippocampus_mr": Lengths(victims=160, others=800), "fetal_head_us": Lengths(victims=40, others=110)}
@@ -66,16 +65,17 @@ EFFORT = {
 class Networks:
     """What sites trained.
 
-    :param published: the published codec of site A; where slices are too small for it, the default one.
-    :param minimized: of the preset of that name, and ``minimized_surrogate`` the attacker's own of it.
+    :param minimized: the usual codec of site A, and ``minimized_surrogate`` the attacker's own.
+    :param autoencoder: the same without minimization, and ``surrogate`` the attacker's own.
+    :param published: the published codec of site A; where slices are too small for it, ``autoencoder``.
     :param decoder: site A's own.
     """
 
-    codec: Codec
-    surrogate: Codec
-    published: Codec
     minimized: Codec
     minimized_surrogate: Codec
+    autoencoder: Codec
+    surrogate: Codec
+    published: Codec
     decoder: SiteDecoder
 
 
@@ -100,16 +100,21 @@ class Run:
         self.minimized_bench = Bench(subjects, self.networks.minimized_surrogate, (SEED,), LEAKED)
 
     def settings(self) -> list[Setting]:
-        """All rows; of noise only what the server with the codec sees."""
-        found = settings_of(
-            self.networks.codec, scope="consortium", profiles=PROFILES, noises=NOISES, published=self.networks.published
+        """All rows; of noise, which is added where nothing is minimized, only what the server with the codec sees."""
+        minimized, autoencoder, published = (
+            self.networks.minimized,
+            self.networks.autoencoder,
+            self.networks.published,
         )
-        rows = [s for s in found if not s.noise or (s.observer is Observer.SERVER and s.codec_known)]
-        rows += [
-            replace(s, name=f"{MINIMIZED} {s.name}", defense=f"{MINIMIZED} {s.defense}")
-            for profile in MINIMIZED_PROFILES
-            for s in product_settings(self.networks.minimized, profile, "consortium")
-        ]
+        rows = reference_settings(autoencoder, published)
+        for profile in PROFILES:
+            rows += product_settings(minimized, profile, "consortium")
+        for profile, noise in (*((profile, 0.0) for profile in PROFILES), *((Profile.COARSE, n) for n in NOISES)):
+            rows += [
+                replace(s, name=f"{AUTOENCODER} {s.name}", defense=f"{AUTOENCODER} {s.defense}")
+                for s in product_settings(autoencoder, profile, "consortium", noise)
+                if not noise or (s.observer is Observer.SERVER and s.codec_known)
+            ]
         return [row for row in rows if self.only in row.name]
 
     def measure_attacks(self, learned: bool) -> None:
@@ -137,22 +142,27 @@ class Run:
 
     def measure_use(self) -> None:
         """Dice: of each profile with the server's real network and with the stand-in, and of noise with the latter."""
-        noises = {profile: (0.0, *NOISES) if profile is Profile.COARSE else (0.0,) for profile in PROFILES}
+        minimized, autoencoder = self.networks.minimized, self.networks.autoencoder
         for profile in PROFILES:
-            if self._file(f"umn-private-{profile.value}").exists():
-                self._row("use", f"{two_layers(profile)} / server's network", self._real_use, profile)
-            for noise in noises[profile]:
-                name = f"{two_layers(profile, noise)} / stand-in"
-                self._row("use", name, self._stand_in_use, self.networks.codec, profile, noise)
-        for profile in MINIMIZED_PROFILES:
-            name = f"{MINIMIZED} {two_layers(profile)} / stand-in"
-            self._row("use", name, self._stand_in_use, self.networks.minimized, profile, 0.0)
+            for prefix, codec, file in (
+                ("", minimized, f"umn-private-{profile.value}-minimized-codec"),
+                (f"{AUTOENCODER} ", autoencoder, f"umn-private-{profile.value}"),
+            ):
+                name = prefix + two_layers(profile)
+                if self._file(file).exists():
+                    self._row("use", f"{name} / server's network", self._real_use, codec, profile, self._file(file))
+                self._row("use", f"{name} / stand-in", self._stand_in_use, codec, profile, 0.0)
+        for noise in NOISES:
+            name = f"{AUTOENCODER} {two_layers(Profile.COARSE, noise)} / stand-in"
+            self._row("use", name, self._stand_in_use, autoencoder, Profile.COARSE, noise)
 
     def measure_rest(self) -> None:
-        """Controls, and what the noise bounds."""
+        """Controls, what the noise bounds, and what the mask alone shows of the image."""
         self._row("controls", "controls", self._controls)
         for noise in NOISES:
-            self._row("fisher", f"{two_layers(Profile.COARSE, noise)} / dFIL", self._fisher, noise)
+            self._row("fisher", f"{AUTOENCODER} {two_layers(Profile.COARSE, noise)} / dFIL", self._fisher, noise)
+        for profile in PROFILES:
+            self._row("floor", f"true masks, {profile.value} / {FLOOR}", self._floor, profile)
 
     def measure_quick(self) -> None:
         """How long a quick privacy check of :data:`QUICK_CASES` cases takes."""
@@ -171,15 +181,15 @@ class Run:
             "defense": setting.defense, "collusion": setting.observer is Observer.COLLUSION,
         }  # fmt: skip
 
-    def _real_use(self, profile: Profile) -> dict[str, Any]:
-        umn = TrainedUmn.load(self._file(f"umn-private-{profile.value}"))
-        member = join_consortium(self.networks.codec, profile, link_key=bytes([1]) * 32)
+    def _real_use(self, codec: Codec, profile: Profile, file: Path) -> dict[str, Any]:
+        umn = TrainedUmn.load(file)
+        member = join_consortium(codec, profile, link_key=bytes([1]) * 32)
         case = self.subjects.victims.case
 
         def ask(latents: Latents) -> Latents:
             return concatenate([member.ask(latents.select(case == one), umn) for one in torch.unique(case)])
 
-        return self._use(self.networks.codec, profile, ask, 0.0)
+        return self._use(codec, profile, ask, 0.0)
 
     def _stand_in_use(self, codec: Codec, profile: Profile, noise: float) -> dict[str, Any]:
         config = MappingConfig(FitConfig(epochs=4, batch_size=16, minimum_steps=200), copies=1)
@@ -196,45 +206,59 @@ class Run:
         return {"together": interval(found.together, patient, SEED), "server": interval(found.server, patient, SEED)}
 
     def _controls(self) -> dict[str, Any]:
-        return {"controls": [asdict(control) for control in check_suite(self.bench, self.networks.codec)]}
+        return {"controls": [asdict(control) for control in check_suite(self.bench, self.networks.autoencoder)]}
 
     def _fisher(self, noise: float) -> dict[str, Any]:
         slices = self.bench.subjects.victims.slices[:8]
         generator = torch.Generator().manual_seed(SEED)
-        leakage = diagonal_fisher_leakage(self.networks.codec, slices, Profile.COARSE, noise, generator)
+        leakage = diagonal_fisher_leakage(self.networks.autoencoder, slices, Profile.COARSE, noise, generator)
         return {"dfil": float(leakage.mean())}
+
+    def _floor(self, profile: Profile) -> dict[str, Any]:
+        """SSIM of pictures drawn from the true mask latents: whatever predicts the mask gives away as much."""
+        subjects, generator = self.bench.subjects, torch.Generator().manual_seed(SEED)
+
+        def masks(cases: SliceSet) -> Latents:
+            return self.networks.autoencoder.encode_masks(cases.known_labels).of(profile).map(lambda _, v: v.float())
+
+        own = masks(subjects.outside)
+        decoder = train_decoder(
+            lambda index, _: own.select(index), middle(subjects.outside.slices), self.lengths.decoder, generator,
+            case=subjects.outside.case,
+        )  # fmt: skip
+        drawn = draw(decoder, masks(subjects.victims))[:, 0].clamp(0, 1)
+        return {"ssim": float(picture_scores(drawn, self.bench.truth)["SSIM"].mean())}
 
     def _quick(self) -> dict[str, Any]:
         files = [case for case in self.cases if case.site == "A" and case.label is not None][:QUICK_CASES]
         cases = thin(read_slice_set(files, self.task), 32)
         started, cpu = time.monotonic(), time.process_time()
         subjects = split_subjects(cases, patients_of(files, None), SEED)
-        *_, last = audit(subjects, self.networks.codec, AuditConfig(profiles=PROFILES))
+        *_, last = audit(subjects, self.networks.minimized, AuditConfig(profiles=PROFILES))
         return {
             "wall": time.monotonic() - started, "cpu": time.process_time() - cpu, "cases": len(files),
             "holds": all(control.holds for control in last.report.controls) if last.report else False,
         }  # fmt: skip
 
     def _networks(self) -> Networks:
-        codec, surrogate = self._codec("A"), self._codec("C")
-        published = self._file("paper-codec-A")
-        decoder = self._file(f"decoder-A-{codec.fingerprint}")
+        autoencoder, published = self._codec("A", "autoencoder"), self._file("paper-codec-A")
+        decoder = self._file(f"decoder-A-{autoencoder.fingerprint}")
         return Networks(
-            codec,
-            surrogate,
-            Codec.load(published) if published.exists() else codec,
             self._codec("A", "minimized"),
             self._codec("C", "minimized"),
-            SiteDecoder.load(decoder, codec) if decoder.exists() else SiteDecoder(codec),
+            autoencoder,
+            self._codec("C", "autoencoder"),
+            Codec.load(published) if published.exists() else autoencoder,
+            SiteDecoder.load(decoder, autoencoder) if decoder.exists() else SiteDecoder(autoencoder),
         )
 
-    def _codec(self, site: str, preset: Preset = "default") -> Codec:
+    def _codec(self, site: str, preset: Preset) -> Codec:
         file = self._file(f"{preset}-codec-{site}")
         if not file.exists():
             chosen = [case for case in self.cases if case.site == site and case.fold == "train"]
             large = self.task.slicing.size[0] >= 256
             fit = FitConfig(epochs=8, batch_size=4 if large else 32, minimum_steps=300 if large else 0)
-            config = CodecTrainingConfig(preset=preset, images=fit, masks=replace(fit, epochs=3), local=fit)
+            config = CodecTrainingConfig(preset, images=fit, masks=replace(fit, epochs=3), local=fit, minimizer=fit)
             self.folder.mkdir(parents=True, exist_ok=True)
             train_codec(read_slice_set(chosen, self.task), self.task, config, report=show).save(file)
         return Codec.load(file)

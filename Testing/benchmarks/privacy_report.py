@@ -14,8 +14,10 @@ from ppcmi.scales import Profile
 
 COMMAND = "make bench-privacy DATA=.../{data}"
 NEEDS_KNOWN_IMAGES, LEARNED = ("A2", "A4"), "A4"
-MINIMIZED = "minimized codec,"
-"""Before the names of settings with a codec of that preset."""
+AUTOENCODER = "autoencoder codec,"
+"""Before the names of settings with a codec of that preset; the others are of the usual, minimized one."""
+
+FLOOR = "decoder on the masks"
 
 SHARES = {Profile.COARSE: 1 / 3, Profile.MINIMAL: 1 / 10}
 """Of what the published KLT leaks above the mean image: the targets."""
@@ -31,7 +33,8 @@ alone. An empty cell was not measured, or cannot be: such an attack needs what t
 hippocampus_mr: 160 slices attacked, 800 of the attacker's own; fetal_head_us: 40 and 110. One seed; learned
 attacks train for 300 and 150 updates. "server with a member" has the inner key and is what a breach within the
 consortium shows; targets count everybody else, the server with the codec and known images included. Noise is tried
-with `coarse`.
+with `coarse` and the codec `autoencoder`; rows that do not name a codec are of the usual, minimized one. "true masks"
+is what a decoder draws from the true masks' own latents: whatever predicts the mask gives away as much.
 """
 
 
@@ -65,6 +68,9 @@ def _of(data: str, rows: Rows) -> Iterator[Measurement]:
         setting = name.split(SEPARATOR)[0]
         for column, found in _scores(row["findings"]):
             yield value(f"{data}, scores", setting, column, row, found, "score")
+    for name, row in _kind(rows, "floor"):
+        seen, attack = name.split(SEPARATOR)
+        yield value(data, seen, attack, row, row["ssim"], "SSIM")
     for name, row in _kind(rows, "fisher"):
         yield value(
             f"{data}, Fisher information", name.split(SEPARATOR)[0], "dFIL", row, row["dfil"], "1 / gray level²"
@@ -89,7 +95,7 @@ def _targets(data: str, rows: Rows, command: str) -> Iterator[Measurement]:
     """How much more than a guess the best attack without the inner key sees, of what the published KLT shows."""
     everything = best_by_attack(rows).values()
     published = _most(everything, PUBLISHED)
-    for prefix, profile in product(("", f"{MINIMIZED} "), SHARES):
+    for prefix, profile in product(("", f"{AUTOENCODER} "), SHARES):
         share, defense = SHARES[profile], prefix + two_layers(profile)
         name = (
             f"{data}, {prefix}{profile.value}: best SSIM without the inner key, above the mean image, "
@@ -102,18 +108,13 @@ def _targets(data: str, rows: Rows, command: str) -> Iterator[Measurement]:
             yield _share(name, found, published, command, share)
         if published and unaided:
             yield _share(f"{name}, no known image", unaided, published, command, share)
-    full, coarse = (rows.get(f"{two_layers(p)}{SEPARATOR}server's network") for p in (Profile.FULL, Profile.COARSE))
-    if full and coarse:
-        lost = full["together"][0] - coarse["together"][0]
-        name = f"{data}, coarse: Dice lost against full"
-        yield measurement(name, lost, "Dice", command=command, origin=_origin(coarse), at_most=0.01)
-    usual = rows.get(f"{two_layers(Profile.FULL)}{SEPARATOR}stand-in")
-    for profile in SHARES:
-        minimized = rows.get(f"{MINIMIZED} {two_layers(profile)}{SEPARATOR}stand-in")
-        if usual and minimized:
-            lost = usual["together"][0] - minimized["together"][0]
-            name = f"{data}, {MINIMIZED} {profile.value}: Dice lost against full"
-            yield measurement(name, lost, "Dice", command=command, origin=_origin(minimized), at_most=0.01)
+    for profile, means in product(SHARES, ("server's network", "stand-in")):
+        everything_sent = rows.get(f"{AUTOENCODER} {two_layers(Profile.FULL)}{SEPARATOR}{means}")
+        little = rows.get(f"{two_layers(profile)}{SEPARATOR}{means}")
+        if everything_sent and little:
+            lost = everything_sent["together"][0] - little["together"][0]
+            name = f"{data}, {profile.value}: Dice lost against full without minimization, {means}"
+            yield measurement(name, lost, "Dice", command=command, origin=_origin(little), at_most=0.01)
     for _, row in _kind(rows, "quick"):
         name = f"{data}: quick privacy check of {row['cases']} cases"
         yield measurement(name, row["wall"], "s", command=command, origin=_origin(row), at_most=300)

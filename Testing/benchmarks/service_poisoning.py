@@ -115,7 +115,9 @@ def _sites(data: Path) -> list[LatentDataset]:
     task = load_task(REPOSITORY / "Resources" / "Tasks" / "hippocampus-mr.json")
     sites = [load_site(data, task, name, CASES) for name in SITES]
     fit = FitConfig(epochs=2, minimum_steps=100)
-    codec = train_codec(sites[0].train, task, CodecTrainingConfig(images=fit, masks=fit, local=FitConfig(1)))
+    codec = train_codec(
+        sites[0].train, task, CodecTrainingConfig("autoencoder", images=fit, masks=fit, local=FitConfig(1))
+    )
     member = join_consortium(codec, Profile.COARSE)
     return [
         replace(received(member, encode_site(codec, site.train, 0, number)), sites=(f"{number:016x}",))

@@ -28,6 +28,7 @@ from ppcmi_server import __version__, clock, tasks
 from ppcmi_server.config import load_config
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Job, Model
+from ppcmi_server.umn.model import Preset as UmnPreset
 from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
 from support.loopback import write_certificate
 from support.real_server import RealServer, serving
@@ -38,7 +39,8 @@ class System:
     """One way to do it: which networks, what leaves, under which protocol."""
 
     name: str
-    preset: CodecPreset
+    codec: CodecPreset
+    network: UmnPreset
     profile: Profile
     mode: Mode
     scope: Scope
@@ -47,15 +49,15 @@ class System:
     def umn(self, task_size: tuple[int, int], codec: str = "") -> TrainedUmn:
         """The server's network, untrained."""
         shapes = scale_shapes(task_size, self.profile.scales)
-        description = UmnDescription(self.preset, self.profile, shapes, (codec,))
+        description = UmnDescription(self.network, self.profile, shapes, (codec,))
         with torch.random.fork_rng():
             torch.manual_seed(1)
             return TrainedUmn(description, build_network(description))
 
 
-PUBLISHED = System("paper", "paper", Profile.PAPER, "paper", "site", Quantization.F32)
+PUBLISHED = System("paper", "paper", "paper", Profile.PAPER, "paper", "site", Quantization.F32)
 OURS = tuple(
-    System(str(profile), "default", profile, "two-layer", "consortium", FOR_MAPPING)
+    System(str(profile), "minimized", "default", profile, "two-layer", "consortium", FOR_MAPPING)
     for profile in (Profile.COARSE, Profile.FULL, Profile.MINIMAL)
 )
 
@@ -87,7 +89,7 @@ def untrained_link(system: System, task_file: Path, folder: Path, device: torch.
 def _provide_codec(system: System, part: TaskProfile) -> Codec:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        codec = Codec(part.task, system.preset)
+        codec = Codec(part.task, system.codec)
     codec.save(part.codec_path)
     return codec
 
@@ -105,7 +107,7 @@ def _provide_model(system: System, part: TaskProfile, codec: str, folder: Path) 
         session.flush()
         session.add(
             Model(
-                task_id=task.id, number=1, job_id=job.id, state="active", preset=system.preset,
+                task_id=task.id, number=1, job_id=job.id, state="active", preset=system.network,
                 profile=system.profile.value, mode=system.mode, scope=system.scope,
                 codecs={codec: consortium.inner_check_of(part)}, config={}, seed=1, code_version=__version__,
                 file=file.name, file_digest=hashlib.sha256(file.read_bytes()).hexdigest(), cases=0, slices=0,

@@ -36,7 +36,7 @@ NAMES = ("Jane Doe", "John Doe", "third")
 def codec():
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        codec = Codec(TASK, "default")
+        codec = Codec(TASK, "autoencoder")
         for values in filter(torch.is_floating_point, codec.network.state_dict().values()):
             nn.init.normal_(values, std=0.2)  # some are zeros before they are trained
         return codec

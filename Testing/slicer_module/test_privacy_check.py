@@ -30,7 +30,7 @@ def made(tmp_path_factory):
     folder, task = tmp_path_factory.mktemp("made"), load_task(TASK_FILE)
     task = replace(task, slicing=replace(task.slicing, neighbors=0))
     write_phantom_folder(folder / "cases", cases_per_site=PATIENTS // 3, seed=1)
-    return folder / "cases", task, Codec(task, "default")
+    return folder / "cases", task, Codec(task, "autoencoder")
 
 
 @pytest.fixture

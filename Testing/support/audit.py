@@ -35,7 +35,7 @@ def untrained_codec(seed: int) -> Codec:
     task = tiny_task()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        codec = Codec(task, "default")
+        codec = Codec(task, "autoencoder")
     encoder = codec.get_submodule("network.mask_encoder")
     assert isinstance(encoder, MaskEncoder)
     encoder.fit(foreground(make_masks(40, seed, SIZE), task.classes))

@@ -38,7 +38,7 @@ def quick_slice_set(cases: int, seed: int) -> SliceSet:
     return SliceSet(make_slices(labels, seed), labels, case)
 
 
-def quick_config(preset: Preset = "default", epochs: int = 4) -> CodecTrainingConfig:
+def quick_config(preset: Preset = "autoencoder", epochs: int = 4) -> CodecTrainingConfig:
     """A training of seconds."""
     fit = FitConfig(epochs=epochs, batch_size=16)
     return CodecTrainingConfig(

@@ -30,7 +30,7 @@ def untrained_codec():
     """A codec that encodes and decodes, though not well; the same at every call."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return Codec(small_task(), "default")
+        return Codec(small_task(), "autoencoder")
 
 
 class HalvingServer:

@@ -25,7 +25,7 @@ CASES = 30
 def made_codec(seed: int) -> Codec:
     """Random weights, latents standardized as training leaves them."""
     torch.manual_seed(seed)
-    codec = Codec(tiny_task(), "default")
+    codec = Codec(tiny_task(), "autoencoder")
     for scale, values in codec.encode_images(quick_slice_set(4, seed=9).slices).items():
         deviation = values.std(dim=(0, 2, 3)).clamp_min(1e-3)
         codec.standardization(Stream.IMAGE).set(scale, values.mean(dim=(0, 2, 3)), deviation)

@@ -85,7 +85,7 @@ def test_without_its_packages_it_says_what_to_install(run, monkeypatch):
 @pytest.fixture
 def with_codec(a_site):
     """The site with a codec that was never trained: numbers mean nothing then, and controls fail."""
-    Codec(small_task(), "default").save(a_site.task("phantom").codec_path)
+    Codec(small_task(), "autoencoder").save(a_site.task("phantom").codec_path)
 
 
 @pytest.mark.usefixtures("with_codec")

@@ -21,7 +21,7 @@ CASES = 52
 def codec():
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return Codec(tiny_task(), "default")
+        return Codec(tiny_task(), "autoencoder")
 
 
 @pytest.fixture(scope="module")

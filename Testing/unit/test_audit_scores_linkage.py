@@ -20,7 +20,7 @@ RAW, CANONICAL, NORMS, WHOLE = "latents as they are", "canonical maps", "maps of
 def a_codec(seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Codec(tiny_task(), "default")
+        return Codec(tiny_task(), "autoencoder")
 
 
 @pytest.fixture(scope="module")

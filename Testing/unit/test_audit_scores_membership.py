@@ -187,7 +187,7 @@ def test_one_group_alone_has_no_area():
 def test_a_codec_is_asked_by_how_well_it_rebuilds_a_patients_images():
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        codec, other = Codec(tiny_task(), "default"), Codec(tiny_task(), "default")
+        codec, other = Codec(tiny_task(), "autoencoder"), Codec(tiny_task(), "autoencoder")
     inside, outside = quick_slice_set(6, seed=1), quick_slice_set(6, seed=2)
     findings = measure_codec_membership(
         codec, (inside, torch.arange(6)), (outside, torch.arange(6, 12)), seed=1, surrogate=other

@@ -28,7 +28,7 @@ def subjects():
 @pytest.fixture(scope="module")
 def codec():
     torch.manual_seed(1)
-    return Codec(tiny_task(), "default")
+    return Codec(tiny_task(), "autoencoder")
 
 
 def setting_named(codec: Codec, name: str):

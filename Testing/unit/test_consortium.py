@@ -34,7 +34,7 @@ def site_b(a_relay, tmp_path):
 
 @pytest.fixture(scope="module")
 def a_codec():
-    return Codec(load_task(TASK_FILE), "default", {"quality": {}})
+    return Codec(load_task(TASK_FILE), "autoencoder", {"quality": {}})
 
 
 def found(site, scope="consortium", mode="two-layer"):

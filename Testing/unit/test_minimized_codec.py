@@ -34,15 +34,15 @@ def test_latents_have_the_shapes_of_every_codec_but_few_channels_that_say_someth
         assert 0.5 < float(values[:, : KEPT[scale]].std(dim=(0, 2, 3)).mean()) < 2
 
 
-def test_but_for_the_minimizer_and_the_image_decoders_it_is_the_default_codec(minimized):
-    default = train_codec(CASES, tiny_task(), CONFIG).state_dict()
+def test_but_for_the_minimizer_and_the_image_decoders_it_is_the_autoencoder(minimized):
+    autoencoder = train_codec(CASES, tiny_task(), CONFIG).state_dict()
     learned = ("network.image_decoders.", "standardizations.image.")
-    kept = {name: values for name, values in default.items() if not name.startswith(learned)}
+    kept = {name: values for name, values in autoencoder.items() if not name.startswith(learned)}
     assert len(kept) > 100
     assert all(torch.equal(minimized.state_dict()[name], values) for name, values in kept.items())
 
 
-def test_masks_are_kept_as_well_as_by_the_default_codec(minimized):
+def test_masks_are_kept_as_well_as_by_the_autoencoder(minimized):
     assert set(minimized.report["quality"]["mask_dice"]) == {"full", "coarse", "minimal"}
     assert min(minimized.report["quality"]["mask_dice"]["coarse"].values()) > 0.85
 

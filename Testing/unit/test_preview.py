@@ -35,7 +35,7 @@ TASK = a_task(size=(SIZE, SIZE))
 def codec():
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return Codec(TASK, "default")
+        return Codec(TASK, "autoencoder")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_an_empty_slice_has_a_preview(codec):
 
 def test_with_neighbors_the_slice_itself_is_shown():
     task = a_task(size=(64, 64), neighbors=1)
-    codec = Codec(task, "default")
+    codec = Codec(task, "autoencoder")
     channels = np.stack([np.full((64, 64), value, np.float32) for value in (0.1, 0.5, 0.9)])
     protection = dataclasses.replace(
         protected(Profile.MINIMAL), channel=open_channel(bytes(32), task.identity, "two-layer"), inner=None

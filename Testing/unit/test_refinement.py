@@ -97,4 +97,4 @@ def test_a_decoder_survives_its_file_but_not_another_codec(codec, tmp_path):
     assert again.weight(Profile.COARSE) == 0.25
     assert torch.equal(again.alone(slices), decoder.alone(slices))
     with pytest.raises(CodecError, match="another codec"):
-        SiteDecoder.load(tmp_path / "decoder.safetensors", Codec(tiny_task(), "default"))
+        SiteDecoder.load(tmp_path / "decoder.safetensors", Codec(tiny_task(), "autoencoder"))

@@ -19,7 +19,7 @@ TASK = "phantom"
 
 @pytest.fixture(scope="module")
 def a_codec():
-    return Codec(load_task(TASK_FILE), "default")
+    return Codec(load_task(TASK_FILE), "autoencoder")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_without_a_model_there_is_no_link(founder, a_relay, a_codec):
 
 
 def test_a_model_of_another_codec_is_refused(founder, a_relay, a_codec):
-    offer(a_relay, Codec(load_task(TASK_FILE), "default"), (1, "active", "coarse"))
+    offer(a_relay, Codec(load_task(TASK_FILE), "autoencoder"), (1, "active", "coarse"))
     with pytest.raises(CodecError, match="another codec"):
         link(founder)
 
@@ -97,7 +97,7 @@ def test_a_site_s_own_decoder_is_used_until_the_codec_changes(founder, a_relay, 
     SiteDecoder(a_codec, {"coarse": 0.15}).save(part.decoder_path)
     assert link(founder).decoder.weight(Profile.COARSE) == 0.15
     assert link(founder, use_local_network=False).decoder is None
-    other = Codec(load_task(TASK_FILE), "default")
+    other = Codec(load_task(TASK_FILE), "autoencoder")
     other.save(part.codec_path)
     offer(a_relay, other, (2, "active", "coarse"))
     with pytest.raises(CodecError, match="refine it again"):

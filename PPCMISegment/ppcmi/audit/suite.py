@@ -34,7 +34,7 @@ from ppcmi.audit.summary import picture_rows, profile_row, slices_to_show
 from ppcmi.audit.surrogate import train_surrogate
 from ppcmi.audit.training_membership import TrainingMembershipConfig, check_membership
 from ppcmi.audit.wording import CLAIMS_NOT_MADE
-from ppcmi.codec.codec import Codec
+from ppcmi.codec.codec import Codec, Preset
 from ppcmi.codec.slice_set import SliceSet, join
 from ppcmi.fitting import FitConfig, Report, ignore_report
 from ppcmi.scales import Profile
@@ -191,8 +191,9 @@ class _Audit:
         )
 
     def _prepare(self) -> None:
-        outside, config = self._subjects.outside, self._config
-        surrogate = train_surrogate(outside, self._codec.task, config.surrogate, config.seed, self._progress)
+        outside, config, task = self._subjects.outside, self._config, self._codec.task
+        preset: Preset = "minimized" if self._codec.preset == "minimized" else "autoencoder"
+        surrogate = train_surrogate(outside, task, preset, config.surrogate, config.seed, self._progress)
         surrogate.to(self._codec.device)
         small = attacked(self._subjects, self._lengths)
         self._bench = Bench(small, surrogate, config.seeds, config.leaked, slices_to_show(small.victims))

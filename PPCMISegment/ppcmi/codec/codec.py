@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ppcmi.codec.default import DefaultCodecNetwork
+from ppcmi.codec.autoencoder import AutoencoderCodecNetwork
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.minimized import MinimizedCodecNetwork
 from ppcmi.codec.privacy_sf import PrivacySfCodecNetwork
@@ -46,11 +46,11 @@ DAMAGE = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, safeten
 BATCH = 32
 """Slices that go through a network at once."""
 
-Preset = Literal["default", "minimized", "paper", "privacy-sf", "mixup"]
+Preset = Literal["minimized", "autoencoder", "paper", "privacy-sf", "mixup"]
 
 PROFILES_OF: Mapping[Preset, tuple[Profile, ...]] = {
-    "default": (Profile.FULL, Profile.COARSE, Profile.MINIMAL),
     "minimized": (Profile.FULL, Profile.COARSE, Profile.MINIMAL),
+    "autoencoder": (Profile.FULL, Profile.COARSE, Profile.MINIMAL),
     "paper": (Profile.PAPER, Profile.FULL),
     "privacy-sf": (Profile.MINIMAL,),
     "mixup": (Profile.MIXUP,),
@@ -272,8 +272,8 @@ def read_metadata(data: bytes) -> dict[str, str]:
 
 
 _NETWORKS: Mapping[Preset, Callable[[int, int, Sequence[int]], nn.Module]] = {
-    "default": DefaultCodecNetwork,
     "minimized": MinimizedCodecNetwork,
+    "autoencoder": AutoencoderCodecNetwork,
     "paper": lambda channels, classes, _: PublishedCodecNetwork(channels, classes),
     "privacy-sf": lambda channels, classes, _: PrivacySfCodecNetwork(channels, classes),
     "mixup": lambda channels, classes, _: UnmixingNetwork(channels, classes),

@@ -1,4 +1,4 @@
-"""Image autoencoder of the default preset: slices to latents at three scales, and back from the scales that left.
+"""Image autoencoder of our codecs: slices to latents at three scales, and back from the scales that left.
 
 The stem is a pixel unshuffle, so that no convolution runs at full resolution; the latents come from 1 x 1 convolutions
 without an activation, free to be negative, as rotation, quantization and regression want them.

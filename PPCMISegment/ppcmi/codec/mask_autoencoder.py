@@ -1,4 +1,4 @@
-"""Mask autoencoder of the default preset: a linear encoder and a decoder that also sees the site's own image.
+"""Mask autoencoder of our codecs: a linear encoder and a decoder that also sees the site's own image.
 
 The encoder cuts the foreground channels of a one-hot mask into blocks of 8, 16 and 32 pixels and projects each block on
 an orthonormal basis (one for each scale). Because it is linear, the encoding of an average of masks is the average of

@@ -1,4 +1,4 @@
-"""From a trained codec of the default preset to a minimized one.
+"""From a trained codec of the preset ``autoencoder`` to a minimized one.
 
 The minimizer learns what the mask needs, against an adversary that learns at the same time to redraw the image from
 what is sent. An attacker trains anew, on what the finished codec sends; the image decoders do so here.
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppcmi.codec.augment import augment_pair
+from ppcmi.codec.autoencoder import PROFILES, AutoencoderCodecNetwork
 from ppcmi.codec.codec import Codec
-from ppcmi.codec.default import PROFILES, DefaultCodecNetwork
 from ppcmi.codec.image_autoencoder import ImageDecoder
 from ppcmi.codec.minimized import KEPT, MinimizedCodecNetwork, ServerStandIn, padded
 from ppcmi.codec.slice_set import SliceSet
@@ -30,7 +30,7 @@ Without it, it could write the image into digits that the mask does not need.
 
 
 def minimize(
-    default: Codec,
+    autoencoder: Codec,
     labelled: SliceSet,
     images: Tensor,
     config: FitConfig,
@@ -39,7 +39,7 @@ def minimize(
     seed: int,
     report: Report,
 ) -> Codec:
-    """A minimized codec; what it shares with the trained ``default`` one stays as it is.
+    """A minimized codec; what it shares with the trained ``autoencoder`` stays as it is.
 
     :param images: slices to train the image decoders on, with and without labels.
     :param adversary_weight: see :func:`train_minimizer`.
@@ -47,8 +47,8 @@ def minimize(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        codec = Codec(default.task, "minimized").to(default.device)
-        codec.load_state_dict(default.state_dict(), strict=False)
+        codec = Codec(autoencoder.task, "minimized").to(autoencoder.device)
+        codec.load_state_dict(autoencoder.state_dict(), strict=False)
         train_minimizer(codec, labelled, config, adversary_weight, generator, report)
         codec.standardize_images(labelled.slices)
         train_image_decoders(codec, images, config, generator, report)
@@ -87,7 +87,7 @@ def train_minimizer(
         slices, truth = augment_pair(labelled.slices[index].to(codec.device), labels[index].to(codec.device), generator)
         with torch.no_grad():
             target = masks.apply_to(network.encode_masks(truth))
-            latents = DefaultCodecNetwork.encode_images(network, slices)
+            latents = AutoencoderCodecNetwork.encode_images(network, slices)
         profile = PROFILES[int(torch.randint(len(PROFILES), (1,), generator=generator))]
         sent = _standardized(parts.minimizer(latents).of(profile))
         noisy = sent.map(lambda _, v: v + NOISE * torch.randn(v.shape, generator=generator).to(v.device))

@@ -1,12 +1,13 @@
-"""The minimized codec: of the image latents only what predicts the mask leaves, in a few channels.
+"""The usual codec, minimized: of the image latents only what predicts the mask leaves, in a few channels.
 
-The default codec's encoder is taught to keep the image, which is what an attacker wants. Here a small network, the
-*minimizer*, follows it and writes :data:`KEPT` channels of each scale; the others are zero. It learns from the error of
-the mask latents that a stand-in for the server's network predicts from them under noise, and against an adversary that
-redraws the image: what a mask does not need has little room and a reason not to pass. For slices of 64 x 64 pixels
-``coarse`` then carries 192 numbers instead of 3072; a bundle is as large as ever, because the KLT spreads them.
+The encoder of the preset ``autoencoder`` is taught to keep the image, which is what an attacker wants. Here a small
+network, the *minimizer*, follows it and writes :data:`KEPT` channels of each scale; the others are zero. It learns from
+the error of the mask latents that a stand-in for the server's network predicts from them under noise, and against an
+adversary that redraws the image: what a mask does not need has little room and a reason not to pass. For slices of
+64 x 64 pixels ``coarse`` then carries 192 numbers instead of 3072; a bundle is as large as ever, because the KLT
+spreads them.
 
-Image decoders are trained anew on what is left: what holders of all keys could see. The mask side is the default's.
+Image decoders are trained anew on what is left: what holders of all keys could see. The mask side is the same.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ppcmi.codec.autoencoder import AutoencoderCodecNetwork
 from ppcmi.codec.blocks import residual_stage
-from ppcmi.codec.default import DefaultCodecNetwork
 from ppcmi.latents import Latents
 from ppcmi.scales import SCALE_CHANNELS, SCALES
 
@@ -85,8 +86,8 @@ class ServerStandIn(nn.Module):
         return Latents(masks)
 
 
-class MinimizedCodecNetwork(DefaultCodecNetwork):
-    """The default preset's networks with a minimizer behind the image encoder."""
+class MinimizedCodecNetwork(AutoencoderCodecNetwork):
+    """The networks of ``autoencoder`` with a minimizer behind the image encoder."""
 
     def __init__(self, channels: int, classes: int, slice_size: Sequence[int]) -> None:
         super().__init__(channels, classes, slice_size)

@@ -107,6 +107,4 @@ def probabilities_of(masks: Tensor) -> Tensor:
 
 def _require_all_scales(profile: Profile) -> None:
     if profile not in (Profile.PAPER, Profile.FULL):
-        raise TaskError(
-            "The published codec needs all three scales; use the profile paper or full, or the default codec."
-        )
+        raise TaskError("The published codec needs all three scales; use the profile paper or full, or another codec.")

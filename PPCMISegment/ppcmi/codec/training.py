@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ppcmi import __version__
 from ppcmi.codec.augment import Augmentation, augment_pair, sampling_grid
+from ppcmi.codec.autoencoder import PROFILES, AutoencoderCodecNetwork, MaskGuide
 from ppcmi.codec.codec import Codec, Preset
-from ppcmi.codec.default import PROFILES, DefaultCodecNetwork, MaskGuide
 from ppcmi.codec.local_network import LocalNetwork
 from ppcmi.codec.losses import published_mask_loss, segmentation_loss
 from ppcmi.codec.mask_autoencoder import foreground
@@ -47,7 +47,7 @@ class CodecTrainingConfig:
     :param held_out_share: share of the labelled cases that the quality report is measured on, if no others are given.
     """
 
-    preset: Preset = "default"
+    preset: Preset = "minimized"
     seed: int = 1
     images: FitConfig = field(default_factory=lambda: FitConfig(epochs=12, minimum_steps=600, patience=6))
     masks: FitConfig = field(default_factory=lambda: FitConfig(epochs=4, minimum_steps=250, patience=3))
@@ -86,13 +86,13 @@ def train_codec(
     images = torch.cat((labelled.slices, *unlabelled))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        first = "default" if config.preset == "minimized" else config.preset
+        first: Preset = "autoencoder" if config.preset == "minimized" else config.preset
         codec = Codec(task, first).to(device or torch.device("cpu"))
         if config.preset == "mixup":
             unmixing = cast(UnmixingNetwork, codec.network)
             train_mixup(unmixing, labelled, task, config.masks, generator=generator, report=report)
         elif not codec.follows_a_paper:
-            _train_default(codec, labelled, images, _sample(held_out), config, generator=generator, report=report)
+            _train_autoencoder(codec, labelled, images, _sample(held_out), config, generator=generator, report=report)
         else:
             _train_published(codec, labelled, images, _sample(held_out), config, generator=generator, report=report)
         if task.method == "ppcmi":  # the systems that it is compared with have no such network
@@ -145,13 +145,13 @@ def predict_locally(network: LocalNetwork, slices: Tensor, batch: int = 32) -> T
 class _ImageTraining(nn.Module):
     """What is trained together with the image encoder and its decoders."""
 
-    def __init__(self, network: DefaultCodecNetwork) -> None:
+    def __init__(self, network: AutoencoderCodecNetwork) -> None:
         super().__init__()
         self.encoder, self.decoders = network.image_encoder, network.image_decoders
         self.guide = MaskGuide()
 
 
-def _train_default(
+def _train_autoencoder(
     codec: Codec,
     labelled: SliceSet,
     images: Tensor,
@@ -161,7 +161,7 @@ def _train_default(
     generator: torch.Generator,
     report: Report,
 ) -> None:
-    network = cast(DefaultCodecNetwork, codec.network)
+    network = cast(AutoencoderCodecNetwork, codec.network)
     device, classes, labels = codec.device, codec.task.classes, labelled.known_labels
     _, varied = augment_pair(labelled.slices, labels, generator)
     examples = foreground(torch.cat((labels, varied)), classes)

@@ -29,7 +29,7 @@ class MethodRules:
 
 
 _RULES: Mapping[Method, MethodRules] = {
-    "ppcmi": MethodRules(("two-layer", "paper"), "default"),
+    "ppcmi": MethodRules(("two-layer", "paper"), "minimized"),
     "privacy-sf": MethodRules(("plain",), "privacy-sf", Profile.MINIMAL),
     "mixup": MethodRules(("plain",), "mixup", Profile.MIXUP),
 }

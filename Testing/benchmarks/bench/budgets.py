@@ -69,7 +69,10 @@ def whole(task: Task) -> Budget:
         site_counts=(1, 2, 3, 4, 5, 6, 7),
         unet=replace(fit, epochs=150, patience=20),
         codec=CodecTrainingConfig(
-            images=replace(fit, patience=10), masks=replace(fit, epochs=12, minimum_steps=600, patience=4), local=fit
+            images=replace(fit, patience=10),
+            masks=replace(fit, epochs=12, minimum_steps=600, patience=4),
+            local=fit,
+            minimizer=replace(fit, learning_rate=1e-3),
         ),
         refine=fit,
         umn=UmnConfig(epochs=30, minimum_steps=4000, validation_share=0.0),
@@ -97,7 +100,10 @@ def quick(task: Task) -> Budget:
         site_counts=(1, 7),
         unet=replace(fit, patience=4),
         codec=CodecTrainingConfig(
-            images=replace(fit, minimum_steps=steps), masks=replace(fit, epochs=2, minimum_steps=steps // 3), local=fit
+            images=fit,
+            masks=replace(fit, epochs=2, minimum_steps=steps // 3),
+            local=fit,
+            minimizer=replace(fit, learning_rate=1e-3),
         ),
         refine=fit,
         umn=UmnConfig(epochs=4 if large else 2, batch_size=16 if large else 64, minimum_steps=60, validation_share=0.0),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -39,10 +38,10 @@ class Prepared:
 
 
 def prepare(
-    name: str, sites: Sequence[BenchSite], task: Task, budget: Budget, networks: KeptNetworks, preset: str = "default"
+    name: str, sites: Sequence[BenchSite], task: Task, budget: Budget, networks: KeptNetworks, preset: CodecPreset
 ) -> Prepared:
     """The first site makes the codec, every site refines its decoder and encodes its cases."""
-    config = replace(budget.codec, preset=cast(CodecPreset, preset))
+    config = replace(budget.codec, preset=preset)
     codec = networks.codec(f"{name}-{preset}", sites[0].site, task, config)
     refinement = RefinementConfig(local=budget.refine)
     decoders = {site.name: networks.decoder(f"{name}-decoder", codec, site.site, refinement) for site in sites}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,7 +44,7 @@ SITES, SHIFTED = Split("site"), Split("site_shifted")
 COUNTS = "number of sites"
 POOLED, ALONE = "U-Net on pooled raw images", "U-Net, each site alone"
 SERVER_OFF, FOURTH = "ours, the server switched off", "ours, coarse, a fourth member without labels"
-MINIMIZED = "ours, coarse, minimized codec"
+AUTOENCODER = "ours, coarse, a codec that is not minimized"
 UNCOMPRESSED, ONE_BY_ONE = "ours, coarse, float32", "ours, coarse, a mapping network for each site"
 
 
@@ -167,8 +167,7 @@ class Bench:
         )  # fmt: skip
         yield Plan(table, ONE_BY_ONE, lambda: self._measure(SITES, self._one_by_one(), Collaboration.as_used))
         yield Plan(table, FOURTH, lambda: self._measure(SITES, self._late(), Collaboration.without_labels))
-        if "minimized" in get_args(CodecPreset):
-            yield Plan(table, MINIMIZED, lambda: self._measure(SITES, self._minimized(), Collaboration.as_used))
+        yield Plan(table, AUTOENCODER, lambda: self._measure(SITES, self._not_minimized(), Collaboration.as_used))
 
     def _ours_of_sites(self, count: int) -> Plan:
         split = Split("", count)
@@ -234,10 +233,10 @@ class Bench:
         task = task or self.data.task
         return self._kept("sites", (split, task), lambda: self.data.sites(split, task))
 
-    def _prepared(self, split: Split) -> Prepared:
+    def _prepared(self, split: Split, preset: CodecPreset = "minimized") -> Prepared:
         return self._kept(
-            "prepared", split,
-            lambda: prepare(split.name, self._sites(split), self.data.task, self.budget, self.networks),
+            "prepared", (split, preset),
+            lambda: prepare(split.name, self._sites(split), self.data.task, self.budget, self.networks, preset),
         )  # fmt: skip
 
     def _together(self, split: Split, profile: Profile, quantization: Quantization | None = None) -> Collaboration:
@@ -249,8 +248,8 @@ class Bench:
 
         return self._kept("together", (split, profile, quantization), make)
 
-    def _minimized(self) -> Collaboration:
-        prepared = self._prepared(SITES, "minimized")
+    def _not_minimized(self) -> Collaboration:
+        prepared = self._prepared(SITES, "autoencoder")
         return collaborate(prepared, self._sites(SITES), Profile.COARSE, self.budget, self.networks)
 
     def _one_by_one(self) -> Collaboration:

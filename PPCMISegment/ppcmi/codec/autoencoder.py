@@ -1,4 +1,4 @@
-"""The default codec: a convolutional image encoder that is taught what masks need, and a linear mask encoder.
+"""Our codec without minimization: an image encoder that is taught what masks need, and a linear mask encoder.
 
 The image encoder learns from two signals: the image, rebuilt from the scales of a random privacy profile (so that
 ``coarse`` and ``minimal`` stand on their own feet), and, where there are labels, the mask latents that a small network
@@ -47,8 +47,8 @@ class MaskGuide(nn.Module):
         return Latents(masks)
 
 
-class DefaultCodecNetwork(nn.Module):
-    """All networks of the default preset, for slices of ``slice_size``; latents here are not standardized."""
+class AutoencoderCodecNetwork(nn.Module):
+    """All networks of the preset ``autoencoder``, for slices of ``slice_size``; latents here are not standardized."""
 
     def __init__(self, channels: int, classes: int, slice_size: Sequence[int]) -> None:
         super().__init__()
