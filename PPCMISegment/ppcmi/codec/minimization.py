@@ -6,6 +6,7 @@ what is sent. An attacker trains anew, on what the finished codec sends; the ima
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ppcmi.codec.augment import augment_pair
 from ppcmi.codec.autoencoder import PROFILES, AutoencoderCodecNetwork
+from ppcmi.codec.blocks import LARGE_SLICE
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.image_autoencoder import ImageDecoder
 from ppcmi.codec.minimized import KEPT, MinimizedCodecNetwork, ServerStandIn, padded
@@ -45,6 +47,9 @@ def minimize(
     :param adversary_weight: see :func:`train_minimizer`.
     """
     generator = torch.Generator().manual_seed(seed)
+    if autoencoder.task.slicing.size[0] >= LARGE_SLICE:
+        # A batch is for the statistics of its positions, of which large slices have more.
+        config = replace(config, batch_size=max(4, config.batch_size // 4))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         codec = Codec(autoencoder.task, "minimized").to(autoencoder.device)

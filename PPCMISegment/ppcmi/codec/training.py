@@ -37,7 +37,8 @@ from ppcmi.task import Task
 class CodecTrainingConfig:
     """How a codec is trained; recorded in it.
 
-    :param minimizer: of the preset ``minimized`` alone: its minimizer, and the image decoders on what that leaves.
+    :param minimizer: of the preset ``minimized`` alone: its minimizer, and the image decoders on what that leaves;
+        large slices come in batches of a quarter.
     :param adversary_weight: of ``minimized`` alone: how much it counts that less of the image can be redrawn.
     :param guide_weight: weight of the mask latents' error in the image encoder's loss.
     :param latent_noise: largest standard deviation of the noise on mask latents while their decoder is trained,
@@ -53,7 +54,7 @@ class CodecTrainingConfig:
     masks: FitConfig = field(default_factory=lambda: FitConfig(epochs=4, minimum_steps=250, patience=3))
     local: FitConfig = field(default_factory=lambda: FitConfig(epochs=10, minimum_steps=500))
     minimizer: FitConfig = field(
-        default_factory=lambda: FitConfig(epochs=8, batch_size=32, learning_rate=1e-3, minimum_steps=600)
+        default_factory=lambda: FitConfig(epochs=4, batch_size=32, learning_rate=1e-3, minimum_steps=500)
     )
     adversary_weight: float = 1.0
     guide_weight: float = 1.0
