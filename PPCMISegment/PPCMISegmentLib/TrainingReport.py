@@ -72,8 +72,9 @@ class TrainingReport:
         table.visible = True
         self._legend.text = (
             _(
-                "By privacy profile: how well images (PSNR, SSIM) and the masks of each structure (Dice, 1 is perfect) "
-                "come back from the codec, on cases that it was not trained on."
+                "By privacy profile, on cases that the codec was not trained on: how well the masks of each structure "
+                "come back from it (Dice, 1 is perfect), and how much of the images whoever has all keys could redraw "
+                "(PSNR, SSIM): it is made to keep little of them."
             )
             if self._quality
             else _('Mean scores with the server; "alone" is this site\'s own network without it. Dice: 1 is perfect.')
@@ -87,6 +88,8 @@ def stageName(fit: Mapping[str, Any]) -> str:
         "image autoencoder": _("Image part"),
         "mask autoencoder": _("Mask part"),
         "local network": _("This site's own network"),
+        "minimizer": _("What leaves"),
+        "image decoders": _("What is left of images"),
     }
     return names.get(str(fit["stage"]), str(fit["stage"]))
 

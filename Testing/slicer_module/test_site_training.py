@@ -89,7 +89,13 @@ def test_a_poor_codec_is_shown_and_not_published_unless_the_user_insists(a_tab, 
     assert f"Not published. None of the cases that were set apart has {ABSENT}" in said(section)
     assert not part.codec_path.exists()
     drawn = curves()
-    assert list(drawn) == ["Image part", "Mask part", "This site's own network"]
+    assert list(drawn) == [
+        "Image part",
+        "Mask part",
+        "This site's own network",
+        "What leaves",
+        "What is left of images",
+    ]
     for points in drawn.values():
         assert points[-1][0] >= 1
         assert all(loss > 0 for _epoch, loss in points)
