@@ -15,6 +15,7 @@ from ppcmi.audit.setting import Setting
 from ppcmi.audit.settings import knowledge_of, leaked_cases
 from ppcmi.audit.subjects import Subjects
 from ppcmi.codec.codec import Codec
+from ppcmi.latents import Latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,7 @@ class Bench:
         guesses = picture_scores(self.guess.expand_as(self.truth), self.truth)
         self.chance = {name: float(values.mean()) for name, values in guesses.items()}
         self._scene: tuple[Setting, list[tuple[Knowledge, Seen]]] | None = None
+        self._encoded: dict[tuple[int, int], tuple[Codec, Tensor, Latents]] = {}
 
     @property
     def known_cases(self) -> int:
@@ -92,10 +94,17 @@ class Bench:
             victims = self.subjects.victims
             looks = [
                 (
-                    knowledge_of(setting, self.subjects, self.surrogate, seed, self._leaked),
-                    setting.look(victims.slices, victims.case, site_keys=seed),
+                    knowledge_of(setting, self.subjects, self.surrogate, seed, self._leaked, self._encode),
+                    setting.look(victims.slices, victims.case, site_keys=seed, encode=self._encode),
                 )
                 for seed in self.seeds
             ]
             self._scene = (setting, looks)
         return self._scene[1]
+
+    def _encode(self, codec: Codec, slices: Tensor) -> Latents:
+        """Latents of the same slices are the same in every setting: encoded once. The key's objects are kept alive."""
+        key = (id(codec), id(slices))
+        if key not in self._encoded:
+            self._encoded[key] = (codec, slices, codec.encode_images(slices).to("cpu"))
+        return self._encoded[key][2]

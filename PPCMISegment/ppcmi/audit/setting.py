@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,7 +11,11 @@ from torch import Tensor
 
 from ppcmi.audit.attacker import Protect, Seen
 from ppcmi.codec.codec import Codec
+from ppcmi.latents import Latents
 from ppcmi.scales import Profile
+
+Encode = Callable[[Codec, Tensor], Latents]
+"""A codec's latents of slices; who looks at the same slices in many settings may remember them."""
 
 
 class Observer(StrEnum):
@@ -45,8 +50,8 @@ class Setting:
     protect: Protect
     noise: float = 0.0
 
-    def look(self, slices: Tensor, case: Tensor, site_keys: int) -> Seen:
+    def look(self, slices: Tensor, case: Tensor, site_keys: int, encode: Encode = Codec.encode_images) -> Seen:
         """Slices ``(n, c, h, w)`` as the observer sees them, under the site's keys, which ``site_keys`` stands for."""
         generator = torch.Generator().manual_seed(site_keys)
-        plain = self.codec.encode_images(slices).of(self.profile).to("cpu")
+        plain = encode(self.codec, slices).of(self.profile).to("cpu")
         return Seen(self.protect(plain, case, generator), case)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from ppcmi.audit.attacker import Knowledge, Pairs, Protect
-from ppcmi.audit.setting import Observer, Setting
+from ppcmi.audit.setting import Encode, Observer, Setting
 from ppcmi.audit.subjects import Subjects
 from ppcmi.audit.views import NetworkView, NoisyView, PlainView, PublishedView, ServerView
 from ppcmi.codec.codec import Codec
@@ -87,7 +87,14 @@ def product_settings(codec: Codec, profile: Profile, scope: Scope, noise: float 
     return rows
 
 
-def knowledge_of(setting: Setting, subjects: Subjects, surrogate: Codec, seed: int, leaked: int = 20) -> Knowledge:
+def knowledge_of(
+    setting: Setting,
+    subjects: Subjects,
+    surrogate: Codec,
+    seed: int,
+    leaked: int = 20,
+    encode: Encode = Codec.encode_images,
+) -> Knowledge:
     """What the setting's observer has; the victims are seen with ``setting.look(slices, case, site_keys=seed)``.
 
     :param surrogate: a codec trained on ``subjects.outside``.
@@ -97,7 +104,7 @@ def knowledge_of(setting: Setting, subjects: Subjects, surrogate: Codec, seed: i
     sent = subjects.collected
     order = torch.randperm(sent.cases, generator=generator)
     known = torch.isin(sent.case, order[: leaked_cases(subjects, leaked)])
-    seen = setting.look(sent.slices, sent.case, site_keys=seed)
+    seen = setting.look(sent.slices, sent.case, site_keys=seed, encode=encode)
     return Knowledge(
         slices=subjects.outside.slices,
         labels=subjects.outside.labels,
