@@ -56,7 +56,10 @@ def _of(data: str, rows: Rows) -> Iterator[Measurement]:
         return measurement(SEPARATOR.join((table, row, column)), number, unit, command=command, origin=_origin(of))
 
     yield from _targets(data, rows, command)
-    for (setting, attack), (finding, row) in best_by_attack(rows).items():
+    found = best_by_attack(rows)
+    settings = [setting for setting, _ in found]
+    for setting, attack in sorted(found, key=lambda key: (_place(key[0]), settings.index(key[0]), key[1])):
+        finding, row = found[setting, attack]
         yield value(data, setting, attack, row, finding["value"], "SSIM")
         if attack == "A1":
             yield value(data, setting, "mean image", row, finding["chance"], "SSIM")
@@ -66,8 +69,8 @@ def _of(data: str, rows: Rows) -> Iterator[Measurement]:
         yield value(f"{data}, Dice", defense, f"{means} alone", row, row["server"][0], "Dice")
     for name, row in _kind(rows, "score"):
         setting = name.split(SEPARATOR)[0]
-        for column, found in _scores(row["findings"]):
-            yield value(f"{data}, scores", setting, column, row, found, "score")
+        for column, score in _scores(row["findings"]):
+            yield value(f"{data}, scores", setting, column, row, score, "score")
     for name, row in _kind(rows, "floor"):
         seen, attack = name.split(SEPARATOR)
         yield value(data, seen, attack, row, row["ssim"], "SSIM")
@@ -89,6 +92,12 @@ def best_by_attack(rows: Rows) -> dict[tuple[str, str], tuple[Mapping[str, Any],
             if finding["measure"] == "SSIM" and (key not in best or finding["value"] > best[key][0]["value"]):
                 best[key] = (finding, row)
     return best
+
+
+def _place(setting: str) -> int:
+    """References first, then the product as it is by default, then without minimization."""
+    order = ("two layers", AUTOENCODER)
+    return next((place for place, start in enumerate(order, start=1) if setting.startswith(start)), 0)
 
 
 def _targets(data: str, rows: Rows, command: str) -> Iterator[Measurement]:
