@@ -29,7 +29,7 @@ from benchmarks.bench.rows import (
 from benchmarks.bench.scoring import by_site, estimate, paired_p, score_held_out
 from benchmarks.bench.splits import DataSet, Split, at_published_size, thinned
 from benchmarks.bench.table import Table, measurements, seconds_to_published
-from benchmarks.bench.targets import targets
+from benchmarks.bench.targets import byte_targets, targets
 from benchmarks.kept import KeptRows
 from ppcmi.codec.training import CodecTrainingConfig
 from ppcmi.fitting import FitConfig
@@ -137,6 +137,12 @@ def test_targets_compare_the_rows_that_they_name():
     assert held["best site less worst"].holds is True
     ratio = held["training time to the published Dice, to the published system's"]
     assert (ratio.measured, ratio.holds) == (0.02, True)
+
+
+def test_sizes_count_as_the_paper_counts_them():
+    (target,) = byte_targets([_table(SITES, {COARSE: _row(0.9, bytes_a_slice=51200)}, "fetal_head_us")], "make bench")
+    assert target.measured == pytest.approx(51200 / 2**20, abs=1e-4)
+    assert target.holds is True
 
 
 def test_a_training_that_never_was_as_good_fails_its_target_rather_than_having_none():

@@ -98,7 +98,7 @@ def quick(task: Task) -> Budget:
         test=12 if large else 3,  # of three sites; seven must have one each
         labelled=(20,) if large else (5,),
         site_counts=(1, 7),
-        unet=replace(fit, patience=4),
+        unet=replace(fit, epochs=8, patience=4),  # as long as a site trains the consortium's network and its own
         codec=CodecTrainingConfig(
             images=fit,
             masks=replace(fit, epochs=2, minimum_steps=steps // 3),
