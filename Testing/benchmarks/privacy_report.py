@@ -29,11 +29,12 @@ Rows of a data set are settings: a protection, what leaves, and who looks. Colum
 what each does and knows), values SSIM with the image, of the best variant of each attack; the mean image of other
 patients is what guessing gives. Attacks that see nothing draw worse than a guess. Attacked are patients of site A's
 fold `test`, the attacker's own images are site C's, and images of 20 other cases of site A leaked to it, for A2 and A4
-alone. An empty cell was not measured, or cannot be: such an attack needs what the observer has not got.
-160 slices are attacked, 800 are the attacker's own. One seed; learned attacks train for 300 updates. "server with a member" has the inner key and is what a breach within the
-consortium shows; targets count everybody else, the server with the codec and known images included. Noise is tried
-with `coarse` and the codec `autoencoder`; rows that do not name a codec are of the usual, minimized one. "true masks"
-is what a decoder draws from the true masks' own latents: whatever predicts the mask gives away as much.
+alone. An empty cell was not measured, or cannot be: such an attack needs what the observer has not got. 160 slices
+are attacked, 800 are the attacker's own. One seed; learned attacks train for 300 updates. "server with a member" has
+the inner key and is what a breach within the consortium shows; targets count everybody else, the server with the
+codec and known images included. Noise is tried with `coarse` and the codec `autoencoder`; rows that do not name a
+codec are of the usual, minimized one. "true masks" is what a decoder draws from the true masks' own latents: whatever
+predicts the mask gives away as much.
 fetal_head_us is not in the table: a control does not hold there. Much of its slices is black, SSIM is 1 where both
 pictures are, and a mean picture then scores above the codec's own decoder, so that SSIM below the guess proves nothing.
 """
