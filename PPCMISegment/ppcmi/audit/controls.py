@@ -43,14 +43,17 @@ def bounds(bench: Bench, codec: Codec, profile: Profile = Profile.FULL) -> Bound
 
 
 def check_suite(bench: Bench, codec: Codec) -> list[Control]:
-    """All controls that need no training."""
+    """All controls that need no training.
+
+    :param codec: one whose latents hold the image; of what a minimized codec sends there may be nothing to see.
+    """
     found = bounds(bench, codec)
     black = _score(torch.zeros_like(bench.truth), bench)
     own, guess = found.own, found.guess
     return [
-        Control("own decoder", "The site's own decoder sees more than a guess (SSIM).", own, own > guess),
+        Control("own decoder", "A codec's own decoder sees more than a guess (SSIM).", own, own > guess),
         Control("mean image", "The mean image is what guessing gives (SSIM).", guess, guess < own),
-        Control("black image", "A black picture is worse than the site's own decoder's (SSIM).", black, black < own),
+        Control("black image", "A black picture is worse than the own decoder's (SSIM).", black, black < own),
         _key_off(bench, codec, found),
         _random_latents(bench, codec, found),
         _wrong_key(bench, codec, found),
@@ -63,7 +66,7 @@ def _key_off(bench: Bench, codec: Codec, found: Bounds) -> Control:
     known = min(10, bench.known_cases)
     attempt = bench.attempt(setting, KnownImages(known))
     value = float("nan") if attempt is None else attempt.finding(SSIM).value - found.own
-    expected = f"Without a key, known images give what the site's own decoder gives (SSIM, difference up to {SAME})."
+    expected = f"Without a key, known images give what the own decoder gives (SSIM, difference up to {SAME})."
     return Control("key off", expected, value, abs(value) <= SAME)
 
 
