@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.results import REPOSITORY, SEPARATOR, Measurement, here_and_now, measurement, merge
+from benchmarks.results import MEGABYTE, REPOSITORY, SEPARATOR, Measurement, here_and_now, measurement, merge
 from benchmarks.untrained_site import OURS, PUBLISHED, System, untrained_link
 from ppcmi.bundle_header import read_header
 from ppcmi.device import choose_device
@@ -36,8 +36,6 @@ from ppcmi_server.umn.model import TrainedUmn
 TASK = REPOSITORY / "Resources" / "Tasks" / "fetal-head-us.json"
 COMMAND = "make bench-speed"
 FULL_BATCH, VOLUME_SLICES = 32, 128
-MEGABYTE = 1 << 20
-"""As the paper counts: its 0.88 MB are 917,504 bytes."""
 STAGES = ("encode and protect", "map, in the server's whole path", "unprotect and decode")
 """What a slice goes through, one after the other."""
 

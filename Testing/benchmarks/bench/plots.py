@@ -18,7 +18,7 @@ from matplotlib.ticker import StrMethodFormatter
 from benchmarks.bench.published import PAPER, PRIVACY_SF
 from benchmarks.bench.rows import COUNTS, SITES, ours, table_of
 from benchmarks.bench.table import Table, kind_of, metric, table_named
-from benchmarks.results import SEPARATOR, Measurement
+from benchmarks.results import KILOBYTE, SEPARATOR, Measurement
 from benchmarks.speed import STAGES, stage_table
 from ppcmi.scales import Profile
 
@@ -72,15 +72,16 @@ def dice_against_bytes(tables: Sequence[Table]) -> str:
                 found = metric(row, "dice")
                 if found is None or not row.get("bytes_a_slice") or name not in _IN_BYTES:
                     continue
-                kilobytes = row["bytes_a_slice"] / 1e3
+                kilobytes = row["bytes_a_slice"] / KILOBYTE
                 axes.plot([kilobytes] * 2, [found.low, found.high], color=color_of(name), linewidth=2, alpha=0.35)
                 axes.plot(kilobytes, found.mean, "o", color=color_of(name), markersize=6)
                 axes.annotate(
-                    _IN_BYTES[name], (kilobytes, found.mean), xytext=(6, 5), textcoords="offset points", fontsize=8.5
-                )
+                    _IN_BYTES[name], (kilobytes, found.mean), xytext=(4, 6), textcoords="offset points", fontsize=8.5,
+                    rotation=40, rotation_mode="anchor",
+                )  # fmt: skip
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes.margins(x=0.28, y=0.12)
+            axes.margins(x=0.28, y=0.3)
             axes.grid()
             axes.set_xlabel("KB a slice, both directions")
             axes.set_title(table.data)

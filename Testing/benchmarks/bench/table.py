@@ -13,7 +13,7 @@ from benchmarks.accuracy import TASKS
 from benchmarks.bench.curve import seconds_to
 from benchmarks.bench.published import PAPER
 from benchmarks.bench.scoring import Estimate, by_site, estimate, paired_p
-from benchmarks.results import SEPARATOR, Measurement, Origin, measurement
+from benchmarks.results import KILOBYTE, SEPARATOR, Measurement, Origin, measurement
 
 Row = Mapping[str, Any]
 
@@ -86,7 +86,7 @@ COLUMNS = (
     Column("specificity", "share", _score("specificity")),
     Column("HD95", "mm", _score("hd95_mm")),
     Column("ASD", "mm", _score("asd_mm")),
-    Column("KB a slice", "KB", _fact("bytes_a_slice", 1e-3)),
+    Column("KB a slice", "KB", _fact("bytes_a_slice", 1 / KILOBYTE)),
     Column("server's GFLOP", "GFLOP", _fact("umn_gflop")),
     Column("server's parameters", "million", _fact("umn_parameters", 1e-6)),
     Column("site's GFLOP", "GFLOP", _fact("site_gflop")),
