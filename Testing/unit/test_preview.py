@@ -43,9 +43,9 @@ def a_slice():
     return make_slices(make_masks(1, seed=3, size=SIZE), seed=3)[0].numpy()
 
 
-def protected(profile, mode="two-layer", inner_key=bytes(range(32))):
+def protected(profile, mode="two-layer", inner_key=bytes(range(32)), link_key=bytes(range(32, 64))):
     return Protection(
-        channel=open_channel(bytes(range(32, 64)), TASK.identity, mode),
+        channel=open_channel(link_key, TASK.identity, mode),
         inner=None if mode == "paper" else InnerLayer(inner_key, TASK.identity),
         codec="0" * 32,
         profile=profile,
@@ -75,9 +75,12 @@ def test_the_servers_view_does_not_depend_on_the_inner_key(codec, a_slice):
 
 
 def test_what_is_sent_shows_no_more_than_noise_does(codec, a_slice):
-    """Of few positions noise looks like any picture now and then: means of many tries are compared."""
+    """Of few positions noise looks like any picture now and then: means of many tries are compared.
+
+    A nonce comes from the key and the content, so that every try needs a key of its own.
+    """
     shapes = scale_shapes((SIZE, SIZE))
-    tries = [preview_slice(a_slice, codec, protected(Profile.FULL)) for _ in range(20)]
+    tries = [preview_slice(a_slice, codec, protected(Profile.FULL, link_key=bytes([key]) * 32)) for key in range(20)]
     noise = [Latents({s: torch.randn(1, *shape) for s, shape in shapes.items()}) for _ in range(20)]
     sent = np.mean([preview.outsider.correlation for preview in tries])
     by_chance = np.mean([best_view(latents, a_slice[0]).correlation for latents in noise])
