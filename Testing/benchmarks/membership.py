@@ -58,6 +58,7 @@ SLICES_A_CASE = 3
 REFERENCE_SHARE = 0.15
 """Of the patients, for the quantile attack: no network is trained on them."""
 PRIVATE_SHADOWS = 4
+CANARIES = 50
 UMN = UmnConfig(profile=Profile.COARSE, epochs=8, batch_size=16, minimum_steps=0, validation_share=0.0)
 BY_HEART = replace(UMN, epochs=20, mixup=0.0, noise=0.0, weight_decay=0.0)
 
@@ -68,9 +69,10 @@ server's own code from what the sites send; LiRA's shadows are the other network
 AUCs are bootstraps by patient, bounds of true positive rates (TPR) are exact and count each patient once. A rate is
 left out where there are too few decisions about non-members to measure it (1,000 for 1 %, 200 for 5 %, 100 for 10 %).
 "gate" rows say whether to believe the others: a classifier that sees no model must be at 0.5, a network made to overfit
-must be caught. The error of other patients (mean squared, of standardized mask latents; 1 is a network that knows
-nothing) is what privacy costs. DP-SGD rows: the same network, the guarantee is by patient (delta 0.001), 5 networks
-each, trained as briefly as it takes to compare them.
+must be caught. "mislabelled" rows are the worst case: 50 patients have each other's masks, which nothing but memory can
+tell, and only they are asked about. The error of other patients (mean squared, of standardized mask latents; 1 is a
+network that knows nothing) is what privacy costs. DP-SGD rows: the same network, the guarantee is by patient (delta
+0.001), 5 networks each, trained as briefly as it takes to compare them.
 
 The networks are trained briefly on few patients. A longer training remembers more, and more patients are remembered
 less; a site measures its own cases with `ppcmi audit --attacks full`.
@@ -104,20 +106,37 @@ class Pool:
         index = torch.nonzero(torch.isin(self.patient, chosen))[:, 0]
         return self.dataset.select(index), self.patient[index]
 
+    def first_patients(self, count: int) -> Pool:
+        """Only patients 0 to ``count`` - 1."""
+        return Pool(*self.of_patients(torch.arange(count)))
+
+    def mislabelled(self, count: int) -> Pool:
+        """With the masks of the first ``count`` patients exchanged: nothing but memory can tell which is whose."""
+        index = torch.nonzero(self.patient < count)[:, 0]
+        index = index[self.patient[index].argsort(stable=True)]
+        order = torch.arange(len(self.patient))
+        order[index] = index.roll(int(torch.bincount(self.patient[index]).max()))  # to another patient's slices
+        return Pool(replace(self.dataset, masks=self.dataset.masks.select(order)), self.patient)
+
 
 class Run:
-    """One data folder; the losses of trained networks are kept in ``store``."""
+    """One data folder; the losses of trained networks are kept in ``store``.
 
-    def __init__(self, pool: Pool, reference: Pool, member: Member, store: Path) -> None:
+    :param asked: only the first so many patients are attacked, all are trained on.
+    """
+
+    def __init__(self, pool: Pool, reference: Pool, member: Member, store: Path, asked: int | None = None) -> None:
         self.pool, self.reference, self.member, self.store = pool, reference, member, store
-        self.records, self.others = pool.records, reference.records
+        self.patients, self.others = pool.records.patients, reference.records
+        self.records = pool.first_patients(asked or self.patients).records
 
     def row(self, name: str, train: Train, shadows: int) -> list[Finding]:
         """Train ``shadows`` + 1 networks and attack each; ``name`` is the row's and that of the kept losses."""
         started = time.monotonic()
-        halves = draw_halves(self.records.patients, MembershipConfig(shadows), SEED)
+        halves = draw_halves(self.patients, MembershipConfig(shadows), SEED)
         kept = [self._losses(name, model, chosen, train) for model, chosen in enumerate(halves)]
-        evidence = Evidence(torch.stack([one["records"] for one in kept]), halves, self.records.patient)
+        asked = halves[:, : self.records.patients]
+        evidence = Evidence(torch.stack([one["records"] for one in kept]), asked, self.records.patient)
         of_others = [one["reference"] for one in kept]
         findings = judge(evidence, self.records, name, SEED, time.monotonic() - started)
         findings += quantile_findings(evidence, self.records, self.others, of_others, name, SEED)
@@ -214,7 +233,7 @@ def attack_codec(codec: Codec, other: Codec, cases: Sequence[CaseFiles], task: T
 
 def find_codec(site: str, cases: Sequence[CaseFiles], task: Task, folder: Path) -> Codec:
     """The site's codec from ``folder``, or trained now, briefly, and kept there."""
-    path = folder / f"default-codec-{site}.safetensors"
+    path = folder / f"autoencoder-codec-{site}.safetensors"
     if not path.exists():
         fit = FitConfig(epochs=10, batch_size=32, patience=6)
         own = [case for case in cases if case.site == site]
@@ -240,12 +259,12 @@ def measurements_of(findings: Sequence[Finding]) -> list[Measurement]:
 
 def main() -> int:
     """Measure what is named, or all."""
-    rows = ("codec", "usual", "gate", "epsilon-8", "epsilon-1")
+    rows = ("codec", "usual", "gate", "mislabelled", "epsilon-8", "epsilon-1")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the data folder hippocampus_mr")
     parser.add_argument("rows", nargs="*", default=rows, help=f"of {', '.join(rows)} (default: all)")
     parser.add_argument(
-        "--codecs", type=Path, help="folder with default-codec-A.safetensors and -B; default: the store"
+        "--codecs", type=Path, help="folder with autoencoder-codec-A.safetensors and -B; default: the store"
     )
     parser.add_argument("--store", type=Path, default=Path("bench-output/membership"))
     parser.add_argument("--shadows", type=int, default=32)
@@ -264,6 +283,9 @@ def main() -> int:
         _keep(run.row(usual, train_usually, options.shadows))
     if "gate" in options.rows:
         _keep([run.gate(usual, options.shadows)])
+    if "mislabelled" in options.rows:
+        spoilt = Run(pools[0].mislabelled(CANARIES), pools[1], member, options.store, asked=CANARIES)
+        _keep(spoilt.row(f"{usual}, {CANARIES} mislabelled patients", train_usually, options.shadows))
     for epsilon in (8, 1):
         if f"epsilon-{epsilon}" in options.rows:
             _keep(run.row(f"{usual}, DP-SGD epsilon {epsilon}", train_with(epsilon), PRIVATE_SHADOWS))

@@ -25,12 +25,13 @@ from benchmarks.privacy_report import AUTOENCODER, FLOOR, report
 from benchmarks.results import REPOSITORY
 from ppcmi.audit.attack_list import Lengths, picture_attacks, scores_of
 from ppcmi.audit.attacker import Finding, ReconstructionAttack
+from ppcmi.audit.attacks.channel_map import draw as draw_plain
 from ppcmi.audit.attacks.decoder import DecoderConfig, draw, train_decoder
 from ppcmi.audit.attacks.rehearsal import RehearsalConfig
 from ppcmi.audit.controls import check_suite
 from ppcmi.audit.dfil import diagonal_fisher_leakage
 from ppcmi.audit.mapping import MapLatents, MappingConfig, measure_usefulness, train_mapper
-from ppcmi.audit.metrics import interval, middle, picture_scores
+from ppcmi.audit.metrics import SSIM, WHOLE_SSIM, interval, middle, picture_scores
 from ppcmi.audit.reconstruction import Bench
 from ppcmi.audit.setting import Observer, Setting
 from ppcmi.audit.settings import NOISES, product_settings, reference_settings, two_layers
@@ -206,7 +207,13 @@ class Run:
         return {"together": interval(found.together, patient, SEED), "server": interval(found.server, patient, SEED)}
 
     def _controls(self) -> dict[str, Any]:
-        return {"controls": [asdict(control) for control in check_suite(self.bench, self.networks.autoencoder)]}
+        codec, bench = self.networks.autoencoder, self.bench
+        own = picture_scores(draw_plain(codec, codec.encode_images(bench.subjects.victims.slices)), bench.truth)
+        return {
+            "controls": [asdict(control) for control in check_suite(bench, codec)],
+            "own_whole": float(own[WHOLE_SSIM].mean()),
+            "guess_whole": bench.chance[WHOLE_SSIM],
+        }
 
     def _fisher(self, noise: float) -> dict[str, Any]:
         slices = self.bench.subjects.victims.slices[:8]
@@ -227,7 +234,7 @@ class Run:
             case=subjects.outside.case,
         )  # fmt: skip
         drawn = draw(decoder, masks(subjects.victims))[:, 0].clamp(0, 1)
-        return {"ssim": float(picture_scores(drawn, self.bench.truth)["SSIM"].mean())}
+        return {"ssim": float(picture_scores(drawn, self.bench.truth)[SSIM].mean())}
 
     def _quick(self) -> dict[str, Any]:
         files = [case for case in self.cases if case.site == "A" and case.label is not None][:QUICK_CASES]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import SEPARATOR, Measurement, Origin, add_text, measurement, merge
+from ppcmi.audit.metrics import SSIM, WHOLE_SSIM
 from ppcmi.audit.settings import PUBLISHED, two_layers
 from ppcmi.scales import Profile
 
@@ -29,14 +30,16 @@ Rows of a data set are settings: a protection, what leaves, and who looks. Colum
 what each does and knows), values SSIM with the image, of the best variant of each attack; the mean image of other
 patients is what guessing gives. Attacks that see nothing draw worse than a guess. Attacked are patients of site A's
 fold `test`, the attacker's own images are site C's, and images of 20 other cases of site A leaked to it, for A2 and A4
-alone. An empty cell was not measured, or cannot be: such an attack needs what the observer has not got. 160 slices
-are attacked, 800 are the attacker's own. One seed; learned attacks train for 300 updates. "server with a member" has
-the inner key and is what a breach within the consortium shows; targets count everybody else, the server with the
-codec and known images included. Noise is tried with `coarse` and the codec `autoencoder`; rows that do not name a
-codec are of the usual, minimized one. "true masks" is what a decoder draws from the true masks' own latents: whatever
-predicts the mask gives away as much.
-fetal_head_us is not in the table: a control does not hold there. Much of its slices is black, SSIM is 1 where both
-pictures are, and a mean picture then scores above the codec's own decoder, so that SSIM below the guess proves nothing.
+alone. An empty cell was not measured, or cannot be: such an attack needs what the observer has not got. Of
+hippocampus_mr 160 slices are attacked, 800 are the attacker's own, of fetal_head_us 40 and 110. One seed; learned
+attacks train for 300 and 150 updates. Where every site has a codec and an inner key of its own (scope `site`), nobody
+has more than the rows "network" and "server without the codec". "server with a member" has the inner key and is what a
+breach within the consortium shows; targets count everybody else, the server with the codec and known images included.
+Noise is tried with `coarse` and the codec `autoencoder`; rows that do not name a codec are of the usual, minimized one.
+"true masks" is what a decoder draws from the true masks' own latents: what predicts the mask gives away about as much.
+SSIM counts the windows in which the slice shows something; "whole slice" is the usual mean, which padding and the black
+around an ultrasound's sector raise for every picture that is black there. For fetal_head_us it is left out: with it the
+mean image scores above the codec's own decoder, and a low score proves nothing.
 """
 
 
@@ -85,13 +88,15 @@ def _of(data: str, rows: Rows) -> Iterator[Measurement]:
             yield value(f"{data}, controls", control["name"], "value", row, control["value"], "SSIM")
 
 
-def best_by_attack(rows: Rows) -> dict[tuple[str, str], tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Of each setting and attack the finding with the highest SSIM, and its row."""
+def best_by_attack(
+    rows: Rows, measure: str = SSIM
+) -> dict[tuple[str, str], tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Of each setting and attack the finding with the highest ``measure``, and its row."""
     best: dict[tuple[str, str], tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
     for name, row in _kind(rows, "attack"):
         for finding in row.get("findings", ()):
             key = (name.split(SEPARATOR)[0], finding["attack"])
-            if finding["measure"] == "SSIM" and (key not in best or finding["value"] > best[key][0]["value"]):
+            if finding["measure"] == measure and (key not in best or finding["value"] > best[key][0]["value"]):
                 best[key] = (finding, row)
     return best
 
@@ -104,18 +109,9 @@ def _place(setting: str) -> int:
 
 def _targets(data: str, rows: Rows, command: str) -> Iterator[Measurement]:
     """How much more than a guess the best attack without the inner key sees, of what the published KLT shows."""
-    everything = best_by_attack(rows).values()
-    published = _most(everything, PUBLISHED)
-    for profile, share in SHARES.items():
-        defense = two_layers(profile)
-        name = f"{data}, {profile.value}: best SSIM without the inner key, above the mean image, of the published KLT's"
-        if not any(row["defense"] == defense and finding["attack"] == LEARNED for finding, row in everything):
-            continue  # to compare with a decoder that was trained, one must have been
-        found, unaided = _most(everything, defense), _most(everything, defense, aided=False)
-        if published and found:
-            yield _share(name, found, published, command, share)
-        if published and unaided:
-            yield _share(f"{name}, no known image", unaided, published, command, share)
+    for measure in (SSIM, WHOLE_SSIM):
+        if measure == SSIM or _whole_slices_tell(rows):
+            yield from _shares(data, rows, measure, command)
     for profile, means in product(SHARES, ("server's network", "stand-in")):
         everything_sent = rows.get(f"{AUTOENCODER} {two_layers(Profile.FULL)}{SEPARATOR}{means}")
         little = rows.get(f"{two_layers(profile)}{SEPARATOR}{means}")
@@ -126,6 +122,28 @@ def _targets(data: str, rows: Rows, command: str) -> Iterator[Measurement]:
     for _, row in _kind(rows, "quick"):
         name = f"{data}: quick privacy check of {row['cases']} cases"
         yield measurement(name, row["wall"], "s", command=command, origin=_origin(row), at_most=300)
+
+
+def _whole_slices_tell(rows: Rows) -> bool:
+    """Whether the codec's own decoder scores above the mean image where blank parts count, too."""
+    return any(row["own_whole"] > row["guess_whole"] for _, row in _kind(rows, "controls"))
+
+
+def _shares(data: str, rows: Rows, measure: str, command: str) -> Iterator[Measurement]:
+    everything = best_by_attack(rows, measure).values()
+    published = _most(everything, PUBLISHED)
+    for profile, share in SHARES.items():
+        defense = two_layers(profile)
+        name = (
+            f"{data}, {profile.value}: best {measure}; without the inner key, above the mean image, of the published's"
+        )
+        if not any(row["defense"] == defense and finding["attack"] == LEARNED for finding, row in everything):
+            continue  # to compare with a decoder that was trained, one must have been
+        found, unaided = _most(everything, defense), _most(everything, defense, aided=False)
+        if published and found:
+            yield _share(name, found, published, command, share)
+        if published and unaided:
+            yield _share(f"{name}, no known image", unaided, published, command, share)
 
 
 def _share(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ppcmi.audit.metrics import interval, mean_picture, picture_scores
 from ppcmi.audit.settings import knowledge_of, settings_of, two_layers
 from ppcmi.audit.subjects import patients_of, split_subjects, thin
 from ppcmi.codec.codec import Codec
@@ -125,31 +124,6 @@ def test_noise_has_the_deviation_that_it_says_and_keeps_out_of_the_way_of_keys(c
     slices, case = subjects.victims.slices, subjects.victims.case
     plain, seen = quiet.look(slices, case, 1).latents["b"], noisy.look(slices, case, 1).latents["b"]
     assert float((seen - plain).std() / plain.std()) == pytest.approx(0.5, rel=0.05)
-
-
-def test_equal_pictures_score_one_and_small_slices_have_fewer_scales():
-    pictures = torch.rand(2, 64, 64, generator=torch.Generator().manual_seed(1))
-    scores = picture_scores(pictures, pictures)
-    assert scores["SSIM"].tolist() == pytest.approx([1, 1])
-    assert scores["MS-SSIM"].tolist() == pytest.approx([1, 1])
-    assert scores["PSNR"].tolist() == [100, 100]
-    worse = picture_scores((pictures + 0.3).clamp(0, 1), pictures)
-    assert all(float(worse[name].max()) < float(scores[name].min()) for name in scores)
-
-
-def test_an_interval_is_wider_where_slices_belong_to_few_patients():
-    values = torch.randn(200, generator=torch.Generator().manual_seed(1)).repeat_interleave(2)
-    patient = torch.arange(400) // 2
-    mean, low, high = interval(values, patient, seed=1)
-    assert low < mean < high
-    naive = interval(values, torch.arange(400), seed=1)
-    assert high - low > 1.2 * (naive[2] - naive[1])
-
-
-def test_the_mean_picture_is_of_the_middle_channel():
-    slices = torch.stack([torch.full((3, 4, 4), value) for value in (0.0, 1.0)])
-    slices[:, 0] = 7
-    assert torch.equal(mean_picture(slices), torch.full((4, 4), 0.5))
 
 
 def test_latents_of_a_bundle_come_back_in_the_order_of_their_slices(codec, subjects):

@@ -91,8 +91,9 @@ METHOD: tuple[str, ...] = (
 )
 
 MEASURES: Mapping[str, str] = {
-    "SSIM": "structural similarity of a picture to its slice (11 x 11 Gaussian): 1 is the slice itself",
-    "MS-SSIM": "the same over several resolutions",
+    "SSIM": "structural similarity (11 x 11 Gaussian) to the slice where that is not blank: 1 is the slice itself",
+    "SSIM, whole slice": "the same with the blank parts, where blank pictures agree perfectly",
+    "MS-SSIM": "structural similarity of the whole slice over several resolutions",
     "PSNR": "peak signal-to-noise ratio in dB: higher is nearer to the slice",
     "Dice": "overlap of two masks: 1 is the same mask",
     "top-1": "how often the nearest of all cases is the right one",

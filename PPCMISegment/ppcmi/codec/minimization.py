@@ -53,7 +53,7 @@ def minimize(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         codec = Codec(autoencoder.task, "minimized").to(autoencoder.device)
-        codec.load_state_dict(autoencoder.state_dict(), strict=False)
+        codec.load_state_dict(codec.state_dict() | autoencoder.state_dict())
         train_minimizer(codec, labelled, config, adversary_weight, generator, report)
         codec.standardize_images(labelled.slices)
         train_image_decoders(codec, images, config, generator, report)

@@ -56,7 +56,7 @@ class CodecTrainingConfig:
     minimizer: FitConfig = field(
         default_factory=lambda: FitConfig(epochs=4, batch_size=32, learning_rate=1e-3, minimum_steps=500)
     )
-    adversary_weight: float = 1.0
+    adversary_weight: float = 3.0
     guide_weight: float = 1.0
     latent_noise: float = 0.5
     uncertainty: float = 0.06
@@ -122,7 +122,6 @@ def train_local_network(
     """Train a site's own network in place, on augmented slices."""
     device = next(network.parameters()).device
     labels = labelled.known_labels
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss_of(index: Tensor) -> Tensor:
         slices, truth = augment_pair(labelled.slices[index].to(device), labels[index].to(device), generator)
