@@ -98,3 +98,12 @@ def test_a_decoder_survives_its_file_but_not_another_codec(codec, tmp_path):
     assert torch.equal(again.alone(slices), decoder.alone(slices))
     with pytest.raises(CodecError, match="another codec"):
         SiteDecoder.load(tmp_path / "decoder.safetensors", Codec(tiny_task(), "autoencoder"))
+
+
+def test_the_weights_of_a_decoder_lie_as_the_slices_do_also_when_it_was_read(codec, tmp_path):
+    made = SiteDecoder(codec)
+    made.save(tmp_path / "decoder.safetensors")
+    for decoder in (made, SiteDecoder.load(tmp_path / "decoder.safetensors", codec)):
+        kernels = [weights for weights in decoder.local.parameters() if weights.ndim == 4]
+        assert kernels
+        assert all(weights.is_contiguous(memory_format=torch.channels_last) for weights in kernels)

@@ -113,8 +113,8 @@ class Codec(nn.Module):
         self.network: nn.Module = _NETWORKS[preset](channels, classes, task.slicing.size)
         self.local: LocalNetwork = build_local_network(channels, classes, task.slicing.size)
         self.standardizations = nn.ModuleDict({stream: Standardization() for stream in Stream})
-        flat = self.local if preset == "mixup" else self  # what works on patches has five axes
-        flat.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of what has four axes
+        if preset != "mixup":  # what works on patches has five axes
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
 
     @property
@@ -220,7 +220,9 @@ class Codec(nn.Module):
         try:
             document = json.loads(read_metadata(data)["ppcmi"])
             if document["format"] != FORMAT or document["preset"] not in _NETWORKS:
-                raise CodecError("The codec's format is unknown to this version; update the software.")
+                raise CodecError(
+                    "This version does not know the codec's format; update the software, or train the codec again."
+                )
             codec = cls(parse_task(json.dumps(document["task"])), document["preset"], document["report"])
             codec.load_state_dict(safetensors.torch.load(data))
         except PpcmiError:

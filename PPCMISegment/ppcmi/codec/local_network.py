@@ -49,5 +49,8 @@ class LocalNetwork(nn.Module):
 def build_local_network(channels: int, classes: int, slice_size: Sequence[int]) -> LocalNetwork:
     """The network for slices of ``slice_size`` rows and columns."""
     if slice_size[0] >= LARGE_SLICE:
-        return LocalNetwork(channels, classes, 2, (24, 48, 96, 160, 192))
-    return LocalNetwork(channels, classes, 1, (16, 32, 64, 128, 192))
+        network = LocalNetwork(channels, classes, 2, (16, 32, 96, 160, 192))
+    else:
+        network = LocalNetwork(channels, classes, 1, (16, 32, 64, 128, 192))
+    # With weights in the layout of the slices it takes two thirds of the time on a CPU.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
