@@ -66,8 +66,11 @@ def _to_int8(flat: Tensor) -> tuple[Tensor, Tensor]:
 def _to_int4(flat: Tensor) -> tuple[Tensor, Tensor]:
     factors = flat.double().square().mean(dim=1).sqrt().float()  # squares of large values fit float64 alone
     divisors = torch.where(factors > 0, factors, 1.0)
-    levels = torch.tensor(GAUSSIAN_LEVELS, device=flat.device)
-    numbers = torch.bucketize(flat / divisors[:, None], (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
+    normalized = flat / divisors[:, None]
+    levels = torch.tensor(GAUSSIAN_LEVELS)
+    numbers = torch.zeros(flat.shape, dtype=torch.uint8, device=flat.device)
+    for limit in ((levels[1:] + levels[:-1]) / 2).tolist():  # a third of torch.bucketize's time
+        numbers += normalized > limit
     if numbers.shape[1] % 2:
         numbers = torch.nn.functional.pad(numbers, (0, 1))
     return numbers[:, 0::2] | numbers[:, 1::2] << 4, factors.cpu()

@@ -99,7 +99,7 @@ class _Mixing:
 
     def backward(self, values: Tensor) -> Tensor:
         """All rounds undone, last to first."""
-        orders = [torch.from_numpy(np.argsort(p)).to(values.device) for p in self._permutations]
+        orders = [torch.from_numpy(_inverse(p)).to(values.device) for p in self._permutations]
 
         def rounds(part: Tensor, signs: Sequence[Tensor], transform: WalshHadamard, work: Tensor) -> Tensor:
             for order, sign in zip(reversed(orders), reversed(signs), strict=True):
@@ -127,3 +127,9 @@ class _Mixing:
         """Signs ``(slices, N)``: every slice takes whole bytes, so grouping slices makes no difference."""
         whole = -(-self._size // 8) * 8
         return torch.from_numpy(keys.signs(slices * whole).reshape(slices, whole)[:, : self._size])
+
+
+def _inverse(permutation: NDArray[np.int64]) -> NDArray[np.int64]:
+    inverse = np.empty_like(permutation)
+    inverse[permutation] = np.arange(len(permutation))
+    return inverse
