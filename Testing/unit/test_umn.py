@@ -12,7 +12,7 @@ from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.dataset import LatentDataset, join_datasets
 from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
-from ppcmi_server.umn.training import train_umn
+from ppcmi_server.umn.training import average_share, train_umn
 
 CONFIG = UmnConfig(epochs=3, batch_size=16, minimum_steps=0, validation_share=0.25)
 
@@ -46,6 +46,15 @@ def test_it_learns_a_mapping_and_predicts_cases_it_has_not_seen():
     umn = train_umn(related_latents(30, seed=1), config)
     fresh = related_latents(5, seed=2)
     assert error(umn, fresh) < 0.3 * mean_square(fresh.masks)
+
+
+@pytest.mark.parametrize(("steps", "longest_lag"), [(10, 1), (100, 10), (400, 40), (20_000, 200)])
+def test_the_averaged_weights_are_those_of_the_last_tenth_of_a_training_and_of_at_most_200_steps(steps, longest_lag):
+    averaged = 0.0
+    for step in range(1, steps + 1):  # a weight that grows by one a step
+        share = average_share(UmnConfig().average, step)
+        averaged += share * (step - averaged)
+    assert 0 < steps - averaged < longest_lag
 
 
 def test_the_inner_key_does_not_keep_it_from_learning():

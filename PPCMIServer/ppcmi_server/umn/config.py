@@ -17,7 +17,7 @@ class UmnConfig:
     :param mixup: parameter of the beta distribution that pairs are mixed with (Zhang et al. 2018; sound here because
         the default mask encoder is linear), 0 for none.
     :param noise: standard deviation of the noise on standardized image latents.
-    :param average: share of the weights that enters their moving average after each step.
+    :param average: share of the weights that enters their moving average after each step, at least.
     :param validation_share: share of the cases that the validation loss is measured on.
     :param patience: epochs without a better validation loss before it stops; 0 never stops early.
     """
