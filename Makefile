@@ -25,11 +25,14 @@ demo: .venv/.demo
 # pytest ends with 5 where PYTEST_ARGS, or the version of Python, leave no test.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # In the folders' order, the long files come first, so that no process is left with one at the end.
-# A process for each of these files: one trains for minutes, and what a headless Slicer leaves behind in its process must
-# not reach the next.
-ALONE := Testing/accuracy/test_accuracy.py $(wildcard Testing/slicer_module/test_*.py)
+# A process for each of the files ALONE: one trains for minutes, and what a headless Slicer leaves behind in its process
+# must not reach the next. The longest begin first; those that start no Slicer are with all the others.
+MODULE := Testing/slicer_module
+NO_SLICER := $(addprefix $(MODULE)/test_,extension_files.py forms.py slicer_names.py)
+LONGEST := Testing/accuracy/test_accuracy.py $(addprefix $(MODULE)/test_,privacy_check.py site_training.py scene_training.py segment_panel.py export_failures.py)
+ALONE := $(LONGEST) $(filter-out $(LONGEST) $(NO_SLICER),$(wildcard $(MODULE)/test_*.py))
 test: check .venv/.system
-	$(PYTEST) -n $(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder --ignore=Testing/accuracy --ignore=Testing/slicer_module $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -n $(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder $(addprefix --ignore=,$(ALONE)) $(PYTEST_ARGS) || [ $$? -eq 5 ]
 	$(MAKE) --jobs=$(TEST_PROCESSES) $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(ALONE)
 
 .PHONY: $(ALONE)
@@ -42,7 +45,7 @@ check: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# All systems on both data sets, for a GPU; BENCH_ARGS=--quick takes less than half an hour of two cores.
+# All systems on both data sets, for a GPU; BENCH_ARGS=--quick takes about half an hour of two cores.
 bench: .venv/.dev .venv/.system
 	@test -n "$(DATA)" || { echo "Say where the images are: make bench DATA=folder"; exit 2; }
 	$(BIN)/python -m benchmarks.bench "$(DATA)" $(BENCH_ARGS)
@@ -51,6 +54,7 @@ bench-accuracy: .venv/.dev
 	@test -n "$(DATA)" || { echo "Say where the images are: make bench-accuracy DATA=folder"; exit 2; }
 	for labels in "" --few; do for rows in "" --minimized --comparisons; do \
 	  $(BIN)/python -m benchmarks.accuracy "$(DATA)" $$labels $$rows || exit; done; done
+	$(BIN)/python -m benchmarks.training_time "$(DATA)"
 
 bench-cost: .venv/.dev
 	$(BIN)/python -m benchmarks.cost

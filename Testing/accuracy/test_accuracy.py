@@ -26,14 +26,14 @@ def small_budget():
         return FitConfig(epochs=4, minimum_steps=steps, **changes)
 
     return Budget(
-        images=fit(160),
+        images=fit(80),
         minimizer=fit(100, batch_size=32, learning_rate=1e-3),
         masks=fit(60),
-        local=fit(120),
-        refine=fit(180),
-        alone=fit(180),
+        local=fit(60),
+        refine=fit(90),
+        alone=fit(90),
         pooled=fit(1),
-        umn=UmnConfig(epochs=4, minimum_steps=240, validation_share=0.0),
+        umn=UmnConfig(epochs=4, minimum_steps=100, validation_share=0.0),
         variants=3,
         paper_codec=fit(1),
         paper_umn=UmnConfig(),

@@ -142,10 +142,8 @@ class Run:
 
     def measure_minimized(self, profiles: Sequence[Profile]) -> None:
         """The product as it is by default: what leaves is minimized, everything else is the same to the bit."""
-        autoencoder, decoders, _ = self._shared_codec()
-        founder = self.sites[0]
-        codec = self.networks.minimized(autoencoder, founder, self.budget.minimizer)
-        plains = [encode_site(codec, site.train, self.budget.variants, seed) for seed, site in enumerate(self.sites)]
+        _, decoders, _ = self._shared_codec()
+        codec, plains = self.minimized_codec()
         own = {name: SiteDecoder(codec) for name in decoders}
         for name, decoder in decoders.items():
             own[name].local = decoder.local
@@ -167,12 +165,25 @@ class Run:
         if self.task.slicing.size[0] >= SMALLEST_PAPER_SLICE:
             self._paper()
 
+    def minimized_codec(self) -> tuple[Codec, list[PlainLatents]]:
+        """The first site's usual codec, and what every site exports with it."""
+        founder = self.sites[0]
+        codec = self.networks.minimized(self._codec(founder), founder, self.budget.minimizer)
+        return codec, self._exported(codec)
+
+    def autoencoder_codec(self) -> tuple[Codec, list[PlainLatents]]:
+        """The same with a codec that is not minimized."""
+        codec = self._codec(self.sites[0])
+        return codec, self._exported(codec)
+
+    def _exported(self, codec: Codec) -> list[PlainLatents]:
+        """What every site exports with one codec."""
+        return [encode_site(codec, site.train, self.budget.variants, seed) for seed, site in enumerate(self.sites)]
+
     def _shared_codec(self) -> tuple[Codec, dict[str, SiteDecoder], list[PlainLatents]]:
         """The first site's codec, every site's decoder, and what every site exports."""
-        codec = self._codec(self.sites[0])
-        decoders = {site.name: self._refined(codec, site) for site in self.sites}
-        plains = [encode_site(codec, site.train, self.budget.variants, seed) for seed, site in enumerate(self.sites)]
-        return codec, decoders, plains
+        codec, plains = self.autoencoder_codec()
+        return codec, {site.name: self._refined(codec, site) for site in self.sites}, plains
 
     def _pooled(self) -> dict[str, object]:
         network = self._local([site.train for site in self.sites], self.budget.pooled)
@@ -308,22 +319,21 @@ class Run:
         """The published system: the decoded answer of the server is all there is."""
         if PAPER in self.rows:
             return
-        codecs = {site.name: self._codec(site, "paper") for site in self.sites}
-        members = {
-            site: join_consortium(
-                codec, Profile.PAPER, inner_key=None, link_key=bytes([number]) * 32, quantization=Quantization.F32
-            )
-            for number, (site, codec) in enumerate(codecs.items(), start=1)
-        }
-        plains = [encode_site(codecs[site.name], site.train, 0, 0) for site in self.sites]
+        members, plains = self.published_sites()
         umn = self.networks.umn(PAPER, list(members.values()), plains, self.budget.paper_umn)
-
-        def predict(site: Site) -> torch.Tensor:
-            answer = members[site.name].ask_each_case(site.test, umn).masks
-            return codecs[site.name].decode_masks(answer, site.test.slices, Profile.PAPER).argmax(dim=1)
-
         facts = {"umn_gflop": umn.flops() / 1e9, "umn_parameters": umn.parameters_count}
-        self.row(PAPER, lambda: self.scores(predict) | facts)
+        self.row(PAPER, lambda: self.scores(lambda site: answered(members[site.name], site.test, umn)) | facts)
+
+    def published_sites(self) -> tuple[dict[str, Member], list[PlainLatents]]:
+        """The sites with the published codec, and what they export."""
+        members = {
+            site.name: join_consortium(
+                self._codec(site, "paper"), Profile.PAPER,
+                inner_key=None, link_key=bytes([number]) * 32, quantization=Quantization.F32,
+            )
+            for number, site in enumerate(self.sites, start=1)
+        }  # fmt: skip
+        return members, [encode_site(members[site.name].codec, site.train, 0, 0) for site in self.sites]
 
 
 def load_site(data: Path, task: Task, name: str, labelled: int | None) -> Site:
@@ -336,6 +346,12 @@ def load_site(data: Path, task: Task, name: str, labelled: int | None) -> Site:
     # With few labels there are none to spare for validation; the usual weight must do.
     validation = None if labelled else read_slice_set(fold("val"), task)
     return Site(name, read_slice_set(train, task), validation, read_slice_set(fold("test"), task))
+
+
+def answered(member: Member, cases: SliceSet, umn: TrainedUmn) -> torch.Tensor:
+    """Labels of the server's decoded answer, without the site's own network."""
+    masks = member.ask_each_case(cases, umn).masks
+    return member.codec.decode_masks(masks, cases.slices, member.profile).argmax(dim=1)
 
 
 def _labels(network: LocalNetwork, cases: SliceSet) -> torch.Tensor:

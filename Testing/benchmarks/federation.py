@@ -174,6 +174,11 @@ def received(member: Member, plain: PlainLatents) -> LatentDataset:
     )
 
 
+def received_together(members: Sequence[Member], plains: Sequence[PlainLatents]) -> LatentDataset:
+    """What the server has of all members."""
+    return join_datasets([received(member, plain) for member, plain in zip(members, plains, strict=True)])
+
+
 def train_together(
     members: Sequence[Member],
     plains: Sequence[PlainLatents],
@@ -184,5 +189,4 @@ def train_together(
     device: torch.device | None = None,
 ) -> TrainedUmn:
     """The server's training on everything that the members sent."""
-    dataset = join_datasets([received(member, plain) for member, plain in zip(members, plains, strict=True)])
-    return train_umn(dataset, config, checkpoints, watching=watching, device=device)
+    return train_umn(received_together(members, plains), config, checkpoints, watching=watching, device=device)

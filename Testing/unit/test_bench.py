@@ -184,7 +184,7 @@ def test_rows_of_raw_images_and_of_the_product_are_measured_and_kept(folder, tmp
     fit = FitConfig(epochs=1, batch_size=4)
     data = DataSet(folder, NO_LIMITS)
     budget = replace(
-        budgets.quick(data.task), unet=replace(fit, patience=1), refine=fit, variants=0,
+        budgets.quick(data.task), unet=replace(fit, patience=1), refine=fit, variants=0, curve_cases=1,
         codec=CodecTrainingConfig(images=fit, masks=fit, local=fit, minimizer=fit),
         umn=replace(budgets.quick(data.task).umn, epochs=2, batch_size=8, minimum_steps=2),
     )  # fmt: skip

@@ -23,7 +23,7 @@ class Budget:
     :param variants: augmented encodings of each case that a site exports.
     :param published_slices: training slices a site for the published systems.
     :param ablations: whether the published system is measured in parts as well, each a training of its own.
-    :param curve_cases: validation cases a site that are scored after each epoch of a server's training.
+    :param curve_cases: validation cases a site that are scored after each epoch of a server's training; 0 for none.
     :param published_site_counts: as ``site_counts``, for the published system.
     """
 
@@ -87,33 +87,37 @@ def whole(task: Task) -> Budget:
 
 
 def quick(task: Task) -> Budget:
-    """Few cases and short training: that every row is measured, not how good it can be."""
+    """Few cases and a few steps of training: that every row is measured, not how good it can be.
+
+    The published networks take half a second for a slice: they get steps enough to show what they cost, and too few to
+    learn anything, so time to their Dice is not measured.
+    """
     large = task.slicing.size[0] >= SMALLEST_PAPER_SLICE
-    batch, steps = (4, 40) if large else (16, 60)
-    fit = FitConfig(epochs=4, batch_size=batch, minimum_steps=steps)
+    batch, steps = (4, 12) if large else (16, 18)
+    fit = FitConfig(epochs=2, batch_size=batch, minimum_steps=steps)
     return Budget(
         name="quick",
-        train=48 if large else 10,
-        validation=6 if large else 2,
-        test=12 if large else 3,  # of three sites; seven must have one each
+        train=20 if large else 6,
+        validation=4 if large else 1,
+        test=7 if large else 2,  # of three sites; the largest number of sites must have one each
         labelled=(20,) if large else (5,),
-        site_counts=(1, 7),
-        unet=replace(fit, epochs=8, patience=4),  # as long as a site trains the consortium's network and its own
+        site_counts=(7,) if large else (4,),
+        unet=replace(fit, epochs=4, patience=2),  # as long as a site trains the consortium's network and its own
         codec=CodecTrainingConfig(
             images=fit,
-            masks=replace(fit, epochs=2, minimum_steps=steps // 3),
+            masks=replace(fit, epochs=1, minimum_steps=steps // 2),
             local=fit,
             minimizer=replace(fit, learning_rate=1e-3),
         ),
         refine=fit,
-        umn=UmnConfig(epochs=4 if large else 2, batch_size=16 if large else 64, minimum_steps=60, validation_share=0.0),
+        umn=UmnConfig(epochs=2, batch_size=16 if large else 64, minimum_steps=20, validation_share=0.0),
         variants=1,
-        published_codec=FitConfig(epochs=4, batch_size=16),
+        published_codec=FitConfig(epochs=1, batch_size=16),
         published_umn=replace(paper_config(epochs=1), validation_share=0.0, patience=0),
-        published_slices=32,
+        published_slices=16,
         ablations=large,
         published_site_counts=(),
-        curve_cases=4 if large else 1,
+        curve_cases=0,
     )
 
 

@@ -199,12 +199,11 @@ def curve_of(
     file: Path, description: UmnDescription, members: Sequence[tuple[Member, BenchSite]], budget: Budget,
     device: torch.device,
 ) -> Curve | None:  # fmt: skip
-    """Dice of the decoded answers alone for the first validation cases of each site; None where there are none."""
-    asked = [
-        (member, site.validation.first(budget.curve_cases)) for member, site in members if site.validation is not None
-    ]
-    if not asked:
+    """Dice of the decoded answers alone for the first validation cases of each site; None if there are none."""
+    judged = [(member, site.validation) for member, site in members if site.validation is not None]
+    if not judged or not budget.curve_cases:
         return None
+    asked = [(member, validation.first(budget.curve_cases)) for member, validation in judged]
 
     def score(umn: TrainedUmn) -> float:
         umn.to(device)
