@@ -54,6 +54,7 @@ bench-accuracy: .venv/.dev
 	@test -n "$(DATA)" || { echo "Say where the images are: make bench-accuracy DATA=folder"; exit 2; }
 	for labels in "" --few; do for rows in "" --minimized --comparisons; do \
 	  $(BIN)/python -m benchmarks.accuracy "$(DATA)" $$labels $$rows || exit; done; done
+	$(BIN)/python -m benchmarks.accuracy "$(DATA)" --shifted
 	$(BIN)/python -m benchmarks.training_time "$(DATA)"
 
 bench-cost: .venv/.dev

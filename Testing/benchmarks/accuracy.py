@@ -1,9 +1,9 @@
 """Accuracy of private collaboration on real images: `make bench-accuracy DATA=folder`.
 
-Three sites (column ``site`` of split.csv) train together; every row of the table is Dice on the ``test`` fold, the mean
-over structures and cases of a site, then over sites. Beside it stand a U-Net on the pooled raw images (the ceiling) and
-each site's own U-Net (the floor), with the same network and as many steps. One run is one data folder and one label
-budget; rows are kept as they are finished, so that a run that was cut off goes on.
+Three sites (column ``site`` of split.csv, or ``site_shifted``) train together; every row of the table is Dice on the
+``test`` fold, the mean over structures and cases of a site, then over sites. Beside it stand a U-Net on the pooled raw
+images (the ceiling) and each site's own U-Net (the floor), with the same network and as many steps. One run is one data
+folder and one label budget; rows are kept as they are finished, so that a run that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy_report import ALONE, COARSE, FOUR_BITS, PAPER, POOLED, report
+from benchmarks.accuracy_report import ALONE, COARSE, FOUR_BITS, MINIMIZED, PAPER, POOLED, report
 from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium
 from benchmarks.kept import KeptNetworks, KeptRows, Row, show
 from ppcmi.codec.codec import Codec
@@ -42,9 +42,6 @@ from ppcmi_server.umn.config import UmnConfig, paper_config
 from ppcmi_server.umn.model import TrainedUmn
 
 SITES = ("A", "B", "C")
-MINIMIZED = ", minimized codec"
-"""Behind the names of rows of the usual codec; the others are of the preset ``autoencoder``."""
-
 TWIN = "each site in the consortium, the server switched off"
 PROFILES = (Profile.COARSE, Profile.FULL, Profile.MINIMAL)
 FEW = {"hippocampus_mr": 5, "fetal_head_us": 20}
@@ -100,12 +97,15 @@ class Run:
 
     :param labelled: labelled cases a site, None for all.
     :param store: file for the rows; what is trained lies beside it.
+    :param column: of split.csv, with the cases' sites.
     """
 
-    def __init__(self, data: Path, task: Task, labelled: int | None, budget: Budget, store: Path) -> None:
+    def __init__(
+        self, data: Path, task: Task, labelled: int | None, budget: Budget, store: Path, column: str = "site"
+    ) -> None:
         self.task, self.budget = task, budget
-        self.title = f"{data.name}, {labelled or 'all'} labelled cases a site"
-        self.sites = [load_site(data, task, name, labelled) for name in SITES]
+        self.title = f"{data.name}, {labelled or 'all'} labelled cases a {column}"
+        self.sites = [load_site(data, task, name, labelled, column) for name in SITES]
         self.kept = KeptRows(store)
         self.networks = KeptNetworks(store.parent / f"{store.stem}-{self.kept.origin['commit']}")
 
@@ -336,8 +336,12 @@ class Run:
         return members, [encode_site(members[site.name].codec, site.train, 0, 0) for site in self.sites]
 
 
-def load_site(data: Path, task: Task, name: str, labelled: int | None) -> Site:
-    cases = [case for case in find_cases(data) if case.site == name]
+def load_site(data: Path, task: Task, name: str, labelled: int | None, column: str = "site") -> Site:
+    """A site's slices by fold.
+
+    :param column: of split.csv, with the cases' sites.
+    """
+    cases = [case for case in find_cases(data) if site_of(case, column) == name]
 
     def fold(which: str) -> list[CaseFiles]:
         return [case for case in cases if case.fold == which]
@@ -346,6 +350,11 @@ def load_site(data: Path, task: Task, name: str, labelled: int | None) -> Site:
     # With few labels there are none to spare for validation; the usual weight must do.
     validation = None if labelled else read_slice_set(fold("val"), task)
     return Site(name, read_slice_set(train, task), validation, read_slice_set(fold("test"), task))
+
+
+def site_of(case: CaseFiles, column: str) -> str | None:
+    """The site that a column of split.csv names."""
+    return case.site if column == "site" else case.attributes[column]
 
 
 def answered(member: Member, cases: SliceSet, umn: TrainedUmn) -> torch.Tensor:
@@ -364,7 +373,9 @@ def main() -> int:
     parser.add_argument(
         "data", type=Path, help="folder with images/, labels/, split.csv: hippocampus_mr or fetal_head_us"
     )
-    parser.add_argument("--few", action="store_true", help="5 labelled volumes (20 images) a site instead of all")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--few", action="store_true", help="5 labelled volumes (20 images) a site instead of all")
+    which.add_argument("--shifted", action="store_true", help="sites whose data differ, by the column site_shifted")
     parser.add_argument(
         "--comparisons", action="store_true", help="the rows to compare with: f32, no inner layer, codec a site, paper"
     )
@@ -376,13 +387,19 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     tasks = Path(__file__).resolve().parents[2] / "Resources" / "Tasks"
     task = load_task(tasks / f"{TASKS[options.data.name]}.json")
-    store = options.store / f"accuracy-{options.data.name}-{'few' if options.few else 'all'}.json"
+    kind = "few" if options.few else "shifted" if options.shifted else "all"
+    store = options.store / f"accuracy-{options.data.name}-{kind}.json"
     labelled = FEW[options.data.name] if options.few else None
-    run = Run(options.data, task, labelled, budget(task, options.few), store)
+    column = "site_shifted" if options.shifted else "site"
+    run = Run(options.data, task, labelled, budget(task, options.few), store, column)
     if options.comparisons:
         run.measure_comparisons()
     elif options.minimized:
         run.measure_minimized(options.profiles)
+    elif options.shifted:
+        run.measure_alone()
+        run.measure_pooled()
+        run.measure_minimized((Profile.COARSE,))
     else:
         run.measure_alone()
         run.measure_pooled()

@@ -1,9 +1,10 @@
 """How soon the server's network is as good as the published one: ``python -m benchmarks.training_time DATA``.
 
 Good is the Dice of decoded answers for validation cases, which nobody trained on; the published network's is that of
-its end. Ours, in ``coarse``, with the usual codec and with one that is not minimized, is trained anew, for fewer epochs
-than for the tables, and asked after each; asking does not count. Of the published one, which ``make bench-accuracy``
-trained, some steps are timed in the same run: its training is as many steps as it took.
+its end. Ours, in ``coarse``, with the usual codec and with one that is not minimized, is trained anew, as for the
+tables, and asked at its checkpoints, one a minute and one at each epoch's end; asking does not count. Of the published
+one, which ``make bench-accuracy`` trained, some steps are timed in the same run: its training is as many steps as it
+took.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy import MINIMIZED, SITES, SMALLEST_PAPER_SLICE, TASKS, Run, answered, budget
-from benchmarks.accuracy_report import PAPER, TRAINING_TIME, report
+from benchmarks.accuracy import SITES, SMALLEST_PAPER_SLICE, TASKS, Run, answered, budget
+from benchmarks.accuracy_report import MINIMIZED, PAPER, TRAINING_TIME, report
 from benchmarks.bench.curve import Curve, read_points, seconds_to
 from benchmarks.federation import Member, PlainLatents, join_consortium, received_together
 from benchmarks.results import REPOSITORY
@@ -38,7 +38,6 @@ from ppcmi_server.umn.model import TrainedUmn, UmnDescription
 from ppcmi_server.umn.training import Watching, train_umn
 
 TIMED_STEPS = 4
-EPOCHS = 4
 
 
 def measure(run: Run, make: Callable[[], tuple[Codec, list[PlainLatents]]], name: str) -> dict[str, object]:
@@ -53,9 +52,9 @@ def measure(run: Run, make: Callable[[], tuple[Codec, list[PlainLatents]]], name
     theirs = training_seconds(list(members.values()), exported, run.budget.paper_umn)
 
     ours = {site: join_consortium(codec, Profile.COARSE, link_key=bytes([n]) * 32) for n, site in enumerate(SITES, 1)}
-    config = replace(run.budget.umn, epochs=EPOCHS)
-    shapes = scale_shapes(run.task.slicing.size, Profile.COARSE.scales)
-    description = UmnDescription(config.preset, Profile.COARSE, shapes, (codec.fingerprint,))
+    config = run.budget.umn
+    shapes = scale_shapes(run.task.slicing.size, config.profile.scales)
+    description = UmnDescription(config.preset, config.profile, shapes, (codec.fingerprint,))
     file = run.networks.folder / f"curve-{codec.preset}.json"
     curve = Curve(file, description, lambda umn: validation_dice(run, ours, umn))
     run.networks.umn(name, list(ours.values()), plains, config, curve)

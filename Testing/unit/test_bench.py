@@ -1,6 +1,7 @@
 """The benchmark of all systems: who is scored on what, and what the tables, targets and the page make of it."""
 
 import csv
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.bench import budgets, plots
-from benchmarks.bench.curve import seconds_to
+from benchmarks.bench.curve import Curve, seconds_to
 from benchmarks.bench.page import Contents, page
 from benchmarks.bench.published import PAPER
 from benchmarks.bench.rows import (
@@ -34,8 +35,10 @@ from benchmarks.kept import KeptRows
 from ppcmi.codec.training import CodecTrainingConfig
 from ppcmi.fitting import FitConfig
 from ppcmi.formats.itk_files import image_from_volume
-from ppcmi.scales import Profile
+from ppcmi.scales import Profile, scale_shapes
 from ppcmi.volume import Geometry, Volume
+from ppcmi_server.umn.model import UmnDescription, build_network
+from ppcmi_server.umn.training import EpochReport
 from support.shapes import make_masks, make_slices
 
 SLICES, SIZE = 3, 40
@@ -178,6 +181,19 @@ def test_every_number_of_a_table_has_a_name_of_its_own():
     names = [number.name for number in measurements(_tables(), "make bench")]
     assert len(set(names)) == len(names)
     assert f"hippocampus_mr, three sites / {COARSE} / Dice" in names
+
+
+def test_the_time_that_scoring_takes_is_no_time_of_training(tmp_path):
+    description = UmnDescription("default", Profile.COARSE, scale_shapes((64, 64), Profile.COARSE.scales), ("c",))
+    weights = build_network(description).state_dict()
+    curve = Curve(tmp_path / "points.json", description, lambda _: time.sleep(0.2) or 0.7)
+    for epoch in (1, 2):
+        started = time.monotonic()
+        curve.save({"batches": 3, "seconds": 10.0, "averaged": weights})
+        curve.save({"batches": 6, "seconds": 20.0 + time.monotonic() - started, "averaged": weights})
+        curve.watching.report(EpochReport(epoch, 2, 1.0, None, 30.0 + time.monotonic() - started, {}))
+        curve.save({"batches": 0, "seconds": 0.0, "averaged": weights})
+    assert [seconds for seconds, _ in curve.points] == pytest.approx([10, 20, 30, 40, 50, 60], abs=0.1)
 
 
 def test_rows_of_raw_images_and_of_the_product_are_measured_and_kept(folder, tmp_path):

@@ -1,9 +1,10 @@
-"""How good the server's network is while it is trained: Dice of its decoded answers after each epoch, by time."""
+"""How good the server's network is while it is trained: Dice of its decoded answers at each checkpoint, by time."""
 
 from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ Points = list[tuple[float, float]]
 
 
 class Curve:
-    """Takes the place of a training's checkpoints: at each epoch's end it scores the averaged weights.
+    """Takes the place of a training's checkpoints: it scores the averaged weights of each.
 
     :param file: where the points are kept.
     :param score: Dice of a network's answers; its time does not count.
@@ -27,21 +28,28 @@ class Curve:
         self.file, self.description, self.score = file, description, score
         self.points: Points = []
         self.seconds = 0.0
+        """Of the epochs that are done."""
+        self._scoring = 0.0
+        """Seconds of the present epoch that were not training."""
         self.watching = Watching(report=self._count)
 
     def _count(self, report: EpochReport) -> None:
-        self.seconds += report.seconds
+        self.seconds += report.seconds - self._scoring
+        self._scoring = 0.0
         show_umn(report)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Score an epoch's end."""
-        if state["batches"]:  # within an epoch
-            return
+        """Score the weights of this moment."""
+        started = time.monotonic()
+        within_epoch = state["batches"] > 0
+        seconds = self.seconds + (state["seconds"] - self._scoring if within_epoch else 0.0)
         network = build_network(self.description)
         network.load_state_dict(copy.deepcopy(state["averaged"]))
-        self.points.append((self.seconds, self.score(TrainedUmn(self.description, network))))
+        self.points.append((seconds, self.score(TrainedUmn(self.description, network))))
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(json.dumps(self.points))
+        if within_epoch:
+            self._scoring += time.monotonic() - started
 
     def newest_first(self) -> Iterator[Mapping[str, Any]]:
         """None: what was cut off begins anew."""
@@ -54,5 +62,5 @@ def read_points(file: Path) -> Points:
 
 
 def seconds_to(points: Points, dice: float) -> float | None:
-    """Training time after which an epoch's end first had this Dice; None if none had."""
+    """Training time after which a checkpoint first had this Dice; None if none had."""
     return next((seconds for seconds, reached in points if reached >= dice), None)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy import SITES, SMALLEST_PAPER_SLICE, TASKS
+from benchmarks.accuracy import SITES, SMALLEST_PAPER_SLICE, TASKS, site_of
 from benchmarks.federation import Site
 from benchmarks.results import REPOSITORY
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
@@ -111,7 +111,7 @@ class DataSet:
         turn: dict[str, dict[int, int]] = {}
         for number, patient, case in self._numbered:
             if split.column:
-                site = case.site if split.column == "site" else case.attributes[split.column]
+                site = site_of(case, split.column)
             else:
                 of_fold = turn.setdefault(case.fold or "", {})
                 site = chr(ord("A") + of_fold.setdefault(patient, len(of_fold)) % split.sites)
