@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy_report import ALONE, COARSE, FOUR_BITS, MINIMIZED, PAPER, POOLED, report
+from benchmarks.accuracy_report import ALONE, COARSE, FOUR_BITS, FOURTH, MINIMIZED, PAPER, POOLED, report
 from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium
 from benchmarks.kept import KeptNetworks, KeptRows, Row, show
 from ppcmi.codec.codec import Codec
@@ -69,7 +69,8 @@ class Budget:
 def budget(task: Task, few: bool) -> Budget:
     """Lengths that two CPU cores can do in some hours for both data sets and label budgets.
 
-    The site alone, which starts from nothing, gets as many steps as its refinement of the consortium's network.
+    The site alone, which starts from nothing, gets as many steps as both together: the consortium's network, which
+    comes with the codec, and its refinement at the site.
     """
     large = task.slicing.size[0] >= SMALLEST_PAPER_SLICE
     fit = FitConfig(epochs=12, batch_size=4 if large else 32, minimum_steps=450 if large else (500 if few else 0))
@@ -83,7 +84,7 @@ def budget(task: Task, few: bool) -> Budget:
         masks=replace(fit, epochs=3, minimum_steps=fit.minimum_steps // 5, patience=3),
         local=share(8),
         refine=fit,
-        alone=fit,
+        alone=share(20),
         pooled=replace(fit, epochs=8),
         umn=UmnConfig(epochs=6, batch_size=16 if large else 64, minimum_steps=600 if few else 0, validation_share=0.0),
         variants=4 if few else (1 if large else 2),
@@ -153,7 +154,7 @@ class Run:
     def measure_fourth_member(self) -> None:
         """A member that nobody's labels are from."""
         codec, _, plains = self._shared_codec()
-        self.row(f"{COARSE}, fourth member", lambda: self._fourth_member(codec, plains))
+        self.row(FOURTH, lambda: self._fourth_member(codec, plains))
 
     def measure_comparisons(self) -> None:
         """What the product's choices cost or gain: quantization, inner layer, codec scope, the published system."""

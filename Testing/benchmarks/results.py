@@ -29,11 +29,13 @@ INTRODUCTION = """\
 
 Every number here was written by the benchmark named beside it, into a file of [results](results), and this page is
 rendered from those files. Dice is on held-out patients (fold `test` of the data folder's split.csv), one seed;
-differences of a few thousandths are noise. "alone" is a U-Net on one site's images, "pooled" the same U-Net on all
-sites' raw images, "private" the product: the consortium's network, refined at the site for as many steps as a site
-alone trains, averaged with the decoded answer of the server. "The server switched off" is the same without that
-answer: the difference of the two rows is the server's, the rest of the gain is the shared network's. A "member without
-labels" uses the consortium's network as it is; the "fourth member" is site C when none of its labels are used.
+differences of a few thousandths are noise. "alone" is the product's U-Net on one site's images, "pooled" the same U-Net
+on all sites' raw images, "private" the product: that U-Net, which comes with the consortium's codec, refined at the
+site, and averaged with the decoded answer of the server. A site alone trains for as many steps as both trainings
+together. "The server switched off" is the same without that answer: the difference of the two rows is the server's,
+the rest of the gain is the shared network's. A "member without labels" uses the consortium's network as it is; the
+"fourth member" is site C when none of its labels are used. A commit that this history does not have was measured
+before its work was joined to another's; what it named is in the history by another name.
 """
 
 
@@ -124,9 +126,8 @@ def render() -> str:
         parts.append(_targets([entry for entry in entries if entry.target is not None]))
         tables: dict[str, list[Measurement]] = {}
         for entry in entries:
-            if entry.target is None:
-                tables.setdefault(entry.name.split(SEPARATOR)[0], []).append(entry)
-        parts += [_matrix(title, table) for title, table in tables.items()]
+            tables.setdefault(entry.name.split(SEPARATOR)[0], []).append(entry)
+        parts += [_matrix(title, shown) for title, table in tables.items() if (shown := _beside_each_other(table))]
         if path.with_suffix(".html").exists():
             parts.append(f"With plots: [results/{path.stem}.html](results/{path.stem}.html).\n")
         text = path.with_suffix(".md")
@@ -166,6 +167,16 @@ def _targets(entries: Sequence[Measurement]) -> str:
         return ""
     rows = [[e.name, e.target or "", f"{e.measured:g}", e.unit, "yes" if e.holds else "**no**"] for e in entries]
     return _table(["target", "asked", "measured", "unit", "holds"], rows)
+
+
+def _beside_each_other(entries: Sequence[Measurement]) -> list[Measurement]:
+    """What has no target, and what has one in a column of those: what only targets are about stands with them."""
+    columns = {_column(entry) for entry in entries if entry.target is None}
+    return [entry for entry in entries if _column(entry) in columns]
+
+
+def _column(entry: Measurement) -> str:
+    return SEPARATOR.join(entry.name.split(SEPARATOR)[2:])
 
 
 def _matrix(title: str, entries: Sequence[Measurement]) -> str:
