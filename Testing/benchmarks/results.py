@@ -82,10 +82,13 @@ def measurement(
     return Measurement(name, target, measured, unit, holds, command, **asdict(origin))
 
 
-def merge(name: str, measurements: Sequence[Measurement]) -> None:
-    """Write numbers into docs/results/NAME.json, each in place of what was measured before, and render the page."""
+def merge(name: str, measurements: Sequence[Measurement], *, complete: bool = False) -> None:
+    """Write numbers into docs/results/NAME.json, each in place of what was measured before, and render the page.
+
+    :param complete: they are all there are: others that stand there were measured in another way.
+    """
     path = RESULTS / f"{name}.json"
-    kept = json.loads(path.read_text()) if path.exists() else []
+    kept = json.loads(path.read_text()) if path.exists() and not complete else []
     new = {m.name: asdict(m) for m in measurements}
     merged = [new.pop(old["name"], old) for old in kept] + list(new.values())
     RESULTS.mkdir(parents=True, exist_ok=True)

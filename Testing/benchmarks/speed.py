@@ -74,14 +74,13 @@ def measure_speed(device: torch.device, rounds: int, slices: int, command: str =
             batch: _in_turns({s: _parts(s, links[s], batch, device) for s in systems}, rounds)
             for batch in (1, FULL_BATCH)
         }
-        whole = {s: {"end to end": lambda s=s: _segment(volume, links[s])} for s in systems}
-        end_to_end = {s: taken["end to end"] / slices for s, taken in _in_turns(whole, rounds).items()}
+        whole = _in_turns({s: _whole(s, links[s], volume, device) for s in systems}, rounds)
         sent = {s: _bytes_a_slice(_segment(volume, links[s])) for s in systems}
     table = _Numbers(device, command)
     for batch, by_system in parts.items():
         table.add_parts(batch, by_system)
         table.add_precisions(batch, rounds)
-    table.add_whole(parts[FULL_BATCH], end_to_end, sent, slices)
+    table.add_whole(whole, sent, slices)
     return table.found
 
 
@@ -112,6 +111,14 @@ def _parts(system: System, link: PrivateLink, batch: int, device: torch.device) 
         "networks": lambda: _networks(link, umn, slices, images, latents),
         "mapping network": lambda: _waited(umn.map(images, "")),
     }
+
+
+def _whole(
+    system: System, link: PrivateLink, volume: Volume, device: torch.device
+) -> Mapping[str, Callable[[], object]]:
+    """A volume end to end, and in turns with it what the networks alone take for a batch."""
+    networks = _parts(system, link, FULL_BATCH, device)["networks"]
+    return {"end to end": lambda: _segment(volume, link), "networks": networks}
 
 
 def _networks(link: PrivateLink, umn: TrainedUmn, slices: np.ndarray, images: Latents, latents: Latents) -> None:
@@ -217,17 +224,17 @@ class _Numbers:
 
     def add_whole(
         self,
-        parts: Mapping[System, Seconds],
-        end_to_end: Mapping[System, float],
+        taken: Mapping[System, Seconds],
         sent: Mapping[System, float],
         slices: int,
     ) -> None:
-        """A volume end to end."""
+        """A volume end to end. What it takes longer than its networks do one after the other is time outside them."""
+        end_to_end = {system: seconds["end to end"] / slices for system, seconds in taken.items()}
         table = f"a volume of {slices} slices of 256 x 256, server and HTTPS on loopback"
         for system in (PUBLISHED, *OURS):
             default = system.name == "coarse"
             asked = default and self.device.type == "cuda" and slices == VOLUME_SLICES
-            outside = max(0.0, 1 - parts[system]["networks"] / FULL_BATCH / end_to_end[system])
+            outside = max(0.0, 1 - taken[system]["networks"] / FULL_BATCH / end_to_end[system])
             self.add(table, system.name, "ms a slice", 1000 * end_to_end[system], "ms")
             self.add(
                 table, system.name, "from the click to the segmentation", end_to_end[system] * slices, "s",

@@ -79,6 +79,7 @@ def collaborate_as_published(
     plains = [encode_site(codec, site.train, 0, 0) for codec, site in zip(codecs, small, strict=True)]
     umn_config = _training(system, budget.published_umn)
     umn_name = f"{name}-{system.codec}-{system.umn}-{system.mode}"
+    trained_as = f"{umn_name}-one-by-one" if system.one_by_one else umn_name
     if system.one_by_one:
         umns = [
             networks.umn(f"{umn_name}-only-{site.name}", [member], [plain], umn_config)
@@ -92,7 +93,7 @@ def collaborate_as_published(
             asked = list(zip(members, sites, strict=True))
             curve = curve_of(curve_file(networks, umn_name), description, asked, budget, networks.device)
         umns = [networks.umn(umn_name, members, plains, umn_config, curve)] * len(sites)
-    return ask_all(umn_name, sites, profile, members, umns, {}, Quantization.F32)
+    return ask_all(trained_as, sites, profile, members, umns, {}, Quantization.F32)
 
 
 def _training(system: Published, usual: UmnConfig) -> UmnConfig:

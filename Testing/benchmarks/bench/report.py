@@ -31,11 +31,13 @@ PUBLISHED_NOTE = (
 )
 
 
-def write_report(store: Path, budget: str, budgets: Sequence[str]) -> Path:
+def write_report(store: Path, budget: str, budgets: Sequence[str], *, complete: bool) -> Path:
     """Write what is measured so far: all numbers, the targets where they are asked, and the page.
 
     The whole benchmark's targets are the product's: they stand with the others in accuracy.json and speed.json. A quick
     run's stand for themselves.
+
+    :param complete: nothing is left to measure.
     """
     name, command = NAMES[budget], COMMANDS[budget]
     tables, speed = read_tables(store), read_speed(store)
@@ -54,9 +56,9 @@ def write_report(store: Path, budget: str, budgets: Sequence[str]) -> Path:
     if budget == "whole":
         merge("accuracy", asked)
         merge("speed", speed)
-        merge(name, numbers)
+        merge(name, numbers, complete=complete)
     else:
-        merge(name, [*asked, *numbers, *speed])
+        merge(name, [*asked, *numbers, *speed], complete=complete)
     return path
 
 

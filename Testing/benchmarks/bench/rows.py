@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.bench import published
@@ -32,7 +33,9 @@ from benchmarks.bench.splits import BenchSite, DataSet, Split, at_published_size
 from benchmarks.bench.unet import flops, kept_unet
 from benchmarks.kept import KeptNetworks
 from ppcmi.codec.codec import Preset as CodecPreset
+from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.codec.training import predict_locally
+from ppcmi.latents import Latents
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile
 from ppcmi.task import Task
@@ -196,17 +199,21 @@ class Bench:
         self, split: Split, together: Collaboration, predict: Callable[[Collaboration], Predictions]
     ) -> Mapping[str, Any]:
         codec = together.members[together.sites[0].name].codec
-        return self._scored(together.sites, predict(together), codec.task, self._facts(together))
+        decode = codec.decode_masks if predict is Collaboration.server_alone else SiteDecoder(codec).decode
+        return self._scored(together.sites, predict(together), codec.task, self._facts(together, decode))
 
-    def _facts(self, together: Collaboration) -> dict[str, Any]:
-        """Of the networks, of what leaves, and of the training."""
+    def _facts(self, together: Collaboration, decode: Callable[[Latents, Tensor, Profile], Tensor]) -> dict[str, Any]:
+        """Of the networks, of what leaves, and of the training.
+
+        :param decode: what the site does with the server's answer.
+        """
         first = together.sites[0]
         member, umn = together.members[first.name], together.umns[first.name]
         codec, profile = member.codec, together.profile
         with FlopCounterMode(display=False) as counter:
             codec.encode_images(first.test.slices.slices[:1])
             masks = together.answers[first.name].masks.select(slice(0, 1))
-            codec.decode_masks(masks, first.test.slices.slices[:1], profile)
+            decode(masks, first.test.slices.slices[:1], profile)
         quality = codec.report["quality"]
         known = str(profile) if str(profile) in quality["psnr_db"] else next(iter(quality["psnr_db"]))
         dice = [value for value in quality["mask_dice"][known].values() if value is not None]

@@ -110,9 +110,13 @@ class Table:
         """The published system's row."""
         return self.rows.get(PAPER.title)
 
+    def beside(self, row: str) -> Row | None:
+        """What a row is compared with: the published system's, with as many sites where rows differ in that."""
+        return self.paper or self.rows.get(f"{PAPER.title}, {row.rsplit(', ', 1)[-1]}")
+
     def value(self, row: str, column: Column) -> float | None:
         """A number, None where it does not apply or is not defined."""
-        found = column.value(self.rows[row], self.paper)
+        found = column.value(self.rows[row], self.beside(row))
         return None if found is None or math.isnan(found) else found
 
 
