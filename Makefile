@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY := PASSIVE
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements-dev.lock
 
-.PHONY: demo test check bench bench-accuracy bench-cost bench-slicer bench-imaging bench-speed bench-privacy bench-membership bench-service screenshots clean
+.PHONY: demo test check bench bench-accuracy bench-cost bench-slicer bench-imaging bench-speed bench-privacy bench-methods bench-membership bench-service screenshots clean
 
 demo: .venv/.demo
 	$(BIN)/python -m demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(DEMO_ARGS)
@@ -69,6 +69,10 @@ bench-imaging: .venv/.dev
 bench-privacy: .venv/.dev
 	@test -n "$(DATA)" || { echo "Say where the images are: make bench-privacy DATA=folder"; exit 2; }
 	$(BIN)/python -m benchmarks.privacy "$(DATA)" $(BENCH_ARGS)
+
+bench-methods: .venv/.dev
+	@test -n "$(DATA)" || { echo "Say where the images are: make bench-methods DATA=.../hippocampus_mr"; exit 2; }
+	$(BIN)/python -m benchmarks.methods "$(DATA)"
 
 bench-membership: .venv/.dev
 	@test -n "$(DATA)" || { echo "Say where the images are: make bench-membership DATA=.../hippocampus_mr"; exit 2; }

@@ -1,4 +1,4 @@
-"""The systems that ours is compared with, on one data folder: ``python -m benchmarks.methods DATA``.
+"""The systems that ours is compared with, on one data folder: ``make bench-methods DATA=folder``.
 
 Dice is the mean over structures, cases and sites of the fold ``test``, through encoding or mixing, the server's network
 and back; attacks are on patients of site A's fold ``test``, by a server that knows the method and has images of another
@@ -9,9 +9,10 @@ Dice is a lower bound, its attacks need no training. Rows are kept as they are f
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from benchmarks.accuracy import SITES, TASKS, load_site
 from benchmarks.federation import Site, encode_site
 from benchmarks.kept import KeptRows, show, show_umn
-from benchmarks.results import REPOSITORY, SEPARATOR, Measurement, Origin, measurement, merge
+from benchmarks.results import REPOSITORY, RESULTS, SEPARATOR, Measurement, Origin, measurement, merge
 from ppcmi.audit.attack_list import Lengths
 from ppcmi.audit.attacker import Finding, ReconstructionAttack
 from ppcmi.audit.attacks.cross_decoder import CrossDecoder
@@ -64,8 +65,9 @@ from ppcmi_server.umn.dataset import LatentDataset, join_datasets
 from ppcmi_server.umn.model import TrainedUmn
 from ppcmi_server.umn.training import Watching, train_umn
 
-COMMAND = "python -m benchmarks.methods DATA"
+COMMAND = "make bench-methods DATA=.../hippocampus_mr"
 SEED = 1
+DICE, ATTACKS = "{data}, other methods, Dice", "{data}, other methods, attacks by the server"
 
 
 @dataclass(frozen=True)
@@ -268,13 +270,39 @@ def _first(cases: SliceSet, count: int) -> SliceSet:
     return cases.of_cases(range(min(count, cases.cases)))
 
 
+OURS = {
+    "ours, coarse": ("accuracy", "{data}, all labels / private, coarse, minimized codec / mean"),
+    "ours, coarse, server's part alone": (
+        "accuracy", "{data}, all labels / private, coarse, minimized codec, server's part alone / mean"
+    ),
+    "PPCMI-SF, as published": ("accuracy", "{data}, all labels / private, paper codecs, UMN and protocol / mean"),
+    "ours, coarse: decoder trained on 20 leaked cases": (
+        "privacy", "{data} / two layers, coarse; server with the codec / A4"
+    ),
+    "ours, coarse: alignment of statistics": ("privacy", "{data} / two layers, coarse; server with the codec / A3"),
+    "KLT as published: decoder trained on plain latents": ("privacy", "{data} / KLT as published; its server / A5"),
+}  # fmt: skip
+"""Rows of other benchmarks on the same patients that stand beside these: by name, the file and the number there."""
+
+
+def beside(data: str) -> Iterator[Measurement]:
+    """Ours and PPCMI-SF, as the benchmarks of accuracy and privacy found them."""
+    for row, (file, wanted) in OURS.items():
+        for entry in json.loads((RESULTS / f"{file}.json").read_text()):
+            if entry["name"] == wanted.format(data=data):
+                table, column = (DICE, "Dice") if file == "accuracy" else (ATTACKS, "SSIM")
+                name = SEPARATOR.join((table.format(data=data), row, column))
+                unit = "Dice" if file == "accuracy" else "attack"
+                yield Measurement(**{**entry, "name": name, "unit": unit, "target": None, "holds": None})
+
+
 def report(data: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Write docs/results/methods.json of what is finished."""
     found: list[Measurement] = []
     for name, row in rows.items():
         origin = Origin(row["commit"], row["machine"], row["date"])
         kind, words = name.split(SEPARATOR, 1)
-        title = f"{data}, other methods, Dice" if kind == "dice" else f"{data}, other methods, attacks by the server"
+        title = (DICE if kind == "dice" else ATTACKS).format(data=data)
         numbers = {"": row["value"]} if kind == "dice" else {}
         for finding in row.get("findings", ()):
             numbers |= {finding["measure"]: finding["value"], f"{finding['measure']} of a guess": finding["chance"]}
@@ -283,7 +311,7 @@ def report(data: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
             found.append(
                 measurement(label, value, "Dice" if kind == "dice" else "attack", command=COMMAND, origin=origin)
             )
-    merge("methods", found)
+    merge("methods", [*found, *beside(data)])
 
 
 PARTS = {
