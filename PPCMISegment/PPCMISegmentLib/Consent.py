@@ -30,15 +30,20 @@ class ConsentQuestion:
     def __init__(self, site: SiteAccess) -> None:
         self._site = site
 
-    def wantsPrivacyCheck(self, part: TaskProfile) -> bool:
-        """Whether the user wants a privacy check first; asked before a task's first export without one.
+    def wantsPrivacyCheck(self, part: TaskProfile, profile: str) -> bool:
+        """Whether the user wants a privacy check first; asked before a task's first export without one of the profile.
+
+        A check counts if it looked at the profile and its controls held.
 
         :raises SiteError: if the last check cannot be read.
         """
         from ppcmi.consent_log import ConsentLog
         from ppcmi.privacy_check import read_check
 
-        if part.membership.mode != "two-layer" or read_check(self._site.folder, part) is not None:
+        if part.membership.mode != "two-layer":
+            return False
+        check = read_check(self._site.folder, part)
+        if check is not None and check.measured(profile):
             return False
         if any(
             entry.task == part.task.identity and entry.answer != "no"
@@ -49,10 +54,10 @@ class ConsentQuestion:
             slicer.util.mainWindow(),
             _("Check privacy first?"),
             _(
-                "No privacy check was made for this task yet: nobody has measured what an attacker could make of what "
-                "leaves of these cases. A check does that on this computer, takes some minutes and sends nothing.\n\n"
+                "{state}: nobody has measured what an attacker could make of what leaves of these cases. A check does "
+                "that on this computer, takes some minutes and sends nothing.\n\n"
                 "Make it now? With No the export goes on without one."
-            ),
+            ).format(state=_stateOf(check, profile)),
             qt.QMessageBox.Yes | qt.QMessageBox.No,
             qt.QMessageBox.Yes,
         )
@@ -99,12 +104,21 @@ class ConsentQuestion:
         return "\n".join(map(_line, reversed(entries))) or _("Nothing was agreed to so far.")
 
 
+def _stateOf(check: PrivacyCheck | None, profile: str) -> str:
+    """Why nothing is known of the profile, without the full stop."""
+    if check is None:
+        return _("No privacy check was made for this task yet")
+    if check.of_profile(profile) is None:
+        return _("The last privacy check did not look at profile {profile}").format(profile=profile)
+    return _("A control of the last privacy check did not hold, so its numbers say nothing")
+
+
 def _line(entry: Consent) -> str:
     from ppcmi.wording import counted, megabytes
 
     actions = {"export": _("write a file"), "upload": _("send"), "segment": _("segment")}
     answers = {"yes": _("agreed"), "no": _("declined"), "command": _("by command")}
-    checks = {None: "", "": _(", without a privacy check")}
+    checks = {None: "", "": _(", without a privacy check of it that held")}
     what = entry.what
     return _("{time}  {answer}: {action}, {task}, {cases}, {slices}, {size}, profile {profile}{check}").format(
         time=entry.time[:16].replace("T", " "),

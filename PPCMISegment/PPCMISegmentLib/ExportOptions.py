@@ -34,7 +34,7 @@ class ExportOptions:
                 ui.profileSelector,
                 (
                     ("coarse", _("Coarse (usual)")),
-                    ("minimal", _("Minimal: leaves least, costs accuracy")),
+                    ("minimal", _("Minimal: leaves least")),
                     ("full", _("Full: fine detail leaves as well")),
                 ),
             ),

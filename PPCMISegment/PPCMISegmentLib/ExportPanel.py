@@ -209,7 +209,7 @@ class ExportPanel:
             return
         choices, toServer = self._options.choices(part), self._options.toServer
         leaving = self._logic.leavingOf(self.pairs.geometries(), choices)
-        if self._consent.wantsPrivacyCheck(part):
+        if self._consent.wantsPrivacyCheck(part, leaving.sending.profile):
             self.ui.privacyCollapsibleButton.collapsed = False
             self.privacy.start()
             self._showMessage(_("Nothing was written or sent. Export once the privacy check is done."))

@@ -223,9 +223,13 @@ def _stateText(part: TaskProfile | None, check: PrivacyCheck | None) -> str:
             "chosen above, on this computer, and shows what attackers get beside the Dice of each privacy profile. "
             "Nothing is sent."
         )
-    text = _("Checked on {day} ({attacks} attacks, {cases} cases of {patients} patients).").format(
-        day=check.time[:10], attacks=check.attacks, cases=check.cases, patients=check.patients
+    from ppcmi.privacy_check import QUICK_IN_WORDS, few_in_words, is_quick, unseen_in_words
+
+    text = _("Checked on {day} ({attacks} attacks, {cases} cases of {patients} patients, {attacked} attacked).").format(
+        day=check.time[:10], attacks=check.attacks, cases=check.cases, patients=check.patients, attacked=check.attacked
     )
-    if check.controls_hold:
-        return text
-    return text + " " + _("A control did not hold, so the numbers say nothing; make the check again with more cases.")
+    quick = QUICK_IN_WORDS if is_quick(check.attacks) else ""
+    texts = [text, quick, few_in_words(check.attacked), unseen_in_words(check.unseen)]
+    if not check.controls_hold:
+        texts.append(_("A control did not hold, so the numbers say nothing; make the check again with more cases."))
+    return " ".join(filter(None, texts))

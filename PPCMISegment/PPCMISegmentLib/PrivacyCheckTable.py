@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PICTURE_PIXELS, PICTURES_A_ROW = 132, 3
 MARGIN_PIXELS = 4
+USUAL = "coarse"
 
 
 class PrivacyCheckTable:
@@ -39,7 +40,7 @@ class PrivacyCheckTable:
             return  # the row that a user chose stays chosen, and the pictures stay
         self._check, self._pictures = check, {}
         table = self._ui.resultTable
-        header = [_("Profile"), _("Dice"), _("Best attack, SSIM"), _("No known slice"), _("Guess")]
+        header = [_("Profile"), _("Dice of a stand-in"), _bestOf(check), _("No known slice"), _("Guess")]
         rows = [] if check is None else [_cells(row) for row in check.profiles]
         blocked = table.blockSignals(True)
         table.setColumnCount(len(header))
@@ -56,8 +57,9 @@ class PrivacyCheckTable:
         for widget in (table, self._ui.useButton, self._ui.sentencesLabel):
             widget.visible = bool(rows)
         self._ui.picturesLabel.visible = False
-        if rows:
-            table.selectRow(0)
+        if check is not None and rows:
+            profiles = [row.profile for row in check.profiles]
+            table.selectRow(profiles.index(USUAL) if USUAL in profiles else 0)
             self._showChosen()
 
     def addPictures(self, event: Mapping[str, Any]) -> None:
@@ -71,14 +73,16 @@ class PrivacyCheckTable:
     def _showChosen(self) -> None:
         from ppcmi.privacy_check import two_sentences
 
-        row = self._chosen()
-        if row is None:
+        check, row = self._check, self._chosen()
+        if check is None or row is None:
             return
-        self._ui.sentencesLabel.text = escape(" ".join(two_sentences(row)))
+        self._ui.sentencesLabel.text = escape(" ".join(two_sentences(row, check.attacks, check.attacked)))
         self._ui.useButton.text = _("Export with profile {profile}").format(profile=row.profile)
         pictures = self._pictures.get(row.profile, "")
-        self._ui.picturesLabel.text = pictures
-        self._ui.picturesLabel.visible = bool(pictures)
+        label = self._ui.picturesLabel
+        label.text = pictures
+        label.setMinimumHeight(label.sizeHint.height())  # a layout of wrapped texts would cut the last row off
+        label.visible = bool(pictures)
 
     def _chosen(self) -> CheckedProfile | None:
         index = self._ui.resultTable.currentRow()
@@ -88,6 +92,14 @@ class PrivacyCheckTable:
         row = self._chosen()
         if row is not None:
             self._onUse(row.profile)
+
+
+def _bestOf(check: PrivacyCheck | None) -> str:
+    if check is None:
+        return _("Best attack, SSIM")
+    from ppcmi.privacy_check import is_quick
+
+    return _("Best quick attack, SSIM") if is_quick(check.attacks) else _("Best attack, SSIM")
 
 
 def _cells(row: CheckedProfile) -> list[str]:

@@ -37,8 +37,8 @@ class Consent:
     :param time: UTC, ISO 8601, to the second.
     :param action: ``export``, ``upload`` or ``segment``.
     :param what: numbers of what leaves, as :meth:`~ppcmi.what_leaves.Leaving.document` gives them.
-    :param privacy_check: name of the check that the text told of, empty where there was none; None in entries that are
-        older than the check.
+    :param privacy_check: name of the check that measured the profile and whose controls held, empty where there was
+        none; None in entries that are older than the check.
     """
 
     time: str
@@ -68,7 +68,7 @@ class ConsentLog:
         :raises WriteError: if it cannot be written: then nothing should be sent either.
         """
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        seen = "" if check is None else check.name
+        seen = check.name if check is not None and check.measured(leaving.sending.profile) else ""
         entry = Consent(now, action, leaving.task, leaving.document(), TEXT_VERSION, str(answer), seen)
         line = json.dumps(asdict(entry), separators=(",", ":")).encode() + b"\n"
         try:

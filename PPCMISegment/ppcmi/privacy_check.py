@@ -6,7 +6,7 @@ read it. No picture, no case and no patient is in it, and it never leaves. It ne
 Example::
 
     check = read_check(site.folder, part)
-    print(*two_sentences(check.of_profile(Profile.COARSE)))
+    print(*two_sentences(check.of_profile(Profile.COARSE), check.attacks, check.attacked))
 """
 
 from __future__ import annotations
@@ -24,17 +24,28 @@ from ppcmi.files import write_atomically
 from ppcmi.scales import Profile
 from ppcmi.site import TaskProfile, make_private_folder
 from ppcmi.strict_json import parse_object
+from ppcmi.wording import counted
 
-FORMAT = "ppcmi-privacy-check/1"
+FORMAT, EARLIER = "ppcmi-privacy-check/2", "ppcmi-privacy-check/1"
 FOLDER = "privacy-checks"
 LARGEST_BYTES = 1 << 20
+
+FEWEST_ATTACKED = 5
+"""With fewer attacked patients an interval by patient says little."""
+
+DICE_IN_WORDS = (
+    "Dice is of a stand-in for the server's network, trained here in minutes on part of the cases, averaged with the "
+    "network that comes with the codec: it compares profiles, and is not what a trained consortium reaches."
+)
+QUICK_IN_WORDS = "These quick attacks train no decoder for what leaves; a full check does, and usually finds more."
 
 
 @dataclass(frozen=True)
 class CheckedProfile:
     """What a check found of one privacy profile; intervals are 95 %, by patient.
 
-    :param dice: mean over structures on the site's own attacked cases; not a number where they have no labels.
+    :param dice: mean over structures on the site's own attacked cases, of a stand-in for the server's network averaged
+        with the codec's own; not a number where they have no labels.
     :param best_ssim: of the best pictures that any attack made without the inner key, 1 is the slice itself.
     :param best_attack: which one that was.
     :param unaided_ssim: of the best that knew no slice of this site.
@@ -65,7 +76,9 @@ class PrivacyCheck:
     :param codec: SHA-256 (32 hexadecimal digits) of the codec's file: with another codec the numbers are others.
     :param scope: of the task's membership.
     :param attacks: ``quick`` or ``full``.
-    :param controls_hold: whether every control held; where one did not, the numbers say nothing.
+    :param cases, patients: that the check was given, ``attacked`` how many of these patients were attacked.
+    :param unseen: whether the codec was trained on none of the attacked cases, as far as that is known.
+    :param controls_hold: whether every control of what is kept here held; where one did not, the numbers say nothing.
     """
 
     time: str
@@ -75,6 +88,8 @@ class PrivacyCheck:
     attacks: str
     cases: int
     patients: int
+    attacked: int
+    unseen: bool
     seed: int
     seconds: float
     controls_hold: bool
@@ -89,6 +104,10 @@ class PrivacyCheck:
     def of_profile(self, profile: str) -> CheckedProfile | None:
         """What it found of a profile, None if that was not looked at."""
         return next((row for row in self.profiles if row.profile == profile), None)
+
+    def measured(self, profile: str) -> bool:
+        """Whether it says anything of a profile: it looked at it, and its controls held."""
+        return self.controls_hold and self.of_profile(profile) is not None
 
 
 def write_check(site_folder: Path, task_name: str, check: PrivacyCheck) -> None:
@@ -107,6 +126,8 @@ def write_check(site_folder: Path, task_name: str, check: PrivacyCheck) -> None:
 def read_check(site_folder: Path, part: TaskProfile) -> PrivacyCheck | None:
     """The last check of a task, None if there was none, or none with the task and the codec as they are now.
 
+    One of an earlier version, which does not say how many were attacked, counts as none.
+
     :raises SiteError: if what is kept cannot be read.
     """
     path = site_folder / FOLDER / f"{part.task.name}.json"
@@ -117,7 +138,12 @@ def read_check(site_folder: Path, part: TaskProfile) -> PrivacyCheck | None:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SiteError("The last privacy check cannot be read; make it again.") from error
-    if check.task != part.task.identity or check.codec != codec_digest(part) or check.scope != part.membership.scope:
+    if (
+        check is None
+        or check.task != part.task.identity
+        or check.codec != codec_digest(part)
+        or check.scope != part.membership.scope
+    ):
         return None
     return check
 
@@ -130,22 +156,51 @@ def codec_digest(part: TaskProfile) -> str:
         return ""
 
 
-def two_sentences(found: CheckedProfile) -> tuple[str, str]:
-    """What a check found of a profile, for a data protection officer."""
+def is_quick(attacks: str) -> bool:
+    """Whether attacks, in the words of :attr:`PrivacyCheck.attacks`, trained no decoder for what leaves."""
+    return attacks.startswith("quick")
+
+
+def two_sentences(found: CheckedProfile, attacks: str, attacked: int) -> tuple[str, str]:
+    """What a check found of a profile, for a data protection officer.
+
+    :param attacks, attacked: see :class:`PrivacyCheck`.
+    """
     dice = (
         ""
         if math.isnan(found.dice)
-        else f"; segmentation with it reaches a Dice of {_number(found.dice)} on the same cases"
+        else f"; segmentation with it, by a stand-in for the server's network, reaches a Dice of {_number(found.dice)} "
+        "on the same cases"
+    )
+    quick, more = (
+        ("quick ", "; the quick attacks train no decoder for what leaves, and a full check usually finds more")
+        if is_quick(attacks)
+        else ("", "")
     )
     return (
-        f"Of what leaves in profile {found.profile}, the best attack without the inner key ({found.best_attack}) made "
-        f"pictures as similar to the slices as SSIM {_number(found.best_ssim)} "
-        f"(95 %: {_number(found.best_low)} to {_number(found.best_high)}) and the best that knew no slice of this site "
-        f"{_number(found.unaided_ssim)}, where drawing the mean slice, having seen nothing, gives "
-        f"{_number(found.chance_ssim)} and the slice itself 1{dice}.",
+        f"Of what leaves in profile {found.profile}, the best {quick}attack without the inner key "
+        f"({found.best_attack}) made pictures as similar to the slices as SSIM {_number(found.best_ssim)} "
+        f"(95 %: {_number(found.best_low)} to {_number(found.best_high)}, of {counted(attacked, 'attacked patient')}) "
+        f"and the best that knew no slice of this site {_number(found.unaided_ssim)}, where drawing the mean slice, "
+        f"having seen nothing, gives {_number(found.chance_ssim)} and the slice itself 1{dice}{more}.",
         "What leaves stays personal data about health, at the server and for every member who helps it: it needs the "
         "legal basis, the contracts and the access rules that images need, and nobody here calls it anonymous.",
     )
+
+
+def few_in_words(attacked: int) -> str:
+    """What to say of intervals by so few patients; empty if they are enough."""
+    if attacked >= FEWEST_ATTACKED:
+        return ""
+    were = "was" if attacked == 1 else "were"
+    return f"Only {counted(attacked, 'patient')} {were} attacked: too few for the intervals to say much."
+
+
+def unseen_in_words(unseen: bool) -> str:
+    """What to say beside a Dice of where the attacked cases come from."""
+    if unseen:
+        return "As far as is known, the codec was not trained on the attacked cases."
+    return "The codec may have been trained on the attacked cases, which favors both Dice and attackers."
 
 
 def checked_in_words(check: PrivacyCheck | None, profile: Profile) -> str:
@@ -158,14 +213,18 @@ def checked_in_words(check: PrivacyCheck | None, profile: Profile) -> str:
     found = check.of_profile(profile)
     if found is None:
         return f"The privacy check of {check.time[:10]} did not look at profile {profile}."
-    sentence = (
-        f"Privacy check of {check.time[:10]} ({check.attacks} attacks, {check.patients} patients): the best picture "
-        f"without the inner key has SSIM {_number(found.best_ssim)}, a guess {_number(found.chance_ssim)}, the slice "
-        "itself 1."
-    )
+    sentences = [
+        f"Privacy check of {check.time[:10]} ({check.attacks} attacks, {check.attacked} of "
+        f"{counted(check.patients, 'patient')} attacked): the best picture without the inner key has SSIM "
+        f"{_number(found.best_ssim)}, a guess {_number(found.chance_ssim)} (similarity; 1 is the slice itself)."
+    ]
+    if is_quick(check.attacks):
+        sentences.append(QUICK_IN_WORDS)
+    if few_in_words(check.attacked):
+        sentences.append(few_in_words(check.attacked))
     if not check.controls_hold:
-        sentence += " A control of it did not hold, so these numbers say nothing."
-    return sentence
+        sentences.append("A control of it did not hold, so these numbers say nothing.")
+    return " ".join(sentences)
 
 
 def _number(value: float) -> str:
@@ -187,12 +246,16 @@ def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None else value for name, value in row.items()}
 
 
-def _parsed(content: bytes) -> PrivacyCheck:
+def _parsed(content: bytes) -> PrivacyCheck | None:
     document = parse_object(content)
-    if len(content) > LARGEST_BYTES or document.pop("format") != FORMAT:
+    written = document.pop("format")
+    if written == EARLIER:
+        return None
+    if len(content) > LARGEST_BYTES or written != FORMAT:
         raise ValueError("another format")
     rows = [CheckedProfile(**_with_nan(row)) for row in document.pop("profiles")]
     check = PrivacyCheck(**document, profiles=tuple(rows))
+    few_in_words(check.attacked)
     for row in rows:
-        two_sentences(row)  # what is kept can be said
+        two_sentences(row, check.attacks, check.attacked)  # what is kept can be said
     return check

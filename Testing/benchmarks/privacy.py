@@ -68,7 +68,7 @@ class Networks:
 
     :param minimized: the usual codec of site A, and ``minimized_surrogate`` the attacker's own.
     :param autoencoder: the same without minimization, and ``surrogate`` the attacker's own.
-    :param published: the published codec of site A; where slices are too small for it, ``autoencoder``.
+    :param published: the published codec of site A; where none was trained, ``autoencoder``, which the report says.
     :param decoder: site A's own.
     """
 
@@ -222,7 +222,7 @@ class Run:
         return {"dfil": float(leakage.mean())}
 
     def _floor(self, profile: Profile) -> dict[str, Any]:
-        """SSIM of pictures drawn from the true mask latents: whatever predicts the mask gives away as much."""
+        """SSIM of pictures drawn from the true mask latents: what the mask itself gives away."""
         subjects, generator = self.bench.subjects, torch.Generator().manual_seed(SEED)
 
         def masks(cases: SliceSet) -> Latents:

@@ -12,7 +12,7 @@ from ppcmi.audit.check import check_of
 from ppcmi.codec.codec import Codec
 from ppcmi.consent_log import ConsentLog
 from ppcmi.phantoms import write_phantom_folder
-from ppcmi.privacy_check import FOLDER, read_check, write_check
+from ppcmi.privacy_check import FOLDER, QUICK_IN_WORDS, read_check, unseen_in_words, write_check
 from ppcmi.site import Membership, SiteProfile
 from ppcmi.task import load_task, task_to_json
 from slicer_module.export_panel import add_phantom, opened_export, to_file, wait_for_checks
@@ -99,13 +99,18 @@ def test_the_last_check_is_shown_and_its_profile_can_be_chosen(opened, site):
     keep_a_check(site)
     panel = opened(phantoms=0)
     section = panel.privacy
-    assert "12 cases of 10 patients" in section.ui.stateLabel.text
+    assert "12 cases of 10 patients, 3 attacked" in section.ui.stateLabel.text
+    for said in (QUICK_IN_WORDS, "Only 3 patients were attacked", unseen_in_words(False)):
+        assert said in section.ui.stateLabel.text
+    header = [section.ui.resultTable.horizontalHeaderItem(column).text() for column in (1, 2)]
+    assert header == ["Dice of a stand-in", "Best quick attack, SSIM"]
     assert cells(section) == [
         ["coarse", "0.87", "0.52 (0.49 to 0.55)", "0.44", "0.36"],
         ["minimal", "0.86", "0.40 (0.37 to 0.43)", "0.32", "0.36"],
     ]
     section.ui.resultTable.selectRow(1)
     assert "SSIM 0.40" in section.ui.sentencesLabel.text
+    assert "a full check usually finds more" in section.ui.sentencesLabel.text
     assert "personal data about health" in section.ui.sentencesLabel.text
     assert section.ui.useButton.text == "Export with profile minimal"
     section.ui.useButton.click()
@@ -145,6 +150,7 @@ def test_a_check_runs_on_copies_that_go_and_only_numbers_stay(opened, slicer_hos
     assert cells(section)[0][0] == "minimal"
     assert 'src="data:image/png;base64,' in section.ui.picturesLabel.text
     assert "What leaves" in section.ui.picturesLabel.text
+    assert section.ui.picturesLabel.minimumHeight >= section.ui.picturesLabel.sizeHint.height()  # none is cut off
     stored = (site.folder / FOLDER / f"{TASK}.json").read_text()
     assert "phantom_" not in stored
     assert "base64" not in stored
@@ -197,6 +203,28 @@ def test_before_the_first_export_a_check_is_offered_and_not_forced(opened, slice
     assert not panel.ui.privacyCollapsibleButton.collapsed
     assert len(ConsentLog(site.folder).entries()) == 1
     panel.privacy.ui.checkButton.click()
+
+
+@pytest.mark.parametrize(
+    ("controls_hold", "profile", "reason"),
+    [
+        (False, "coarse", "A control of the last privacy check did not hold"),
+        (True, "full", "The last privacy check did not look at profile full"),
+    ],
+)
+def test_a_check_that_says_nothing_of_the_profile_silences_no_question(
+    opened, slicer_host, site, tmp_path, controls_hold, profile, reason
+):
+    keep_a_check(site, controls_hold=controls_hold)
+    panel = opened(phantoms=1)
+    panel.ui.destinationSelector.currentIndex = panel.ui.destinationSelector.findData("file")
+    panel.ui.profileSelector.currentIndex = panel.ui.profileSelector.findData(profile)
+    wait_for_checks(slicer_host, panel)
+    slicer_host.dialogs.answer("no", str(tmp_path / "a.ppcmi"), "no")
+    panel.ui.exportButton.click()
+    offer, _file, _question = slicer_host.dialogs.texts
+    assert reason in offer
+    assert ConsentLog(site.folder).entries()[-1].privacy_check == ""
 
 
 def test_after_a_check_the_question_quotes_it_and_the_log_names_it(opened, slicer_host, site, tmp_path):

@@ -8,16 +8,26 @@ import numpy as np
 
 from ppcmi.audit.attacker import Finding
 from ppcmi.audit.document import AuditReport, Control, PictureRow, ProfileRow
-from ppcmi.audit.wording import CLAIMS_NOT_MADE
+from ppcmi.audit.wording import CLAIMS_NOT_MADE, NOT_KNOWN
 
 KEYED = "two layers, coarse; server with the codec"
 COLLUDING = "two layers, coarse; server with a member"
 
 
-def a_report(*, dice: float = 0.87, holds: bool = True, size: tuple[int, int] = (64, 48)) -> AuditReport:
-    """Two profiles, five findings in two settings, two controls and a slice of each profile.
+def a_report(
+    *,
+    dice: float = 0.87,
+    holds: bool = True,
+    members_alike: bool = True,
+    size: tuple[int, int] = (64, 48),
+    attacks: str = "quick",
+    attacked: int = 3,
+    unseen: str = NOT_KNOWN,
+) -> AuditReport:
+    """Two profiles, five findings in two settings, three controls and a slice of each profile.
 
     :param dice: of profile ``coarse``; not a number where the cases had no labels.
+    :param holds: of a control of all numbers, ``members_alike`` of one of A10's alone.
     """
     return AuditReport(
         findings=[
@@ -34,9 +44,20 @@ def a_report(*, dice: float = 0.87, holds: bool = True, size: tuple[int, int] = 
         controls=[
             Control("key off", "The decoder gets the upper bound.", 0.93, True),
             Control("wrong key", "A decode with a wrong key is no better than a guess.", 0.31, holds),
+            Control("members alike", "Nothing without a model.", 0.52, members_alike, "A10"),
         ],
         pictures=[_pictures("coarse", size, 1), _pictures("minimal", size, 2)],
-        config={"task": "phantom 1", "attacks": "quick", "scope": "consortium", "seed": 1, "cases": 12, "patients": 10},
+        config={
+            "task": "phantom 1",
+            "attacks": attacks,
+            "scope": "consortium",
+            "seed": 1,
+            "cases": 12,
+            "patients": 10,
+            "attacked": attacked,
+            "victims": 4,
+            "unseen": unseen,
+        },
         versions={"ppcmi": "0.1.0"},
         seconds=83.0,
         claims_not_made=list(CLAIMS_NOT_MADE),

@@ -12,7 +12,7 @@ from ppcmi.cli import audit
 from ppcmi.cli.main import main
 from ppcmi.codec.codec import Codec
 from ppcmi.phantoms import write_phantom_folder
-from ppcmi.privacy_check import read_check
+from ppcmi.privacy_check import DICE_IN_WORDS, QUICK_IN_WORDS, read_check, unseen_in_words
 from ppcmi.site import Membership
 from ppcmi.task import load_task, task_to_json
 from support.relay import relay_for
@@ -121,6 +121,10 @@ def test_a_check_from_files_to_report_needs_no_server_and_leaves_numbers_at_the_
     kept = read_check(a_site.folder, a_site.task("phantom"))
     assert kept.of_profile("minimal").best_ssim == report.profiles[0].best_ssim
     assert not kept.controls_hold
+    assert (kept.attacked, kept.patients, kept.unseen) == (2, 8, False)
+    texts = [event.get("text", "") for event in events]
+    for said in (QUICK_IN_WORDS, "Only 2 patients were attacked", DICE_IN_WORDS, unseen_in_words(False)):
+        assert any(said in text for text in texts)
     (shown,) = [event for event in events if event["event"] == "privacy"]
     assert shown["name"] == kept.name
     pictures = [event for event in events if event["event"] == "pictures"]

@@ -14,7 +14,8 @@ from PIL import Image
 from ppcmi.audit.attacker import Finding
 from ppcmi.audit.report_page import best_by_setting, page
 from ppcmi.audit.report_plots import Bar, Interval, TradeOff, interval_plot, trade_off_plot
-from ppcmi.audit.wording import ATTACKS, CLAIMS_NOT_MADE
+from ppcmi.audit.wording import ATTACKS, CLAIMS_NOT_MADE, YES
+from ppcmi.privacy_check import DICE_IN_WORDS, QUICK_IN_WORDS, unseen_in_words
 from support.audit_reports import COLLUDING, KEYED, a_report
 
 
@@ -69,7 +70,10 @@ def test_pictures_are_those_of_the_report(text, tmp_path):
 def test_every_number_stands_beside_its_interval_and_what_a_guess_gives(text):
     rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", text, re.DOTALL)]
     lines = [" ".join(row) for row in rows]
-    assert any(line.startswith("coarse 1,536 numbers 1.6 kB 0.87 (0.85 to 0.89) 0.52 (0.49 to 0.55)") for line in lines)
+    assert any(
+        line.startswith("coarse 1,536 numbers 1.6 kB 0.87 (0.85 to 0.89) server&#x27;s part 0.84 0.52 (0.49 to 0.55)")
+        for line in lines
+    )
     assert (
         "A3 aligned statistics SSIM&nbsp; 0.44 (0.41 to 0.47) , guess&nbsp;0.36 ; "
         "PSNR&nbsp; 15.2 (14.8 to 15.9) , guess&nbsp;14.1 2"
@@ -94,6 +98,41 @@ def test_a_control_that_does_not_hold_is_said_before_any_number(text):
     broken = page(a_report(holds=False))
     assert broken.index("A control did not hold") < broken.index("What each profile costs")
     assert "wrong key" in broken[broken.index("A control did not hold") : broken.index("What each profile costs")]
+
+
+def test_a_gate_of_membership_voids_its_numbers_alone():
+    broken = page(a_report(members_alike=False))
+    assert "The numbers of A10 say nothing about privacy until it does: members alike." in broken
+    assert "The numbers on this page say nothing" not in broken
+    assert "<td>A10 alone</td>" in broken
+
+
+def test_a_quick_check_says_on_top_that_a_full_one_finds_more():
+    quick, full = page(a_report()), page(a_report(attacks="full"))
+    assert quick.index(QUICK_IN_WORDS) < quick.index("What each profile costs")
+    assert "best quick attack: SSIM" in quick
+    assert QUICK_IN_WORDS not in full
+    assert "quick attack" not in full.replace("quick check", "")
+
+
+def test_how_many_were_attacked_stands_by_the_intervals():
+    few, enough = page(a_report()), page(a_report(attacked=5))
+    assert "10 patients · 12 cases · 3 patients attacked" in few
+    assert "of 3 attacked patients" in few
+    assert few.index("Only 3 patients were attacked") < few.index("What each profile costs")
+    assert "Few patients." not in enough
+
+
+def test_beside_dice_stand_what_it_is_of_and_whether_the_codec_knew_the_cases(text):
+    for words in (DICE_IN_WORDS, unseen_in_words(False)):
+        assert words in text
+    assert unseen_in_words(True) in page(a_report(unseen=YES))
+
+
+def test_what_was_run_is_said_in_words(text):
+    facts = text[text.index("What was run") :]
+    assert "<dt>cases attacked</dt><dd>4</dd>" in facts
+    assert "victims" not in facts
 
 
 def test_without_labels_there_is_no_dice_and_no_plot():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ppcmi.audit.attacker import Finding
 from ppcmi.audit.attacks.likelihood_ratio import Evidence, loss_scores, offline_scores, online_scores
 from ppcmi.audit.attacks.membership import (
     LIRA,
@@ -23,6 +24,8 @@ from ppcmi.audit.attacks.membership import (
     records_of,
     without_model,
 )
+from ppcmi.audit.training_membership import VOID, gates, judged
+from ppcmi.audit.wording import MEASURES
 from ppcmi.codec.codec import Codec
 from ppcmi.errors import CancelledError
 from ppcmi.latents import Latents
@@ -64,7 +67,9 @@ def remembering(records, strength):
         known = torch.isin(records.patient, chosen)
 
         def mapping(images):
-            distance = torch.cdist(images["b"].flatten(1), records.images["b"].flatten(1))
+            # By products, the distance of a slice to itself is not 0 on every processor.
+            exact = "donot_use_mm_for_euclid_dist"
+            distance = torch.cdist(images["b"].flatten(1), records.images["b"].flatten(1), compute_mode=exact)
             nearest = distance.argmin(dim=1)
             share = strength * (known[nearest] & (distance.min(dim=1).values < 1e-3)).float()[:, None, None, None]
             noise = 0.2 * torch.randn(images["b"].shape, generator=torch.Generator().manual_seed(int(chosen.sum())))
@@ -129,6 +134,31 @@ def test_the_gate_without_a_model_sees_groups_that_differ_by_themselves(records)
     shifted = Records(records.images.map(lambda _, v: v + shift), records.masks, records.patient)
     evidence = Evidence(torch.zeros(len(member), len(records.patient), 1), member, records.patient)
     assert without_model(evidence, shifted, "two scanners", seed=1).low > 0.9
+
+
+def gate(title, value, low, high):
+    return Finding("A10", title, "x", "AUC", value, low, high, 0.5, 1.0, "4 patients")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "holds"), [(0.4, 0.6, True), (0.55, 0.8, False), (0.2, 0.45, False), (math.nan, math.nan, False)]
+)
+def test_the_gate_without_a_model_holds_if_its_interval_holds_one_half(low, high, holds):
+    (control,) = gates([gate(WITHOUT_MODEL, 0.5, low, high)])
+    assert control.holds is holds
+    assert control.guards == "A10"
+
+
+def test_where_a_gate_does_not_hold_every_number_of_membership_says_so():
+    broken, _ = judged([gate(LIRA, 0.9, 0.8, 1.0), gate(OVERFITTED, 0.6, 0.5, 0.7)])
+    assert [finding.note for finding in broken] == [f"{VOID}; 4 patients"] * 2
+    sound = [gate(LIRA, 0.9, 0.8, 1.0), gate(OVERFITTED, 0.9, 0.8, 1.0)]
+    assert judged(sound)[0] == sound
+
+
+def test_the_measures_of_membership_are_explained(records):
+    findings = measure_membership(remembering(records, 0.0), records, CONFIG, seed=1)
+    assert all(finding.measure.startswith(tuple(MEASURES)) for finding in findings)
 
 
 def test_halves_are_halves_and_differ(records):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ppcmi.audit.settings import knowledge_of, settings_of, two_layers
-from ppcmi.audit.subjects import patients_of, split_subjects, thin
+from ppcmi.audit.subjects import attributes_of, patients_of, split_subjects, thin
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.data_folders import CaseFiles
@@ -66,6 +66,54 @@ def test_patients_come_from_the_table_and_a_case_without_an_entry_is_one_of_its_
     assert len(set(patients_of([case(), case()], None))) == 2
     with pytest.raises(AuditError, match="no column"):
         patients_of(exams, "nobody")
+
+
+def test_patients_of_held_out_folds_are_attacked_first(subjects):
+    def attacked(folds):
+        return split_subjects(quick_slice_set(CASES, seed=1), PATIENTS, seed=1, folds=folds)
+
+    unseen = attacked(["train"] * 10 + ["test"] * 4)  # of the last two patients, and two are attacked
+    assert sorted(set(unseen.victim_patient.tolist())) == [5, 6]
+    assert unseen.held_out
+    val_later = attacked(["val"] * 4 + ["train"] * 4 + ["val"] * 2 + ["test"] * 4)
+    assert sorted(set(val_later.victim_patient.tolist())) == [5, 6]
+    too_few = attacked(["train"] * 12 + ["test"] * 2)
+    assert 6 in too_few.victim_patient
+    assert not too_few.held_out
+    half = attacked(["train"] * 11 + ["test"] * 3)  # a case of patient 5 is not held out
+    assert not half.held_out
+    assert not subjects.held_out
+    assert torch.equal(attacked([None] * CASES).victim_patient, subjects.victim_patient)
+
+
+def table(tmp_path, **columns):
+    """Cases with these columns, a value for each case."""
+    names = list(columns)
+    rows = zip(*columns.values(), strict=True)
+    return [CaseFiles("x", tmp_path, None, attributes=dict(zip(names, row, strict=True))) for row in rows]
+
+
+def test_columns_that_say_something_of_patients_are_attributes_and_those_that_name_them_are_not(tmp_path):
+    cases = table(
+        tmp_path,
+        patient=PATIENTS,
+        mother=["m0" if patient in ("p0", "p1", "p2") else "m1" for patient in PATIENTS],
+        scanner=["", *("old" if index < 8 else "new" for index in range(1, CASES))],
+        day=[f"day {index}" for index in range(CASES)],
+        ward=["one", "one", *["two"] * (CASES - 2)],
+        same=["x"] * CASES,
+    )
+    found = attributes_of(cases, None)
+    assert set(found) == {"mother", "scanner"}, "a ward of a single patient would name it"
+    assert found["scanner"] == ["", *["old"] * 7, *["new"] * 6]
+    assert attributes_of(cases, "mother") == {}, "it names patients, and no other column is shared by two of these"
+
+
+def test_attributes_go_with_their_cases():
+    names = {"patient": PATIENTS}
+    subjects = split_subjects(quick_slice_set(CASES, seed=1), PATIENTS, seed=1, attributes=names)
+    patients = torch.cat((subjects.victim_patient, subjects.collected_patient)).tolist()
+    assert subjects.attributes == {"patient": [f"p{number}" for number in patients]}
 
 
 def test_thinning_keeps_the_ends_of_a_case_and_its_order():

@@ -14,6 +14,7 @@ from ppcmi.audit.document import AuditReport
 from ppcmi.audit.mapping import MappingConfig, fit_stand_in, measure_usefulness, train_mapper
 from ppcmi.audit.subjects import split_subjects
 from ppcmi.audit.suite import AuditConfig, audit
+from ppcmi.audit.wording import MEASURES, NOT_KNOWN
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.training import train_codec
 from ppcmi.errors import AuditError, CancelledError
@@ -94,7 +95,8 @@ def test_pictures_are_of_victims_with_the_strongest_attacks_and_the_guess(report
     for row in report.pictures:
         assert row.image.shape == row.guess.shape == (64, 64)
         assert row.image.dtype == row.leaving.dtype == np.uint8
-        assert 1 <= len(row.reconstructions) <= 4
+        assert {name.partition(":")[0] for name in row.reconstructions} == {"A1", "A2", "A3"}
+        assert len(row.reconstructions) == 3
         assert all(picture.shape == (64, 64) for picture in row.reconstructions.values())
 
 
@@ -112,6 +114,29 @@ def test_the_document_has_every_number_and_no_picture(report):
     for damaged in ("", "{}", text.replace("ppcmi-audit/1", "ppcmi-audit/9"), text.replace("chance", "luck")):
         with pytest.raises(AuditError):
             AuditReport.from_json(damaged)
+
+
+def test_every_measure_is_explained(report):
+    measured = {finding.measure for finding in report.findings}
+    assert {"matched rightly", "correlation with the image", "TPR at 1% FPR"} <= measured
+    assert [name for name in measured if not name.startswith(tuple(MEASURES))] == []
+
+
+def test_the_report_says_how_many_were_attacked_and_whether_the_codec_knew_them(report):
+    assert (report.config["attacked"], report.config["patients"]) == (4, CASES)
+    assert report.config["unseen"] == NOT_KNOWN
+
+
+def test_attributes_of_the_subjects_are_attacked_in_a_full_check(subjects, codec):
+    full = replace(CONFIG, attacks="full")
+    count = subjects.victims.cases + subjects.collected.cases
+
+    def steps(chosen):
+        return next(audit(chosen, codec, full)).total
+
+    settings = 4 + 4 * len(PROFILES)
+    told = replace(subjects, attributes={"scanner": ["x"] * count})
+    assert steps(told) == steps(subjects) + settings
 
 
 def test_it_can_be_ended_between_steps_and_within_a_training(subjects, codec):

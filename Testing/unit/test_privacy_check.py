@@ -11,7 +11,18 @@ import pytest
 from ppcmi.audit.check import check_of
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.errors import SiteError
-from ppcmi.privacy_check import FOLDER, checked_in_words, codec_digest, read_check, two_sentences, write_check
+from ppcmi.privacy_check import (
+    FEWEST_ATTACKED,
+    FOLDER,
+    QUICK_IN_WORDS,
+    checked_in_words,
+    codec_digest,
+    few_in_words,
+    read_check,
+    two_sentences,
+    unseen_in_words,
+    write_check,
+)
 from ppcmi.scales import Profile
 from ppcmi.site import Membership, TaskProfile
 from ppcmi.task import task_to_json
@@ -51,7 +62,8 @@ def test_it_holds_numbers_and_no_picture_and_no_case(tmp_path, a_part):
     document = json.loads((tmp_path / FOLDER / "tiny.json").read_text())
     rows = document.pop("profiles")
     assert set(document) == {
-        "format", "time", "task", "codec", "scope", "attacks", "cases", "patients", "seed", "seconds", "controls_hold"
+        "format", "time", "task", "codec", "scope", "attacks", "cases", "patients", "attacked", "unseen", "seed",
+        "seconds", "controls_hold",
     }  # fmt: skip
     for row in rows:
         words = {name: value for name, value in row.items() if isinstance(value, str)}
@@ -77,7 +89,7 @@ def test_without_a_codec_there_is_no_check(tmp_path, a_part):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"format": "ppcmi-privacy-check/1"}', b'{"format": "other"}', b"\xff", b"{" * 5000]
+    "content", [b"", b"[]", b'{"format": "ppcmi-privacy-check/2"}', b'{"format": "other"}', b"\xff", b"{" * 5000]
 )
 def test_a_damaged_file_is_said_in_one_sentence(tmp_path, a_part, content):
     write_check(tmp_path, "tiny", a_check(a_part))
@@ -86,13 +98,21 @@ def test_a_damaged_file_is_said_in_one_sentence(tmp_path, a_part, content):
         read_check(tmp_path, a_part)
 
 
+def test_a_check_of_an_earlier_version_is_none(tmp_path, a_part):
+    """It does not say how many patients were attacked, and a failed gate of A10 voided all of it."""
+    write_check(tmp_path, "tiny", a_check(a_part))
+    path = tmp_path / FOLDER / "tiny.json"
+    path.write_text(path.read_text().replace("ppcmi-privacy-check/2", "ppcmi-privacy-check/1"))
+    assert read_check(tmp_path, a_part) is None
+
+
 def test_a_dice_that_was_not_measured_stays_so(tmp_path, a_part):
     check = check_of(a_report(dice=math.nan), a_part, "quick", cases=12, patients=10, seed=1)
     write_check(tmp_path, "tiny", check)
     kept = read_check(tmp_path, a_part)
     assert math.isnan(kept.of_profile("coarse").dice)
     assert kept.name == check.name
-    assert "Dice" not in two_sentences(kept.of_profile("coarse"))[0]
+    assert "Dice" not in two_sentences(kept.of_profile("coarse"), "quick", 3)[0]
 
 
 def test_checks_with_other_numbers_have_other_names(a_part):
@@ -102,11 +122,50 @@ def test_checks_with_other_numbers_have_other_names(a_part):
 
 
 def test_the_two_sentences_have_the_numbers_and_call_nothing_anonymous(a_part):
-    first, second = two_sentences(a_check(a_part).of_profile("coarse"))
-    for number in ("0.52", "0.49 to 0.55", "0.44", "0.36", "0.87"):
+    first, second = two_sentences(a_check(a_part).of_profile("coarse"), "full", 3)
+    for number in ("0.52", "0.49 to 0.55, of 3 attacked patients", "0.44", "0.36", "0.87"):
         assert number in first
+    assert "the best attack without the inner key" in first
+    assert "by a stand-in for the server's network" in first
+    assert "quick" not in first
     assert "nobody here calls it anonymous" in second
     assert "personal data about health" in second
+
+
+@pytest.mark.parametrize("attacks", ["quick", "quick, shortened"])
+def test_a_quick_check_says_that_it_trains_no_decoder(a_part, attacks):
+    check = a_check(a_part, attacks=attacks)
+    first, _ = two_sentences(check.of_profile("coarse"), attacks, 3)
+    assert "the best quick attack" in first
+    assert "train no decoder" in first
+    assert "a full check usually finds more" in first
+    assert QUICK_IN_WORDS in checked_in_words(check, Profile.COARSE)
+    assert "decoder" not in checked_in_words(replace(check, attacks="full"), Profile.COARSE)
+
+
+def test_few_attacked_patients_are_said_beside_the_interval(a_part):
+    check = a_check(a_part)
+    assert "(quick attacks, 3 of 10 patients attacked)" in checked_in_words(check, Profile.COARSE)
+    assert "Only 3 patients were attacked" in checked_in_words(check, Profile.COARSE)
+    assert "Only 1 patient was attacked" in few_in_words(1)
+    assert few_in_words(FEWEST_ATTACKED) == ""
+    assert "Only" not in checked_in_words(replace(check, attacked=FEWEST_ATTACKED), Profile.COARSE)
+
+
+def test_whether_the_codec_knows_the_attacked_cases_is_kept(a_part):
+    assert not a_check(a_part).unseen
+    assert "may have been trained on the attacked cases" in unseen_in_words(False)
+    known = check_of(a_report(unseen="yes"), a_part, "quick", cases=12, patients=10, seed=1)
+    assert known.unseen
+    assert "was not trained on the attacked cases" in unseen_in_words(True)
+
+
+def test_a_gate_of_membership_voids_no_number_of_pictures(a_part):
+    def kept(**controls):
+        return check_of(a_report(**controls), a_part, "full", cases=12, patients=10, seed=1)
+
+    assert kept(members_alike=False).controls_hold
+    assert not kept(holds=False).controls_hold
 
 
 def test_the_question_says_what_was_checked_or_that_nothing_was(a_part):
@@ -114,7 +173,7 @@ def test_the_question_says_what_was_checked_or_that_nothing_was(a_part):
     assert checked_in_words(None, Profile.COARSE).startswith("No privacy check was made")
     text = checked_in_words(check, Profile.COARSE)
     assert "SSIM 0.52, a guess 0.36" in text
-    assert "10 patients" in text
+    assert "similarity; 1 is the slice itself" in text
     assert "did not look at profile full" in checked_in_words(check, Profile.FULL)
     assert "say nothing" in checked_in_words(replace(check, controls_hold=False), Profile.COARSE)
 
@@ -132,4 +191,13 @@ def test_the_consent_and_its_log_name_the_check_that_was_seen(tmp_path, a_part):
     )
     entries = log.entries()
     assert [entry.privacy_check for entry in entries] == ["", check.name, None]
-    assert entries[0].text_version == TEXT_VERSION == 2
+    assert entries[0].text_version == TEXT_VERSION == 3
+
+
+def test_the_log_names_no_check_that_says_nothing_of_what_leaves(tmp_path, a_part):
+    check, log = a_check(a_part), ConsentLog(tmp_path)
+    coarse, full = (export_of_slices([3], a_part.task, Sending(p), variants=0) for p in (Profile.COARSE, Profile.FULL))
+    log.record("export", full, Answer.YES, check)  # it did not look at that profile
+    log.record("export", coarse, Answer.YES, replace(check, controls_hold=False))
+    log.record("export", coarse, Answer.YES, check)
+    assert [entry.privacy_check for entry in log.entries()] == ["", "", check.name]

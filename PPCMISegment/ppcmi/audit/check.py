@@ -6,6 +6,7 @@ import datetime as dt
 from dataclasses import fields
 
 from ppcmi.audit.document import AuditReport, ProfileRow
+from ppcmi.audit.wording import YES
 from ppcmi.privacy_check import CheckedProfile, PrivacyCheck, codec_digest
 from ppcmi.site import TaskProfile
 
@@ -13,7 +14,7 @@ from ppcmi.site import TaskProfile
 def check_of(
     report: AuditReport, part: TaskProfile, attacks: str, cases: int, patients: int, seed: int
 ) -> PrivacyCheck:
-    """What is kept of a report: numbers, no pictures."""
+    """What is kept of a report: numbers of pictures and Dice, no picture, nothing of membership."""
     return PrivacyCheck(
         time=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         task=part.task.identity,
@@ -22,9 +23,11 @@ def check_of(
         attacks=attacks,
         cases=cases,
         patients=patients,
+        attacked=int(report.config["attacked"]),
+        unseen=report.config["unseen"] == YES,
         seed=seed,
         seconds=report.seconds,
-        controls_hold=all(control.holds for control in report.controls),
+        controls_hold=not report.broken_controls(),
         profiles=tuple(checked_profile(row) for row in report.profiles),
     )
 

@@ -54,15 +54,17 @@ class ProfileRow:
 
 @dataclass(frozen=True)
 class Control:
-    """A check of the suite itself: if it does not hold, the numbers beside it mean nothing.
+    """A check of the suite itself: if it does not hold, the numbers that it guards mean nothing.
 
     :param expected: what must be so, as a sentence.
+    :param guards: the attack whose numbers it guards, such as ``A10``; empty where it guards all.
     """
 
     name: str
     expected: str
     value: float
     holds: bool
+    guards: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,10 @@ class AuditReport:
     versions: Mapping[str, str]
     seconds: float
     claims_not_made: list[str] = field(default_factory=list)
+
+    def broken_controls(self, guards: str = "") -> list[str]:
+        """Names of the controls of all numbers, or of one attack's, that did not hold."""
+        return [control.name for control in self.controls if control.guards == guards and not control.holds]
 
     def to_json(self) -> str:
         """The document, without pictures."""

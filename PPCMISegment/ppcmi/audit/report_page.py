@@ -14,7 +14,15 @@ from ppcmi.audit.attacker import Finding
 from ppcmi.audit.check import checked_profile
 from ppcmi.audit.document import AuditReport
 from ppcmi.audit.report_plots import Bar, Interval, TradeOff, interval_plot, trade_off_plot
-from ppcmi.audit.wording import METHOD, two_sentences
+from ppcmi.audit.wording import METHOD, YES
+from ppcmi.privacy_check import (
+    DICE_IN_WORDS,
+    QUICK_IN_WORDS,
+    few_in_words,
+    is_quick,
+    two_sentences,
+    unseen_in_words,
+)
 from ppcmi.wording import counted
 
 _PAGE = Template("""\
@@ -76,17 +84,18 @@ svg .name { font-weight: 600; }
 nothing was sent. Research use only, not a medical device.</p>
 $warning
 <h2>What each profile costs, and what it shows</h2>
-<p class="small">Dice: what segmentation reaches. SSIM: how much like their slices the best pictures are that an
-attacker without the inner key made of what leaves, also one who got hold of known slices of this site; "no known
-slice" is the best without. A guess is the mean slice, for which nothing has to be seen. 95 % intervals by patient.</p>
+<p class="small">SSIM: how much like their slices the best pictures are that an attacker without the inner key made of
+what leaves, also one who got hold of known slices of this site; "no known slice" is the best without. A guess is the
+mean slice, for which nothing has to be seen. 95 % intervals by patient, of $attacked. $dice</p>
 $profiles
 $trade_off
 <h2>For a data protection officer</h2>
 $sentences
 <h2>Pictures</h2>
-<p class="small">Slices of attacked patients, whom no attacker has trained on, the strongest attackers first.</p>
+<p class="small">Slices of attacked patients, whom no attacker has trained on, and the best picture of every attack, the
+strongest attack first.</p>
 $pictures
-<h2>The best attack in each setting</h2>
+<h2>The $best in each setting</h2>
 <p class="small">A setting is a protection, a profile and who looks. The tick is what guessing gives.</p>
 $settings
 <h2>Who attacks</h2>
@@ -113,21 +122,30 @@ _SHORTENED = """\
 see and train more, and its numbers judge nothing.</p>"""
 
 _WARNING = """\
-<p class="notice warning"><b class="bad">A control did not hold.</b> The numbers on this page say nothing about privacy
-until it does: {names}.</p>"""
+<p class="notice warning"><b class="bad">A control did not hold.</b> {what} privacy until it does: {names}.</p>"""
+
+_QUICK = """\
+<p class="notice"><b>A quick check.</b> {text}</p>"""
+
+_FEW = """\
+<p class="notice warning"><b class="bad">Few patients.</b> {text}</p>"""
 
 
 def page(report: AuditReport) -> str:
     """The report as the text of an HTML file."""
+    best = "best quick attack" if is_quick(_attacks(report)) else "best attack"
     return _PAGE.substitute(
         title=escape(_title(report)),
         about=escape(_about(report)),
         warning=_warning(report),
-        profiles=parts.profile_table(report.profiles),
+        best=best,
+        attacked=counted(_attacked(report), "attacked patient"),
+        dice=f"{DICE_IN_WORDS} {unseen_in_words(report.config.get('unseen') == YES)}",
+        profiles=parts.profile_table(report.profiles, best),
         trade_off=_trade_off(report),
         sentences=_sentences(report),
         pictures=parts.picture_rows(report.pictures) or "<p>No pictures were kept.</p>",
-        settings=interval_plot(best_by_setting(report.findings), "best attack: SSIM"),
+        settings=interval_plot(best_by_setting(report.findings), f"{best}: SSIM"),
         attackers=parts.attackers_table(report.findings),
         controls=parts.controls_table(report.controls),
         method=parts.paragraphs(METHOD),
@@ -160,13 +178,29 @@ def _about(report: AuditReport) -> str:
     config = report.config
     said = [str(config[name]) for name in ("time", "task") if name in config]
     said += [counted(int(config[name]), name[:-1]) for name in ("patients", "cases") if name in config]
+    said.append(f"{counted(_attacked(report), 'patient')} attacked")
     return " · ".join([*said, f"{config['attacks']} attacks"] if "attacks" in config else said)
 
 
+def _attacks(report: AuditReport) -> str:
+    return str(report.config.get("attacks", ""))
+
+
+def _attacked(report: AuditReport) -> int:
+    return int(report.config.get("attacked", 0))
+
+
 def _warning(report: AuditReport) -> str:
-    broken = [control.name for control in report.controls if not control.holds]
-    shortened = _SHORTENED if "shortened" in str(report.config.get("attacks")) else ""
-    return shortened + (_WARNING.format(names=escape("; ".join(broken))) if broken else "")
+    notices = [_SHORTENED] if "shortened" in _attacks(report) else []
+    for guards in dict.fromkeys(control.guards for control in report.controls if not control.holds):
+        what = f"The numbers of {guards} say nothing about" if guards else "The numbers on this page say nothing about"
+        names = "; ".join(report.broken_controls(guards))
+        notices.append(_WARNING.format(what=escape(what), names=escape(names)))
+    if few_in_words(_attacked(report)):
+        notices.append(_FEW.format(text=few_in_words(_attacked(report))))
+    if is_quick(_attacks(report)):
+        notices.append(_QUICK.format(text=QUICK_IN_WORDS))
+    return "".join(notices)
 
 
 def _trade_off(report: AuditReport) -> str:
@@ -183,7 +217,8 @@ def _trade_off(report: AuditReport) -> str:
 
 
 def _sentences(report: AuditReport) -> str:
-    found = [(row.profile, *two_sentences(checked_profile(row))) for row in report.profiles]
+    attacks, attacked = _attacks(report), _attacked(report)
+    found = [(row.profile, *two_sentences(checked_profile(row), attacks, attacked)) for row in report.profiles]
     firsts = [f"<p><b>{escape(profile).capitalize()}.</b> {escape(first)}</p>" for profile, first, _ in found]
     seconds = [f"<p>{escape(second)}</p>" for second in dict.fromkeys(second for _, _, second in found)]
     return "".join(firsts + seconds)

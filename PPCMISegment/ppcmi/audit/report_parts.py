@@ -13,26 +13,29 @@ from numpy.typing import NDArray
 
 from ppcmi.audit.attacker import Finding
 from ppcmi.audit.document import Control, PictureRow, ProfileRow
-from ppcmi.audit.wording import ATTACKS, MEASURES
+from ppcmi.audit.wording import ATTACKS, FACTS, MEASURES
 from ppcmi.png import encode_png
 
 SSIM = "SSIM"
 
 
-def profile_table(rows: Sequence[ProfileRow]) -> str:
-    """What each profile costs and shows: the page's main table."""
+def profile_table(rows: Sequence[ProfileRow], best: str) -> str:
+    """What each profile costs and shows: the page's main table.
+
+    :param best: what the best attack is called.
+    """
     body = [
         [
             f"<b>{escape(row.profile)}</b>",
             f"{row.numbers_a_slice:,} numbers<br>{row.bytes_a_slice / 1000:.1f} kB",
-            _with_interval(row.dice, row.dice_low, row.dice_high),
+            _with_interval(row.dice, row.dice_low, row.dice_high) + _by(f"server's part {_number(row.server_dice)}"),
             _with_interval(row.best_ssim, row.best_low, row.best_high) + _by(row.best_attack),
             f"<b>{_number(row.unaided_ssim)}</b>" + _by(row.unaided_attack),
             f"{row.chance_ssim:.2f}",
         ]
         for row in rows
     ]
-    header = ["profile", "a slice leaves as", "Dice", "best attack: SSIM", "no known slice", "guess"]
+    header = ["profile", "a slice leaves as", "Dice of a stand-in", f"{best}: SSIM", "no known slice", "guess"]
     return _table(header, body, "main")
 
 
@@ -60,7 +63,7 @@ def findings_tables(findings: Sequence[Finding]) -> str:
     for setting in settings:
         parts.append(f"<h3>{escape(setting)}</h3>")
         parts.append(_findings_table([finding for finding in findings if finding.setting == setting]))
-    measures = [name for name in MEASURES if any(finding.measure == name for finding in findings)]
+    measures = [name for name in MEASURES if any(finding.measure.startswith(name) for finding in findings)]
     meanings = "; ".join(f"<b>{escape(name)}</b>: {escape(MEASURES[name])}" for name in measures)
     return "\n".join([*parts, f'<p class="quiet small">{meanings}.</p>' if meanings else ""])
 
@@ -81,11 +84,12 @@ def controls_table(controls: Sequence[Control]) -> str:
             escape(control.name),
             escape(control.expected),
             _number(control.value),
+            escape(f"{control.guards} alone" if control.guards else "all numbers"),
             "holds" if control.holds else '<b class="bad">does not hold</b>',
         ]
         for control in controls
     ]
-    return _table(["control", "expected", "measured", ""], rows, "words")
+    return _table(["control", "expected", "measured", "guards", ""], rows, "words")
 
 
 def seconds_table(findings: Sequence[Finding]) -> str:
@@ -100,7 +104,9 @@ def seconds_table(findings: Sequence[Finding]) -> str:
 
 def facts(values: Mapping[str, object]) -> str:
     """Names and values side by side."""
-    rows = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in values.items())
+    rows = "".join(
+        f"<dt>{escape(FACTS.get(name, name))}</dt><dd>{escape(str(value))}</dd>" for name, value in values.items()
+    )
     return f'<dl class="facts">{rows}</dl>'
 
 

@@ -64,12 +64,20 @@ def trade_off_plot(points: Sequence[TradeOff], guess: float) -> str:
             _text(x + 12, y - 7, point.name, "start", "name"),
         ]
     parts += [
-        _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, "best attack without the inner key: SSIM", "middle", "title"),
+        _text(
+            (LEFT + WIDTH - RIGHT) / 2,
+            HEIGHT - 6,
+            "best of these attacks, without the inner key: SSIM",
+            "middle",
+            "title",
+        ),
         f'<text class="title" text-anchor="middle" transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) '
         f'rotate(-90)">Dice</text>',
     ]
     said = "; ".join(f"{p.name}: Dice {p.dice.value:.2f}, SSIM {p.ssim.value:.2f}" for p in known)
-    return _svg(WIDTH, HEIGHT, f"Dice against the best attack's SSIM. {said}. The mean slice: {guess:.2f}.", parts)
+    return _svg(
+        WIDTH, HEIGHT, f"Dice against the best of these attacks' SSIM. {said}. The mean slice: {guess:.2f}.", parts
+    )
 
 
 def interval_plot(bars: Sequence[Bar], title: str) -> str:

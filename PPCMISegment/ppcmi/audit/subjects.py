@@ -12,8 +12,8 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ SHARES = (0.3, 0.4, 0.3)
 
 FEWEST_PATIENTS = 6
 SLICES_A_CASE = 32
+HELD_OUT_FOLDS = ("test", "val")
+"""Folds that codecs are not trained on unless somebody asks for it; attacked first, in this order."""
+
+MOST_VALUES, FEWEST_SHARING = 10, 2
+"""An attribute has at most so many values, each of so many patients at least; else it may name somebody."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +43,8 @@ class Subjects:
     """Cases of patients that are in one part only; every case has labels.
 
     :param victim_patient, outside_patient, collected_patient: ``(cases,)`` int64; cases of one patient share a number.
+    :param held_out: whether every victim is of a fold of :data:`HELD_OUT_FOLDS`.
+    :param attributes: for A12, by name: a value of each of the victims' cases, then of those collected; '' is unknown.
     """
 
     victims: SliceSet
@@ -46,6 +53,8 @@ class Subjects:
     victim_patient: Tensor
     outside_patient: Tensor
     collected_patient: Tensor
+    held_out: bool = False
+    attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def slice_patient(self) -> Tensor:
@@ -53,11 +62,21 @@ class Subjects:
         return self.victim_patient[self.victims.case]
 
 
-def split_subjects(cases: SliceSet, patient: Sequence[str], seed: int, victims: int | None = None) -> Subjects:
+def split_subjects(
+    cases: SliceSet,
+    patient: Sequence[str],
+    seed: int,
+    victims: int | None = None,
+    *,
+    folds: Sequence[str | None] = (),
+    attributes: Mapping[str, Sequence[str]] | None = None,
+) -> Subjects:
     """Split cases by patient at random.
 
     :param patient: the patient of each case, by any name.
     :param victims: how many patients are attacked; None takes their share of :data:`SHARES`.
+    :param folds: of each case, if there are any: patients of :data:`HELD_OUT_FOLDS` are attacked first.
+    :param attributes: by name, a value of each case.
     :raises AuditError: if cases have no labels, or there are too few patients.
     """
     if cases.labels is None:
@@ -70,12 +89,20 @@ def split_subjects(cases: SliceSet, patient: Sequence[str], seed: int, victims: 
     number = {name: index for index, name in enumerate(names)}
     of_case = torch.tensor([number[name] for name in patient])
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+    rank = _ranks(of_case, folds or [None] * cases.cases, len(names))
+    order = order[torch.argsort(rank[order], stable=True)]
     attacked = max(2, round(SHARES[0] * len(names))) if victims is None else min(max(1, victims), len(names) - 4)
     outside = max(2, round(SHARES[1] / (SHARES[1] + SHARES[2]) * (len(names) - attacked)))
     parts = torch.tensor_split(order, (attacked, attacked + outside))
     chosen = [torch.nonzero(torch.isin(of_case, part))[:, 0] for part in parts]
     one, two, three = (cases.of_cases(part.tolist()) for part in chosen)
-    return Subjects(one, two, three, *(of_case[part] for part in chosen))
+    whose = [of_case[part] for part in chosen]
+    left = torch.cat((chosen[0], chosen[2])).tolist()
+    return Subjects(
+        one, two, three, whose[0], whose[1], whose[2],
+        held_out=bool((rank[whose[0]] < len(HELD_OUT_FOLDS)).all()),
+        attributes={name: [values[case] for case in left] for name, values in (attributes or {}).items()},
+    )  # fmt: skip
 
 
 def read_subjects(
@@ -95,8 +122,9 @@ def read_subjects(
     :raises AuditError: if the column does not exist, cases have no labels, or there are too few patients.
     :raises ReadError: if a case cannot be read.
     """
-    patient = patients_of(cases, patient_column)
-    return split_subjects(thin(read_slice_set(cases, task, progress), slices_a_case), patient, seed)
+    patient, attributes = patients_of(cases, patient_column), attributes_of(cases, patient_column)
+    slices = thin(read_slice_set(cases, task, progress), slices_a_case)
+    return split_subjects(slices, patient, seed, folds=[case.fold for case in cases], attributes=attributes)
 
 
 def patients_of(cases: Sequence[CaseFiles], column: str | None) -> list[str]:
@@ -112,6 +140,26 @@ def patients_of(cases: Sequence[CaseFiles], column: str | None) -> list[str]:
     return [f"entry {entry}" if entry else f"case {index}" for index, entry in enumerate(entries)]
 
 
+def attributes_of(cases: Sequence[CaseFiles], patient_column: str | None) -> dict[str, list[str]]:
+    """Columns of split.csv that say something of patients and name none, with a value of each case; '' is unknown.
+
+    Left out are those that name patients, and those with many values or with values that a single patient has.
+    """
+    patient, naming = patients_of(cases, patient_column), {*PATIENT_COLUMNS, patient_column}
+    columns = dict.fromkeys(key for case in cases for key in case.attributes if key not in naming)
+    found = {}
+    for column in columns:
+        values = [case.attributes.get(column, "") for case in cases]
+        owners: dict[str, set[str]] = {}
+        for value, owner in zip(values, patient, strict=True):
+            if value:
+                owners.setdefault(value, set()).add(owner)
+        shared = all(len(whose) >= FEWEST_SHARING for whose in owners.values())
+        if shared and 2 <= len(owners) <= MOST_VALUES:
+            found[column] = values
+    return found
+
+
 def thin(cases: SliceSet, slices_a_case: int) -> SliceSet:
     """At most so many slices of each case, evenly spaced, in order."""
     kept = []
@@ -121,3 +169,9 @@ def thin(cases: SliceSet, slices_a_case: int) -> SliceSet:
         kept.append(index[places])
     index = torch.cat(kept)
     return SliceSet(cases.slices[index], None if cases.labels is None else cases.labels[index], cases.case[index])
+
+
+def _ranks(of_case: Tensor, folds: Sequence[str | None], patients: int) -> Tensor:
+    """``(patients,)`` int64: 0 and on for patients whose cases all are of held-out folds, the largest for others."""
+    rank = [HELD_OUT_FOLDS.index(fold) if fold in HELD_OUT_FOLDS else len(HELD_OUT_FOLDS) for fold in folds]
+    return torch.zeros(patients, dtype=torch.int64).scatter_reduce(0, of_case, torch.tensor(rank), "amax")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
@@ -33,7 +33,7 @@ from ppcmi.audit.subjects import Subjects, thin
 from ppcmi.audit.summary import picture_rows, profile_row, slices_to_show
 from ppcmi.audit.surrogate import train_surrogates
 from ppcmi.audit.training_membership import TrainingMembershipConfig, check_membership
-from ppcmi.audit.wording import CLAIMS_NOT_MADE
+from ppcmi.audit.wording import CLAIMS_NOT_MADE, NOT_KNOWN, YES
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.slice_set import SliceSet, join
 from ppcmi.fitting import FitConfig, Report, ignore_report
@@ -47,10 +47,12 @@ LIBRARIES = ("torch", "numpy", "scikit-image", "scikit-learn", "torchmetrics")
 class AuditConfig:
     """What is tried; recorded with the report.
 
-    :param attacks: ``quick`` is what takes no trained decoder, for one seed; ``full`` is everything, for three.
+    :param attacks: ``quick`` is what takes no trained decoder, for one seed; ``full`` is everything, what ends in
+        pictures for three seeds and the rest for one.
     :param noises: levels of Gaussian noise to try beside the profiles, relative to the latents' deviation.
     :param leaked: most cases whose images an attacker got hold of.
     :param lengths: how much is attacked and how long attackers train; None takes what suits ``attacks``.
+    :param unseen: whether the codec is known to be trained on nobody of the victims.
     :param surrogate: how long the attackers' own codec trains.
     """
 
@@ -60,6 +62,7 @@ class AuditConfig:
     seed: int = 1
     noises: tuple[float, ...] = ()
     leaked: int = 20
+    unseen: bool = False
     lengths: Lengths | None = None
     surrogate: FitConfig = field(default_factory=lambda: FitConfig(epochs=3, batch_size=8, minimum_steps=240))
     mapping: MappingConfig = field(default_factory=MappingConfig)
@@ -67,7 +70,7 @@ class AuditConfig:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the site's keys and the attackers."""
+        """Of the site's keys and the attackers, where these end in pictures."""
         return (self.seed,) if self.attacks == "quick" else (self.seed, self.seed + 1, self.seed + 2)
 
 
@@ -97,17 +100,15 @@ def audit(
     config: AuditConfig,
     *,
     published: Codec | None = None,
-    attributes: Mapping[str, Sequence[str]] | None = None,
     report: Report = ignore_report,
 ) -> Iterator[AuditEvent]:
     """Attack the site's own cases; see the module.
 
     :param codec: the site's; if it was trained on victims, that favors attackers, and the Dice.
     :param published: the codec for the published protocol; None takes ``codec``.
-    :param attributes: for A12, a value for every case of the victims, then of those collected; '' is unknown.
     :param report: told of every training.
     """
-    run = _Audit(subjects, codec, config, published or codec, attributes or {}, report)
+    run = _Audit(subjects, codec, config, published or codec, report)
     steps = run.steps()
     for done, (text, work) in enumerate(steps):
         yield AuditEvent(text, done, len(steps))
@@ -124,12 +125,10 @@ class _Audit:
         codec: Codec,
         config: AuditConfig,
         published: Codec,
-        attributes: Mapping[str, Sequence[str]],
         report: Report,
     ) -> None:
         self._started = time.monotonic()
         self._subjects, self._codec, self._config, self._progress = subjects, codec, config, report
-        self._attributes = attributes
         self._lengths = config.lengths or Lengths.of(config.attacks)
         self._settings = settings_of(
             codec, scope=config.scope, profiles=config.profiles, noises=config.noises, published=published
@@ -150,7 +149,7 @@ class _Audit:
             for attack in picture_attacks(self._config.attacks, setting, self._lengths, self._progress):
                 text = f"{setting.name}: {attack.name}, {attack.title}"
                 steps.append((text, lambda s=setting, a=attack: self._attempt(s, a)))  # type: ignore[misc]
-            scores = scores_of(self._config.attacks, self._lengths, self._attributes, self._progress)
+            scores = scores_of(self._config.attacks, self._lengths, self._subjects.attributes, self._progress)
             for number, measure in scores:
                 steps.append((f"{setting.name}: {number}", lambda s=setting, m=measure: self._score(s, m)))  # type: ignore[misc]
         if self._config.attacks == "full":
@@ -178,6 +177,8 @@ class _Audit:
                 "seeds": len(config.seeds),
                 "cases": sum(part.cases for part in parts),
                 "patients": sum(len(torch.unique(of)) for of in patients),
+                "attacked": len(torch.unique(subjects.victim_patient)),
+                "unseen": YES if config.unseen else NOT_KNOWN,
                 "victims": subjects.victims.cases,
                 "outside": subjects.outside.cases,
                 "collected": subjects.collected.cases,

@@ -21,7 +21,6 @@ from ppcmi.quantization import FOR_MAPPING, ITEM_BYTES, tensor_layout
 from ppcmi.scales import Profile, scale_shapes
 
 SHOWN_CASES = 2
-SHOWN_RECONSTRUCTIONS = 4
 WITH_KNOWN_IMAGES = ("A2", "A4")
 """Attacks that need images of the site."""
 
@@ -85,7 +84,7 @@ def slices_to_show(victims: SliceSet) -> Tensor:
 
 
 def picture_rows(profile: Profile, network: Setting, attempts: Sequence[Attempt], bench: Bench) -> list[PictureRow]:
-    """The shown slices under one profile: what leaves, and the strongest attempts of different attacks.
+    """The shown slices under one profile: what leaves, and the strongest attempt of every attack.
 
     :param network: the setting that shows what is sent.
     """
@@ -93,7 +92,6 @@ def picture_rows(profile: Profile, network: Setting, attempts: Sequence[Attempt]
     different: dict[str, Attempt] = {}
     for attempt in ranked:
         different.setdefault(attempt.attack, attempt)
-    shown = list(different.values())[:SHOWN_RECONSTRUCTIONS]
     slices = bench.subjects.victims.slices[bench.shown]
     sent = network.look(slices, torch.arange(len(slices)), bench.seeds[0]).latents
     return [
@@ -101,7 +99,7 @@ def picture_rows(profile: Profile, network: Setting, attempts: Sequence[Attempt]
             profile=profile.value,
             image=_gray(image),
             leaving=_gray(torch.from_numpy(mosaic(sent.select(slice(place, place + 1))))),
-            reconstructions={attempt.words: _gray(attempt.pictures[place]) for attempt in shown},
+            reconstructions={attempt.words: _gray(attempt.pictures[place]) for attempt in different.values()},
             guess=_gray(bench.guess),
         )
         for place, image in enumerate(middle(slices))

@@ -1,6 +1,7 @@
 """A10 in a privacy check: who was a server's network trained on? Small stand-ins for it are trained and attacked.
 
 The gates of the attack come back as controls: without a model it must be at chance, an overfitted one must be caught.
+They guard the numbers of A10 alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ppcmi.audit.attacker import Finding
 from ppcmi.audit.attacks.membership import (
+    ATTACK,
     OVERFITTED,
     WITHOUT_MODEL,
     MembershipConfig,
@@ -31,6 +33,8 @@ CAUGHT = 0.7
 
 OVERFITTING = 8
 """How many times as long an overfitted model trains."""
+
+VOID = "a gate did not hold: this number says nothing"
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,17 @@ def check_membership(
         return train(patients, replace(config.fit.scaled(OVERFITTING), weight_decay=0.0))
 
     name = SETTING.format(profile=profile.value)
-    findings = measure_membership(train, records, config.membership, seed, overfit=overfit, setting=name)
-    return findings, gates(findings)
+    return judged(measure_membership(train, records, config.membership, seed, overfit=overfit, setting=name))
+
+
+def judged(findings: list[Finding]) -> tuple[list[Finding], list[Control]]:
+    """The findings, with a note that they say nothing where a gate did not hold, and the gates."""
+    controls = gates(findings)
+    if all(control.holds for control in controls):
+        return findings, controls
+    return [
+        replace(finding, note=f"{VOID}; {finding.note}" if finding.note else VOID) for finding in findings
+    ], controls
 
 
 def gates(findings: list[Finding]) -> list[Control]:
@@ -78,8 +91,9 @@ def gates(findings: list[Finding]) -> list[Control]:
     for finding in findings:
         if finding.title == WITHOUT_MODEL:
             expected = "Members and others cannot be told apart without a model (AUC, its interval holds 0.5)."
-            controls.append(Control("members alike", expected, finding.value, finding.low <= 0.5))
+            holds = finding.low <= 0.5 <= finding.high
+            controls.append(Control("members alike", expected, finding.value, holds, ATTACK))
         elif finding.title == OVERFITTED:
             expected = f"A model that was made to overfit gives its members away (AUC, at least {CAUGHT})."
-            controls.append(Control("overfitted model", expected, finding.value, finding.value >= CAUGHT))
+            controls.append(Control("overfitted model", expected, finding.value, finding.value >= CAUGHT, ATTACK))
     return controls

@@ -38,7 +38,8 @@ def add_parsers(groups: Groups) -> None:
         "--attacks",
         choices=("quick", "full"),
         default="quick",
-        help="quick: minutes; full: also those that train for long, an hour and more (default: quick)",
+        help="quick: minutes, no decoder is trained for what leaves; full: also those that train for long, an hour and "
+        "more, which usually find more (default: quick)",
     )
     parser.add_argument(
         "--profiles",
@@ -51,7 +52,7 @@ def add_parsers(groups: Groups) -> None:
         "--patients",
         metavar="COLUMN",
         help="column of split.csv that says whose a case is (default: patient, subject, subject_group or exam if it "
-        "has one; else every case is a patient)",
+        "has one; else every case is a patient); further columns are attributes that attackers of a full check predict",
     )
     parser.add_argument("--seed", type=int, default=1, help="of the split and the attacks (default: 1)")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help=f"folder for {JSON} and {PAGE}")

@@ -25,7 +25,16 @@ from ppcmi.errors import AuditError, UsageError, WriteError
 from ppcmi.files import write_atomically
 from ppcmi.fitting import FitReport, Report
 from ppcmi.png import encode_png
-from ppcmi.privacy_check import PrivacyCheck, two_sentences, write_check
+from ppcmi.privacy_check import (
+    DICE_IN_WORDS,
+    QUICK_IN_WORDS,
+    PrivacyCheck,
+    few_in_words,
+    is_quick,
+    two_sentences,
+    unseen_in_words,
+    write_check,
+)
 from ppcmi.scales import Profile
 from ppcmi.site import TaskProfile
 from ppcmi.wording import counted
@@ -34,13 +43,17 @@ from ppcmi.wording import counted
 def run_audit(command: Command, part: TaskProfile) -> int:
     """Read the cases, attack, and write the report and what is kept of it; the exit code.
 
-    :raises AuditError: if there are too few patients, or, after everything is written, if a control did not hold.
+    :raises AuditError: if there are too few patients, or, after everything is written, if a control of all numbers did
+        not hold.
     """
     site, options, console = command.site(), command.options, command.console
     folder = _private_folder(options.output)
     codec = ensure_codec(site.client(), part).to(command.device())
     config = _config(options, _profiles(options, codec), part)
     subjects, cases, patients = _subjects(command, part)
+    # A consortium's codec is its founder's: nobody else's cases were in its training.
+    unseen = subjects.held_out or (part.membership.scope == "consortium" and not part.membership.founder)
+    config = replace(config, unseen=unseen)
     report = _run(audit(subjects, codec, config, report=_report_to(console)), console)
     about: dict[str, str | int | float] = {
         "title": part.task.title,
@@ -63,7 +76,10 @@ def run_audit(command: Command, part: TaskProfile) -> int:
     console.remark(
         f"Nothing was sent. {PAGE} shows slices of patients, so it stays here; {JSON} has the numbers alone."
     )
-    broken = [control.name for control in report.controls if not control.holds]
+    if report.broken_controls("A10"):
+        names = "; ".join(report.broken_controls("A10"))
+        console.remark(f"A control of A10 did not hold, so its numbers say nothing about membership: {names}.")
+    broken = report.broken_controls()
     if broken:
         raise AuditError(f"A control did not hold, so the numbers say nothing about privacy: {'; '.join(broken)}.")
     return 0
@@ -153,13 +169,16 @@ def _show(check: PrivacyCheck, console: Console) -> None:
         for row in check.profiles
     ]
     console.result(
-        f"What attackers without the inner key make of {counted(check.cases, 'case')} of "
-        f"{counted(check.patients, 'patient')} ({check.attacks} attacks); SSIM 1 is the slice itself:"
+        f"What {check.attacks} attacks without the inner key make of {counted(check.attacked, 'attacked patient')}, of "
+        f"{counted(check.cases, 'case')} of {counted(check.patients, 'patient')}; SSIM 1 is the slice itself:"
     )
-    header = ["profile", "numbers a slice", "Dice", "best attack", "95 %", "no known slice", "guess"]
+    best = "best quick attack" if is_quick(check.attacks) else "best attack"
+    header = ["profile", "numbers a slice", "Dice of a stand-in", best, "95 %", "no known slice", "guess"]
     console.table(header, rows)
-    sentences = [two_sentences(row) for row in check.profiles]
-    for text in dict.fromkeys([*(first for first, _ in sentences), *(second for _, second in sentences)]):
+    sentences = [two_sentences(row, check.attacks, check.attacked) for row in check.profiles]
+    about = [QUICK_IN_WORDS] if is_quick(check.attacks) else []
+    about += [text for text in (few_in_words(check.attacked), DICE_IN_WORDS, unseen_in_words(check.unseen)) if text]
+    for text in dict.fromkeys([*about, *(first for first, _ in sentences), *(second for _, second in sentences)]):
         console.result(text)
 
 

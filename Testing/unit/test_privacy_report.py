@@ -1,0 +1,51 @@
+"""What the privacy benchmark writes of its rows: a share of what the published method shows where both were tried."""
+
+import pytest
+
+from benchmarks.privacy_report import TEXT, measurements_of
+from benchmarks.results import RESULTS
+
+ORIGIN = {"commit": "0123456789ab", "machine": "a machine", "date": "2026-01-01"}
+GUESS = 0.2
+
+
+def rows(**attacks):
+    """Kept rows of attacks against ``published`` and ``coarse``, with the SSIM of each attack."""
+    settings = {
+        "published": ("KLT as published; its server", "KLT as published"),
+        "coarse": ("two layers, coarse; server with the codec", "two layers, coarse"),
+    }
+    found = {}
+    for side, values in attacks.items():
+        setting, defense = settings[side]
+        for attack, value in values.items():
+            finding = {"attack": attack, "measure": "SSIM", "value": value, "chance": GUESS}
+            row = {"kind": "attack", "findings": [finding], "defense": defense, "collusion": False}
+            found[f"{setting} / {attack}, a title"] = {**row, **ORIGIN}
+    return found
+
+
+def shares(kept):
+    return {m.name.partition("of the published's")[2]: m.measured for m in measurements_of("a_set", kept) if m.target}
+
+
+def test_a_share_is_of_what_lies_above_a_guess_with_and_without_known_images():
+    kept = rows(published={"A4": 0.5, "A5": 0.6, "A6": 0.4}, coarse={"A3": 0.25, "A4": 0.4, "A6": 0.3})
+    assert shares(kept) == {"": pytest.approx(0.5), ", no known image": pytest.approx(0.25)}
+
+
+@pytest.mark.parametrize(
+    ("published", "coarse"),
+    [
+        ({"A4": 0.5, "A6": 0.4}, {"A3": 0.25, "A4": 0.4}),
+        ({"A3": 0.5, "A4": 0.5}, {"A4": 0.4, "A6": 0.3}),
+        ({"A4": 0.5, "A6": 0.4}, {"A3": 0.25, "A6": 0.3}),
+    ],
+    ids=["A6 was not tried on ours", "A6 was not tried on the published", "A4 was not tried on ours"],
+)
+def test_where_a_decoder_was_not_trained_against_one_side_there_is_no_share(published, coarse):
+    assert shares(rows(published=published, coarse=coarse)) == {}
+
+
+def test_the_text_below_the_tables_is_the_benchmarks():
+    assert (RESULTS / "privacy.md").read_text() == TEXT
