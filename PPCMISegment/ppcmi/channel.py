@@ -147,7 +147,7 @@ def _content(streams: Mapping[Stream, Latents], *fields: object) -> bytes:
     for stream, latents in streams.items():
         for scale, values in latents.items():
             digest.update(encode_fields(stream, scale, *values.shape))
-            digest.update(values.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+            digest.update(values.detach().to("cpu", torch.float32).contiguous().numpy().data)
     return digest.digest()
 
 

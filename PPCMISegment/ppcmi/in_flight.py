@@ -1,4 +1,4 @@
-"""Several network calls under way at once, driven from one thread that never waits long."""
+"""Several network calls under way at once, driven from one thread that never waits long, and what each takes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Generic, TypeVar
+
+BUNDLES_IN_FLIGHT = 4
+LARGEST_BUNDLE = 32
+SMALLEST_BUNDLE = 16
+"""Slices; smaller bundles cost more, because keys are derived for each, than site and server win by working at once."""
 
 Key = TypeVar("Key")
 Answer = TypeVar("Answer")
@@ -56,3 +61,12 @@ class InFlight(Generic[Key, Answer]):
         """What has finished, after waiting at most ``wait_s`` seconds for the first; raises what a call raised."""
         done, _ = wait(self._pending, timeout=wait_s, return_when=FIRST_COMPLETED)
         return [(self._pending.pop(future), future.result()) for future in done]
+
+
+def slices_a_bundle(total: int, largest: int = LARGEST_BUNDLE, in_flight: int = BUNDLES_IN_FLIGHT) -> int:
+    """How many of a case's ``total`` slices travel together.
+
+    So few that all bundles that may be under way have some: with all slices in one, site and server wait for each
+    other. But whole multiples of :data:`SMALLEST_BUNDLE`, and at most ``largest``.
+    """
+    return min(largest, SMALLEST_BUNDLE * max(1, -(-total // (SMALLEST_BUNDLE * in_flight))))

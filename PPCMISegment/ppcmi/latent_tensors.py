@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ppcmi.errors import BundleError
-from ppcmi.latents import Latents
+from ppcmi.latents import Latents, is_finite
 from ppcmi.quantization import GAUSSIAN_LEVELS, Quantization
 from ppcmi.scales import Shape
 
@@ -22,7 +23,7 @@ def quantize(latents: Latents, quantization: Quantization) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for scale, values in latents.items():
         flat = values.detach().flatten(1).float()
-        if not torch.isfinite(flat).all():
+        if not is_finite(flat):
             raise BundleError("The latents hold values that are not finite; check the image and the codec.")
         if quantization is Quantization.I8:
             flat, tensors[f"{scale}.scale"] = _to_int8(flat)
@@ -30,7 +31,7 @@ def quantize(latents: Latents, quantization: Quantization) -> dict[str, Tensor]:
             flat, tensors[f"{scale}.scale"] = _to_int4(flat)
         elif quantization is Quantization.F16:
             flat = flat.half()
-            if not torch.isfinite(flat).all():
+            if not is_finite(flat):
                 raise BundleError("The latents hold values too large for f16; use f32 or i8.")
         tensors[scale] = flat.cpu().contiguous()
     return tensors
@@ -51,7 +52,7 @@ def dequantize(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape], quant
             if (factors < 0).any():
                 raise BundleError("The bundle holds a negative quantization factor; ask its sender for it again.")
             values = values * factors[:, None]
-        if not torch.isfinite(values).all():
+        if not is_finite(values):
             raise BundleError("The bundle holds values that are not finite; ask its sender for it again.")
         scales[scale] = values.reshape(-1, *shape)
     return Latents(scales)
@@ -64,19 +65,24 @@ def _to_int8(flat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _to_int4(flat: Tensor) -> tuple[Tensor, Tensor]:
-    factors = flat.double().square().mean(dim=1).sqrt().float()  # squares of large values fit float64 alone
+    rows = flat.cpu()
+    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)  # squares of large values fit float64 alone
+    factors = (norms / math.sqrt(rows.shape[1])).float()
     divisors = torch.where(factors > 0, factors, 1.0)
-    normalized = flat / divisors[:, None]
     levels = torch.tensor(GAUSSIAN_LEVELS)
-    numbers = torch.zeros(flat.shape, dtype=torch.uint8, device=flat.device)
-    for limit in ((levels[1:] + levels[:-1]) / 2).tolist():  # a third of torch.bucketize's time
-        numbers += normalized > limit
-    if numbers.shape[1] % 2:
-        numbers = torch.nn.functional.pad(numbers, (0, 1))
-    return numbers[:, 0::2] | numbers[:, 1::2] << 4, factors.cpu()
+    limits = ((levels[1:] + levels[:-1]) / 2).numpy()
+    packed = np.empty((len(rows), (rows.shape[1] + 1) // 2), dtype=np.uint8)
+    for row, pairs in zip((rows / divisors[:, None]).numpy(), packed, strict=True):
+        # Slice by slice all passes stay in the processor's cache: an eighth of the time of the same in PyTorch.
+        numbers = np.zeros(2 * len(pairs), dtype=np.uint8)
+        for limit in limits:
+            numbers[: len(row)] += row > limit
+        np.bitwise_or(numbers[0::2], numbers[1::2] << 4, out=pairs)
+    return torch.from_numpy(packed), factors
 
 
 def _levels_of(packed: Tensor, values: int) -> Tensor:
     """Levels, before the factors, from pairs of numbers ``(n, ceil(values / 2))``."""
-    numbers = torch.stack((packed & 15, packed >> 4), dim=2).flatten(1)[:, :values]
-    return torch.tensor(GAUSSIAN_LEVELS)[numbers.long()]
+    levels = torch.tensor(GAUSSIAN_LEVELS)
+    pairs = torch.stack((levels.repeat(16), levels.repeat_interleave(16)), dim=1)  # by byte: low number, high number
+    return pairs.index_select(0, packed.flatten().int()).view(len(packed), -1)[:, :values]

@@ -27,8 +27,8 @@ from ppcmi.codec.codec import Codec
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.device_memory import Portions
 from ppcmi.errors import BundleError, CancelledError
-from ppcmi.in_flight import InFlight
-from ppcmi.latents import Latents, concatenate
+from ppcmi.in_flight import BUNDLES_IN_FLIGHT, LARGEST_BUNDLE, InFlight, slices_a_bundle
+from ppcmi.latents import Latents, concatenate, joined
 from ppcmi.methods.method import CaseAtWork
 from ppcmi.methods.mixup.case import PatchCase, Unmixing
 from ppcmi.methods.slices import SliceCase, Slices
@@ -60,7 +60,7 @@ class PrivateLink:
 
     :param decoder: the site's own decoder, or None: mask latents are decoded with the codec's.
     :param model: number of the server's model; every answer must come from it.
-    :param slices_per_bundle: also the largest batch of encoding and decoding.
+    :param slices_per_bundle: at most, see :func:`~ppcmi.in_flight.slices_a_bundle`; a bundle is encoded at once.
     :param in_flight: bundles under way at once.
     :param portions: how many slices go through a network at once; halved where memory is too small.
     :param unmixing: what the method ``mixup`` mixes with and takes answers apart with; None for other methods.
@@ -72,9 +72,9 @@ class PrivateLink:
     protection: Protection
     mapper: Mapper
     model: int
-    slices_per_bundle: int = 32
-    in_flight: int = 4
-    portions: Portions = field(default_factory=lambda: Portions(32))
+    slices_per_bundle: int = LARGEST_BUNDLE
+    in_flight: int = BUNDLES_IN_FLIGHT
+    portions: Portions = field(default_factory=lambda: Portions(LARGEST_BUNDLE))
     unmixing: Unmixing | None = None
 
     def open_case(self, volume: Volume, *, with_probabilities: bool) -> CaseAtWork:
@@ -93,8 +93,10 @@ class PrivateLink:
         return self.protection.profile
 
     def encode(self, slices: Slices) -> Latents:
-        """Slices ``(n, c, h, w)`` to plain image latents of all scales."""
-        return concatenate(self.portions.run(len(slices), lambda where: self.codec.encode_images(slices[where])))
+        """Slices ``(n, c, h, w)`` to plain image latents of the scales that leave."""
+        return concatenate(
+            self.portions.run(len(slices), lambda where: self.codec.encode_images(slices[where], self.profile.scales))
+        )
 
     def decode(self, latents: Latents, slices: Slices) -> NDArray[np.float32]:
         """Probabilities ``(n, K, h, w)`` from the server's mask latents and the site's own image."""
@@ -103,7 +105,7 @@ class PrivateLink:
         parts = self.portions.run(
             len(images), lambda where: decode(latents.select(where), images[where], self.profile).cpu()
         )
-        return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+        return np.asarray(joined(parts).numpy(), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ def _exchange(
     cancelled: Callable[[], bool],
 ) -> Generator[Progress, None, Progress]:
     """Bundles out, several at once, and answers in as they come, each given to ``receive``; returns the last event."""
-    step = link.slices_per_bundle
+    step = slices_a_bundle(total, link.slices_per_bundle, link.in_flight)
     waiting = [slice(start, min(start + step, total)) for start in range(0, total, step)]
     case = secrets.token_hex(16)  # nobody can tell that two requests are about one patient
     last = Progress("encode", 0, total)

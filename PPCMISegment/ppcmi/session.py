@@ -18,6 +18,7 @@ from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.connection_errors import OffProtocolError
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import CodecError, SiteError
+from ppcmi.in_flight import BUNDLES_IN_FLIGHT, LARGEST_BUNDLE
 from ppcmi.methods.mixup import site_unmixing
 from ppcmi.methods.mixup.case import Unmixing
 from ppcmi.methods.mixup.references import References
@@ -40,8 +41,8 @@ class LinkOptions:
     model: int | None = None
     quantization: Quantization = FOR_MAPPING
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
-    slices_per_bundle: int = 32
-    in_flight: int = 4
+    slices_per_bundle: int = LARGEST_BUNDLE
+    in_flight: int = BUNDLES_IN_FLIGHT
     use_local_network: bool = True
 
 

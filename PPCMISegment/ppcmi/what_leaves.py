@@ -11,12 +11,13 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from ppcmi.bundle_header import BundleHeader, packed_size
+from ppcmi.in_flight import slices_a_bundle
 from ppcmi.klt.derivation import NONCE_BYTES
 from ppcmi.methods.shapes import item_shapes, most_items
 from ppcmi.modes import Mode, has_inner_layer
@@ -29,7 +30,7 @@ from ppcmi.task import Task
 from ppcmi.volume import Geometry
 from ppcmi.wording import counted, megabytes
 
-TEXT_VERSION = 2
+TEXT_VERSION = 3
 """Raised whenever :func:`consent_text` says something else, so that a log tells what a user agreed to."""
 
 _FRACTIONS = {8: "an eighth", 16: "a sixteenth", 32: "a thirty-second"}
@@ -117,7 +118,9 @@ class Leaving:
 def segmentation_leaves(volumes: Sequence[Geometry], task: Task, sending: Sending) -> Leaving:
     """What leaves when volumes on these grids are segmented."""
     slices = [most_items(task, len(slice_grid(geometry, task.slicing)), (Stream.IMAGE,)) for geometry in volumes]
-    return _leaving(slices, task, sending, (Stream.IMAGE,), times=1)
+    return _leaving(
+        slices, task, sending, (Stream.IMAGE,), times=1, step_of=lambda n: slices_a_bundle(n, sending.slices_per_bundle)
+    )
 
 
 def export_leaves(volumes: Sequence[Geometry], task: Task, sending: Sending, variants: int) -> Leaving:
@@ -128,7 +131,8 @@ def export_leaves(volumes: Sequence[Geometry], task: Task, sending: Sending, var
 
 def export_of_slices(slices: Sequence[int], task: Task, sending: Sending, variants: int) -> Leaving:
     """As :func:`export_leaves`, for cases whose numbers of slices are known."""
-    return _leaving(slices, task, sending, (Stream.IMAGE, Stream.MASK), times=1 + variants)
+    step = sending.slices_per_bundle
+    return _leaving(slices, task, sending, (Stream.IMAGE, Stream.MASK), times=1 + variants, step_of=lambda _: step)
 
 
 def consent_text(leaving: Leaving, check: PrivacyCheck | None = None) -> str:
@@ -189,30 +193,39 @@ def who_could_learn_what(leaving: Leaving) -> list[str]:
         sentences = [
             "The server has no key to the inner layer, but these numbers stay personal data about health: with images "
             f"of the same kind it could train a decoder and see anatomy at up to {fraction} of the slice's resolution, "
-            "more easily if it gets hold of one of these slices as an image; and it can tell that two uploads show the "
-            "same image."
+            "more easily if it gets hold of one of these slices as an image."
         ]
         if sending.scope == "consortium":
             sentences.append("A member of the consortium that colludes with the server could read them.")
+    sentences.append(
+        "Whatever can be drawn from it, what leaves lets the server recognize the same image, and perhaps the same "
+        "patient, when it comes again."
+    )
     if leaving.masks:
         sentences.append(
-            "They stay on the server, encrypted, until they are withdrawn; models that learned from them do not forget."
+            "It stays on the server, encrypted, until it is withdrawn; models that learned from it do not forget, and "
+            "may tell whether a case was in their training."
         )
     sentences.append("Whoever watches the network sees when and about how many slices leave, nothing in them.")
     return sentences
 
 
 def _leaving(
-    slices: Sequence[int], task: Task, sending: Sending, streams: tuple[Stream, ...], *, times: int
+    slices: Sequence[int],
+    task: Task,
+    sending: Sending,
+    streams: tuple[Stream, ...],
+    *,
+    times: int,
+    step_of: Callable[[int], int],
 ) -> Leaving:
+    """Sums over cases of ``slices`` slices, whose bundles take ``step_of(slices)`` of them each."""
     shapes = item_shapes(task, sending.profile, streams)
     sizes = [
-        packed_size(
-            _header(task, sending, streams, range(start, min(start + sending.slices_per_bundle, count)), variant)
-        )
+        packed_size(_header(task, sending, streams, range(start, min(start + step_of(count), count)), variant))
         for count in slices
         for variant in range(times)
-        for start in range(0, count, sending.slices_per_bundle)
+        for start in range(0, count, step_of(count))
     ]
     return Leaving(
         task=task.identity,

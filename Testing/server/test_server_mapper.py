@@ -163,6 +163,16 @@ def test_batches_hold_one_model_and_codec_and_no_more_slices_than_allowed(make_m
     assert sum(calls) == sum(n for _, _, n in sizes)
 
 
+def test_an_answer_keeps_none_of_the_memory_of_those_that_were_mapped_with_it(make_mapper):
+    calls = []
+    mapper = make_mapper(calls, batch_wait_s=30)
+    with mapper.admit(SITE):  # what never comes: so both are mapped together
+        answers = [mapper.submit(place(), 2, "c", small_latents(value, slices=2)) for value in (1, 2)]
+        masks = [answer.result(WAIT_S)["b"] for answer in answers]
+    assert calls == [4]
+    assert [values.untyped_storage().nbytes() for values in masks] == [2 * 256 * 4] * 2
+
+
 class Held:
     """A model that waits in its first call until it is let go."""
 

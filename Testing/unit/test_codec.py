@@ -34,6 +34,14 @@ def test_latents_have_the_published_shapes_and_are_standardized(trained):
     assert all(0.2 < float(values.std()) < 5 for _, values in latents.items())
 
 
+def test_scales_that_stay_are_not_needed_for_those_that_leave(trained):
+    slices = quick_slice_set(cases=1, seed=50).slices
+    everything = trained.encode_images(slices)
+    leaving = trained.encode_images(slices, Profile.COARSE.scales)
+    assert tuple(leaving) == ("s4", "b")
+    assert all(torch.equal(values, everything[scale]) for scale, values in leaving.items())
+
+
 @pytest.mark.parametrize("profile", [Profile.FULL, Profile.COARSE, Profile.MINIMAL])
 def test_a_trained_codec_carries_masks_in_every_profile(trained, profile):
     assert min(trained.report["quality"]["mask_dice"][profile.value].values()) > 0.85

@@ -13,12 +13,14 @@ from ppcmi.bundle_header import read_header
 from ppcmi.channel import open_channel
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.errors import BundleError, CancelledError, ConnectionFailedError, DeviceMemoryError, KeyMismatchError
+from ppcmi.in_flight import BUNDLES_IN_FLIGHT, LARGEST_BUNDLE, slices_a_bundle
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.pipeline import map_latents, run, segment
 from ppcmi.quantization import Quantization
 from ppcmi.scales import PRIVACY_PROFILES, Profile, Stream
 from ppcmi.slicing import slice_volume
 from ppcmi.volume import Geometry, Volume
+from ppcmi.what_leaves import Sending, segmentation_leaves
 from support.private_link import INNER_KEY, LINK_KEY, HalvingServer, link_to, untrained_codec
 
 SLICES = 11
@@ -75,6 +77,31 @@ def test_how_slices_are_bundled_makes_no_difference(a_codec, a_volume):
         results.append(run(segment(a_volume, link, with_probabilities=True)).probabilities)
     np.testing.assert_allclose(results[1], results[0], atol=1e-3)
     np.testing.assert_allclose(results[2], results[0], atol=1e-3)
+
+
+def sizes_of_bundles(total, **changes):
+    step = slices_a_bundle(total, **changes)
+    return [min(step, total - start) for start in range(0, total, step)]
+
+
+def test_a_case_goes_in_as_many_bundles_as_may_be_under_way_unless_they_got_too_small_or_too_large():
+    assert sizes_of_bundles(11) == [11]
+    assert sizes_of_bundles(32) == [16, 16]
+    assert sizes_of_bundles(64) == [16, 16, 16, 16]
+    assert sizes_of_bundles(128) == [32, 32, 32, 32]
+    assert sizes_of_bundles(300) == [32] * 9 + [12]
+    assert sizes_of_bundles(32, in_flight=1) == [32]
+    assert sizes_of_bundles(11, largest=4) == [4, 4, 3]
+
+
+def test_a_case_of_usual_size_is_shared_among_bundles_and_sends_what_the_user_was_told(a_codec):
+    volume = Volume(np.random.default_rng(2).random((40, 32, 32), dtype=np.float32), Geometry((40, 32, 32), np.eye(4)))
+    server = HalvingServer(task=a_codec.task.identity)
+    link = link_to(server, a_codec, slices_per_bundle=LARGEST_BUNDLE, in_flight=BUNDLES_IN_FLIGHT)
+    sent = run(segment(volume, link)).progress.bytes_sent
+    assert sorted(len(header.slice_indices) for header in server.headers) == [8, 16, 16]
+    leaving = segmentation_leaves([volume.geometry], a_codec.task, Sending(link.profile, quantization=Quantization.F32))
+    assert leaving.bytes == sent
 
 
 def test_answers_that_come_out_of_order_end_up_where_they_belong(a_codec, a_volume):

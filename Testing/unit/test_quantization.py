@@ -86,6 +86,33 @@ def test_i4_takes_the_nearest_of_sixteen_levels_and_packs_two_values_in_a_byte(c
     torch.testing.assert_close(there_and_back(Latents({"b": values}), Quantization.I4)["b"].flatten(1), nearest)
 
 
+def as_i4_by_its_definition(flat):
+    """Packed numbers and factors of rows: root mean square, nearest level, the first of a pair in the low bits."""
+    factors = flat.double().square().mean(dim=1).sqrt().float()
+    levels = torch.tensor(GAUSSIAN_LEVELS)
+    normalized = flat / torch.where(factors > 0, factors, 1.0)[:, None]
+    numbers = torch.bucketize(normalized, (levels[1:] + levels[:-1]) / 2)
+    numbers = torch.nn.functional.pad(numbers, (0, flat.shape[1] % 2))
+    return (numbers[:, 0::2] + 16 * numbers[:, 1::2]).to(torch.uint8), factors
+
+
+@given(values=slices)
+@few_examples
+def test_i4_is_bit_for_bit_what_its_definition_says(values):
+    tensors = quantize(Latents({"b": torch.from_numpy(values)}), Quantization.I4)
+    packed, factors = as_i4_by_its_definition(torch.from_numpy(values).flatten(1))
+    assert torch.equal(tensors["b.scale"], factors)
+    assert torch.equal(tensors["b"], packed)
+
+
+@pytest.mark.parametrize("values", [511, 512])
+def test_every_byte_of_i4_is_two_levels_the_low_bits_first(values):
+    tensors = {"b": torch.arange(256, dtype=torch.uint8)[None], "b.scale": torch.tensor([2.0])}
+    opened = dequantize(tensors, {"b": (values, 1, 1)}, Quantization.I4)["b"].flatten()
+    pairs = [2 * GAUSSIAN_LEVELS[number] for byte in range(256) for number in (byte % 16, byte // 16)]
+    assert torch.equal(opened, torch.tensor(pairs[:values]))
+
+
 def test_i4_after_mixing_errs_by_a_tenth_even_for_a_spiky_slice():
     values = torch.randn((3, 128, 16, 16), generator=torch.Generator().manual_seed(0)).relu() ** 3
     values[0, 0, 0, 0] = 1000.0

@@ -10,6 +10,7 @@ from ppcmi.errors import GeometryError, ReadError
 from ppcmi.slicing import (
     VolumeSlices,
     cropped_labels,
+    labels_in_plane,
     restore_labels,
     restore_probabilities,
     slice_grid,
@@ -214,6 +215,20 @@ def test_restored_probabilities_sum_to_one_and_their_largest_is_the_label(geomet
     assert restored.shape == (3, *geometry.shape)
     np.testing.assert_allclose(restored.sum(axis=0), 1, atol=1e-5)
     np.testing.assert_array_equal(restore_labels(probabilities, grid).voxels, restored.argmax(axis=0))
+
+
+@given(st.integers(1, 6), st.integers(20, 44), st.integers(20, 44), st.sampled_from([None, 1.0, 1.5]), SEEDS)
+@few
+def test_the_label_is_the_lowest_class_of_the_largest_probability_whether_pixels_are_resampled_or_not(
+    classes, rows, columns, spacing, seed
+):
+    spacings = None if spacing is None else (spacing, spacing)
+    grid = slice_grid(a_geometry((3, rows, columns)), a_task(size=(32, 32), spacing_mm=spacings).slicing)
+    tied = np.random.default_rng(seed).integers(0, 3, (3, classes, 32, 32)).astype(np.float32)  # most pixels tie
+    labels = labels_in_plane(tied, grid)
+    assert labels.dtype == np.uint8
+    expected = grid.from_voxels(restore_probabilities(tied, grid).argmax(axis=0))
+    np.testing.assert_array_equal(labels, expected)
 
 
 def test_restoring_in_small_slabs_gives_the_same_labels(monkeypatch):

@@ -95,6 +95,18 @@ def test_a_model_survives_its_file(tmp_path):
         TrainedUmn.load(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize("count", [1, 3, 8, 9])
+def test_any_number_of_slices_is_mapped_each_by_itself_and_the_latents_that_came_stay_as_they_were(count):
+    umn, images = untrained("default", Profile.COARSE), related_latents(3, seed=11).images.select(slice(0, count))
+    before = images.map(lambda _, values: values.clone())
+    masks = umn.map(images, "c")
+    assert len(masks) == count
+    for scale, values in images.items():
+        assert torch.equal(values, before[scale])
+        alone = torch.cat([umn.map(images.select(slice(i, i + 1)), "c")[scale] for i in range(count)])
+        torch.testing.assert_close(masks[scale], alone, rtol=1e-4, atol=1e-5)
+
+
 def test_the_published_network_costs_what_the_paper_says():
     umn = untrained("paper", Profile.PAPER)
     assert umn.parameters_count == pytest.approx(58.8e6, rel=0.005)

@@ -117,6 +117,13 @@ def test_the_text_tells_of_members_and_of_the_published_mode_where_they_matter()
     assert "no plain latents" not in text_of(mode="paper", profile=Profile.PAPER)
 
 
+def test_the_text_tells_of_recognition_and_of_membership_beside_pictures():
+    for mode, profile in (("two-layer", Profile.COARSE), ("paper", Profile.PAPER)):
+        assert "recognize the same image, and perhaps the same patient" in text_of(mode=mode, profile=profile)
+    assert "whether a case was in their training" in text_of(masks=True)
+    assert "training" not in text_of()
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_the_text_promises_nothing_that_is_not_so(masks):
     text = text_of(masks=masks).lower()

@@ -33,7 +33,7 @@ from ppcmi.codec.published import PublishedCodecNetwork
 from ppcmi.device import preset_precision
 from ppcmi.errors import CodecError, PpcmiError
 from ppcmi.files import write_atomically
-from ppcmi.latents import Latents, concatenate
+from ppcmi.latents import Latents, concatenate, joined
 from ppcmi.methods.mixup.unmixing import UnmixingNetwork
 from ppcmi.scales import SCALE_CHANNELS, SCALES, Profile, Stream
 from ppcmi.task import Task, parse_task, task_to_json
@@ -160,9 +160,12 @@ class Codec(nn.Module):
         return cast(Standardization, self.standardizations[stream])
 
     @torch.inference_mode()
-    def encode_images(self, slices: Tensor | NDArray[np.float32]) -> Latents:
-        """Slices ``(n, c, h, w)`` float32 in [0, 1] to standardized latents of all scales, on the codec's device."""
-        return self.standardization(Stream.IMAGE).apply_to(self._encode_images(slices))
+    def encode_images(self, slices: Tensor | NDArray[np.float32], scales: Sequence[str] | None = None) -> Latents:
+        """Slices ``(n, c, h, w)`` float32 in [0, 1] to standardized latents, on the codec's device.
+
+        :param scales: those that are wanted; all of them if None.
+        """
+        return self.standardization(Stream.IMAGE).apply_to(self._encode_images(slices, scales))
 
     @torch.inference_mode()
     def standardize_images(self, slices: Tensor) -> None:
@@ -186,7 +189,7 @@ class Codec(nn.Module):
             for part in self._batches(slices):
                 parts.append(self.networks.decode_masks(plain.select(slice(first, first + len(part))), part, profile))
                 first += len(part)
-        return torch.cat(parts)
+        return joined(parts)
 
     @torch.inference_mode()
     def reconstruct_images(self, latents: Latents, profile: Profile) -> Tensor:
@@ -250,11 +253,11 @@ class Codec(nn.Module):
             raise CodecError("The codec's file cannot be read; fetch or train it again.") from error
         return cls.from_bytes(data)
 
-    def _encode_images(self, slices: Tensor | NDArray[np.float32]) -> Latents:
+    def _encode_images(self, slices: Tensor | NDArray[np.float32], scales: Sequence[str] | None = None) -> Latents:
         """Latents that are not standardized."""
         with preset_precision(self.preset, self.device):
             parts = [self.networks.encode_images(part) for part in self._batches(slices)]
-        return concatenate(parts)
+        return concatenate(parts if scales is None else [part.only(scales) for part in parts])
 
     def _batches(self, values: Tensor | NDArray[Any]) -> list[Tensor]:
         parts = torch.split(torch.as_tensor(values), BATCH)

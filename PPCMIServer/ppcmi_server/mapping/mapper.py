@@ -194,7 +194,8 @@ class Mapper:
         else:
             start = 0
             for part in batch:
-                self._keep(part, masks.select(slice(start, start + part.slices)))
+                own = masks.select(slice(start, start + part.slices))
+                self._keep(part, own if len(batch) == 1 else own.map(lambda _, values: values.clone()))
                 start += part.slices
 
     def _map_alone(self, part: Part) -> None:
@@ -222,7 +223,7 @@ class Mapper:
     def _keep(self, part: Part, masks: Latents) -> None:
         """A request's next masks; with the last it is answered."""
         request = part.request
-        request.masks.append(masks.map(lambda _, values: values.clone()))  # not a view of everybody's
+        request.masks.append(masks)
         if part.is_last and request.answer.set_running_or_notify_cancel():
             request.answer.set_result(concatenate(request.masks))
 

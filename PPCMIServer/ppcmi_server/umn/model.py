@@ -100,7 +100,9 @@ class TrainedUmn:
         if codec not in self.description.codecs:
             raise TrainingError("The model was not trained for this codec; train one with this codec's cohorts.")
         count, size = len(images), _usual_size(len(images))
-        inputs = {s: F.pad(v.to(self.device).float(), (0,) * 7 + (size - count,)) for s, v in images.items()}
+        inputs = {s: v.to(self.device).float() for s, v in images.items()}
+        if count < size:
+            inputs = {s: F.pad(v, (0,) * 7 + (size - count,)) for s, v in inputs.items()}
         with preset_precision(self.description.preset, self.device):
             outputs: dict[str, Tensor] = self.network(inputs, self.description.codecs.index(codec))
         return Latents({scale: values[:count] for scale, values in outputs.items()})
