@@ -70,10 +70,10 @@ def budget(task: Task, few: bool) -> Budget:
     """Lengths that two CPU cores can do in some hours for both data sets and label budgets.
 
     The site alone, which starts from nothing, gets as many steps as both together: the consortium's network, which
-    comes with the codec, and its refinement at the site.
+    comes with the codec, and its refinement at the site. With few labels there are steps enough for more not to help.
     """
     large = task.slicing.size[0] >= SMALLEST_PAPER_SLICE
-    fit = FitConfig(epochs=12, batch_size=4 if large else 32, minimum_steps=450 if large else (500 if few else 0))
+    fit = FitConfig(epochs=12, batch_size=4 if large else 32, minimum_steps=900 if few else (450 if large else 0))
 
     def share(epochs: int, **changes: float) -> FitConfig:
         return replace(fit, epochs=epochs, minimum_steps=fit.minimum_steps * epochs // 12, **changes)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def budget(task: Task, few: bool) -> Budget:
         local=share(8),
         refine=fit,
         alone=share(20),
-        pooled=replace(fit, epochs=8),
+        pooled=replace(share(20), epochs=8),
         umn=UmnConfig(epochs=6, batch_size=16 if large else 64, minimum_steps=600 if few else 0, validation_share=0.0),
         variants=4 if few else (1 if large else 2),
         paper_codec=replace(fit, epochs=15, batch_size=16, minimum_steps=300),
