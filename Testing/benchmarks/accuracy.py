@@ -70,10 +70,10 @@ def budget(task: Task, few: bool) -> Budget:
     """Lengths that two CPU cores can do in some hours for both data sets and label budgets.
 
     The site alone, which starts from nothing, gets as many steps as both together: the consortium's network, which
-    comes with the codec, and its refinement at the site. With few labels there are steps enough for more not to help.
+    comes with the codec, and its refinement at the site.
     """
     large = task.slicing.size[0] >= SMALLEST_PAPER_SLICE
-    fit = FitConfig(epochs=12, batch_size=4 if large else 32, minimum_steps=900 if few else (450 if large else 0))
+    fit = FitConfig(epochs=12, batch_size=4 if large else 32, minimum_steps=450 if large else (500 if few else 0))
 
     def share(epochs: int, **changes: float) -> FitConfig:
         return replace(fit, epochs=epochs, minimum_steps=fit.minimum_steps * epochs // 12, **changes)  # type: ignore[arg-type]
@@ -313,7 +313,7 @@ class Run:
         """The decoder of a site that shares its codec with nobody."""
         if site.validation is not None:
             return self._refined(codec, site)
-        config = RefinementConfig(local=self.budget.refine)
+        config = RefinementConfig(local=self.budget.alone)
         return leave_alone(codec, site.train, Profile.COARSE, config, report=show)[0]
 
     def _paper(self) -> None:
