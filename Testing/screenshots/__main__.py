@@ -21,7 +21,7 @@ PICTURES = REPOSITORY / "Resources" / "Screenshots"
 TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
 WIDTH, HEIGHT, SCALE = 500, 820, 2.0
 VIEW = (640, 640)
-CHECK_HEIGHT, CHECKED_AFTER_S = 560, 1200.0
+CHECK_HEIGHT, CHECKED_AFTER_S = 900, 1200.0
 
 
 class Photographer:
@@ -87,6 +87,7 @@ class Photographer:
         section.ui.checkButton.click()
         self._host.wait_until(lambda: not section.running, timeout=CHECKED_AFTER_S)
         source.currentIndex = source.findData("scene")  # a folder's path is no part of a picture
+        self._host.wait_until(lambda: not panel.pairs.checking, timeout=60)
         panel.ui.privacyCollapsibleButton.collapsed = False
         self._save("privacy-check", HEIGHT + CHECK_HEIGHT)
         panel.ui.privacyCollapsibleButton.collapsed = True
