@@ -22,6 +22,8 @@ from support.resident_memory import memory_of_a_batch
 from support.trained_site import PPCMI, SCRIPT
 
 BY_SCRIPT = (sys.executable, SCRIPT)
+IN_THE_SECOND_VOLUME = 3
+"""Requests: each of the scans has 24 to 32 slices, which leave in two bundles."""
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +193,7 @@ def done_names(folder):
 def test_a_server_that_goes_down_in_the_middle_keeps_what_is_finished(a_site, tmp_path):
     output = tmp_path / "out"
     words = (*PPCMI, "segment", *a_site.options, *a_site.images[:3], "-o", output)
-    with through_a_line(a_site, cut_after=2):
+    with through_a_line(a_site, cut_after=IN_THE_SECOND_VOLUME):
         done = a_site.run(*words)
     assert done.returncode == 11
     assert done.stderr.splitlines()[-1].startswith("ppcmi: The server cannot be reached")
@@ -210,10 +212,10 @@ def test_a_server_that_goes_down_in_the_middle_keeps_what_is_finished(a_site, tm
 def test_being_ended_keeps_what_is_finished_and_the_server_sees_it(program, ending, a_site, tmp_path):
     output = tmp_path / "out"
     words = (*program, *a_site.options, "--input", *a_site.images[:3], "--output", output)
-    with through_a_line(a_site, hold_after=2) as line:
+    with through_a_line(a_site, hold_after=IN_THE_SECOND_VOLUME) as line:
         process = a_site.start(*words)
         deadline = time.monotonic() + 60
-        while line.mappings < 2:
+        while line.mappings < IN_THE_SECOND_VOLUME:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
