@@ -178,8 +178,8 @@ def two_sentences(found: CheckedProfile, attacks: str, attacked: int) -> tuple[s
         else ("", "")
     )
     return (
-        f"Of what leaves in profile {found.profile}, the best {quick}attack without the inner key "
-        f"({found.best_attack}) made pictures as similar to the slices as SSIM {_number(found.best_ssim)} "
+        f"Of what leaves in profile {found.profile}, the best {quick}attack without the inner key, "
+        f"{found.best_attack}, made pictures as similar to the slices as SSIM {_number(found.best_ssim)} "
         f"(95 %: {_number(found.best_low)} to {_number(found.best_high)}, of {counted(attacked, 'attacked patient')}) "
         f"and the best that knew no slice of this site {_number(found.unaided_ssim)}, where drawing the mean slice, "
         f"having seen nothing, gives {_number(found.chance_ssim)} and the slice itself 1{dice}{more}.",

@@ -129,6 +129,8 @@ def load_task(path: Path) -> Task:
         if path.stat().st_size > MAXIMUM_FILE_BYTES:
             raise TaskError("The task file is larger than 1 MiB; is it a task file?")
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise TaskError("There is no such task file; name one, such as Resources/Tasks/hippocampus-mr.json.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"The task file cannot be read: {type(error).__name__}.") from error
     return parse_task(text)

@@ -158,6 +158,8 @@ def _truth(case: CaseFiles) -> Volume:
 
 def _task_of(data: Path) -> Path:
     """The task file whose name is the data folder's."""
+    if not data.is_dir():
+        raise UsageError("There is no such data folder.")
     found = TASKS / f"{data.resolve().name.replace('_', '-')}.json"
     if not found.exists():
         raise UsageError("No task file has the data folder's name; name one: DEMO_ARGS='--task FILE'.")

@@ -1,4 +1,4 @@
-"""The baseline: what each site reaches alone, with the same network trained as long, and nothing from others.
+"""The baseline: what each site reaches alone, with the same network trained as long in all, and nothing from others.
 
 It needs nothing from the server, so it is trained in a process of its own while the story is played.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from demo.story import DemoError
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.refinement import RefinementConfig
 from ppcmi.codec.slice_set import read_slice_set
-from ppcmi.codec.training import predict_locally, train_local_network
+from ppcmi.codec.training import CodecTrainingConfig, predict_locally, train_local_network
 from ppcmi.data_folders import CaseFiles
 from ppcmi.slicing import restore_labels, slice_volume
 from ppcmi.task import Task
@@ -60,8 +61,11 @@ def _train_all(cases: Mapping[str, list[CaseFiles]], task: Task, effort: float, 
 
 
 def train_alone(cases: list[CaseFiles], task: Task, effort: float) -> LocalNetwork:
-    """A network trained on one site's cases from nothing, for as many steps as the site's refinement."""
-    labelled, config = read_slice_set(cases, task), RefinementConfig().local.scaled(effort)
+    """A network trained on one site's cases from nothing, for as many steps as the codec's and its refinement."""
+    labelled = read_slice_set(cases, task)
+    shared, own = CodecTrainingConfig().local, RefinementConfig().local
+    steps = shared.minimum_steps + own.minimum_steps
+    config = replace(own, epochs=shared.epochs + own.epochs, minimum_steps=steps).scaled(effort)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         network = _new_network(task)

@@ -14,6 +14,7 @@ from PIL import Image
 from ppcmi.audit.attacker import Finding
 from ppcmi.audit.report_page import best_by_setting, page
 from ppcmi.audit.report_plots import Bar, Interval, TradeOff, interval_plot, trade_off_plot
+from ppcmi.audit.settings import NO_PROTECTION
 from ppcmi.audit.wording import ATTACKS, CLAIMS_NOT_MADE, YES
 from ppcmi.privacy_check import DICE_IN_WORDS, QUICK_IN_WORDS, unseen_in_words
 from support.audit_reports import COLLUDING, KEYED, a_report
@@ -113,6 +114,14 @@ def test_a_quick_check_says_on_top_that_a_full_one_finds_more():
     assert "best quick attack: SSIM" in quick
     assert QUICK_IN_WORDS not in full
     assert "quick attack" not in full.replace("quick check", "")
+
+
+@pytest.mark.parametrize(("found", "said"), [(0.21, True), (0.44, False)])
+def test_attacks_that_see_nothing_without_protection_either_are_no_comfort(found, said):
+    report = a_report()
+    report.findings.append(Finding("A2", "known slices (5)", NO_PROTECTION, "SSIM", found, 0.2, 0.5, 0.26, 1.0))
+    assert ("These attacks could not see." in page(report)) == said
+    assert "could not see" not in page(a_report())  # where it was not tried
 
 
 def test_how_many_were_attacked_stands_by_the_intervals():

@@ -14,6 +14,7 @@ from ppcmi.audit.attacker import Finding
 from ppcmi.audit.check import checked_profile
 from ppcmi.audit.document import AuditReport
 from ppcmi.audit.report_plots import Bar, Interval, TradeOff, interval_plot, trade_off_plot
+from ppcmi.audit.settings import NO_PROTECTION
 from ppcmi.audit.wording import METHOD, YES
 from ppcmi.privacy_check import (
     DICE_IN_WORDS,
@@ -131,6 +132,12 @@ _FEW = """\
 <p class="notice warning"><b class="bad">Few patients.</b> {text}</p>"""
 
 
+_BLIND = """\
+<p class="notice warning"><b class="bad">These attacks could not see.</b> Without any protection, too, their best
+pictures are no more like the slices than a guess: the numbers of pictures say nothing about protection. A codec that
+was trained for longer shows more, and a full check finds more.</p>"""
+
+
 def page(report: AuditReport) -> str:
     """The report as the text of an HTML file."""
     best = "best quick attack" if is_quick(_attacks(report)) else "best attack"
@@ -171,7 +178,7 @@ def best_by_setting(findings: Sequence[Finding]) -> list[Bar]:
 
 
 def _title(report: AuditReport) -> str:
-    return f"Privacy audit: {report.config.get('title', report.config.get('task', 'a task'))}"
+    return f"Privacy check: {report.config.get('title', report.config.get('task', 'a task'))}"
 
 
 def _about(report: AuditReport) -> str:
@@ -196,11 +203,19 @@ def _warning(report: AuditReport) -> str:
         what = f"The numbers of {guards} say nothing about" if guards else "The numbers on this page say nothing about"
         names = "; ".join(report.broken_controls(guards))
         notices.append(_WARNING.format(what=escape(what), names=escape(names)))
+    if _could_not_see(report):
+        notices.append(_BLIND)
     if few_in_words(_attacked(report)):
         notices.append(_FEW.format(text=few_in_words(_attacked(report))))
     if is_quick(_attacks(report)):
         notices.append(_QUICK.format(text=QUICK_IN_WORDS))
     return "".join(notices)
+
+
+def _could_not_see(report: AuditReport) -> bool:
+    """Whether attacks on what nothing protects were tried, and the best drew no better than a guess."""
+    plain = [f for f in report.findings if f.measure == parts.SSIM and f.setting == NO_PROTECTION]
+    return bool(plain) and all(finding.value <= finding.chance for finding in plain)
 
 
 def _trade_off(report: AuditReport) -> str:

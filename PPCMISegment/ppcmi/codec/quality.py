@@ -72,7 +72,7 @@ def require_good_masks(quality: CodecQuality, lowest: float = LOWEST_MASK_DICE) 
                 )
             if value < lowest:
                 raise CodecError(
-                    f"The codec keeps {label!r} at a Dice of {value:.2f} (profile {profile}), less than {lowest:.2f}; "
+                    f"The codec keeps {label!r} at a Dice of {value:.3f} (profile {profile}), less than {lowest:.2f}; "
                     "train longer or with more cases, or publish it anyway.",
                     command="ppcmi codec publish --publish-anyway",
                 )
