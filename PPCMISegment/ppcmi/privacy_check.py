@@ -183,8 +183,9 @@ def two_sentences(found: CheckedProfile, attacks: str, attacked: int) -> tuple[s
         f"(95 %: {_number(found.best_low)} to {_number(found.best_high)}, of {counted(attacked, 'attacked patient')}) "
         f"and the best that knew no slice of this site {_number(found.unaided_ssim)}, where drawing the mean slice, "
         f"having seen nothing, gives {_number(found.chance_ssim)} and the slice itself 1{dice}{more}.",
-        "What leaves stays personal data about health, at the server and for every member who helps it: it needs the "
-        "legal basis, the contracts and the access rules that images need, and nobody here calls it anonymous.",
+        "What leaves stays personal data about health, at the server and for every member who helps it, and can be "
+        "recognized when it comes again, however unlike the pictures are: it needs the legal basis, the contracts and "
+        "the access rules that images need, and nobody here calls it anonymous.",
     )
 
 
