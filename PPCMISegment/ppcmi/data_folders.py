@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ppcmi.errors import ReadError
 from ppcmi.formats.slicer_scene import SCENE_ENDING
-from ppcmi.sources import find_images, image_stem, is_image
+from ppcmi.sources import IMAGES_FOLDER, LABEL_FOLDERS, find_images, image_stem, is_image
 
 FOLDS = ("train", "val", "test")
 
@@ -39,10 +39,10 @@ def find_cases(folder: Path) -> list[CaseFiles]:
     :raises ReadError: if there are no images, two have the same name, or the table has no column ``id``, a case twice
         or an unknown fold.
     """
-    images = _by_stem(find_images(folder / "images")) if (folder / "images").is_dir() else {}
+    images = _by_stem(find_images(folder / IMAGES_FOLDER)) if (folder / IMAGES_FOLDER).is_dir() else {}
     if not images:
         raise ReadError("The data folder has no folder 'images' with images in it.")
-    label_folder = next((folder / name for name in ("labels", "label") if (folder / name).is_dir()), None)
+    label_folder = next((folder / name for name in LABEL_FOLDERS if (folder / name).is_dir()), None)
     labels = {} if label_folder is None else _by_stem([p for p in sorted(label_folder.iterdir()) if is_image(p)])
     rows = _split_rows(folder / "split.csv")
     cases = []

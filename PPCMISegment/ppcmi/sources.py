@@ -26,10 +26,14 @@ SEGMENTATION_ENDING = ".seg.nrrd"
 IMAGE_ENDINGS = tuple(sorted((*OTHER_ENDINGS, SEGMENTATION_ENDING, ".dcm"), key=len, reverse=True))
 """Longest first, so that the first that fits is the whole ending."""
 
+IMAGES_FOLDER, LABEL_FOLDERS = "images", ("labels", "label")
+"""Of a data folder (:mod:`ppcmi.data_folders`)."""
+
 NOTHING_THERE = "There is no image at the place given; check its spelling."
 NO_IMAGES = "The folder has no DICOM images and no files of another known format (NIfTI, NRRD, MetaImage, PNG, TIFF)."
 
 A_SEGMENTATION = "It is a segmentation, which belongs to an image."
+LABELS = "It has the labels of the images in the folder beside it."
 ONLY_OTHERS = "The folder has no DICOM images to segment but other objects alone, such as reports."
 
 
@@ -88,6 +92,7 @@ def find_sources(path: Path, without: Path | None = None) -> FoundSources:
     """The images at ``path``: itself, or those in the folder and the folders within it.
 
     DICOM files are put together by their UIDs wherever they lie. An image that cannot be read is among them, with why.
+    Of a data folder, ``images/`` with ``labels/`` beside it, the labels are left out.
 
     :param without: a folder that is left out, as results go there.
     :raises ReadError: if there is none, or ``path`` is the folder that is left out.
@@ -101,13 +106,16 @@ def find_sources(path: Path, without: Path | None = None) -> FoundSources:
         raise ReadError(NOTHING_THERE)
     if without is not None and path.resolve() == without.resolve():
         raise ReadError("Images and results are in the same folder; choose another one for the results.")
-    files = list(_files_below(path, None if without is None else without.resolve()))
+    labels = [place for name in LABEL_FOLDERS if (place := path / name).is_dir() and (path / IMAGES_FOLDER).is_dir()]
+    below = _files_below(path, None if without is None else without.resolve())
+    files = [file for file in below if not any(file.is_relative_to(place) for place in labels)]
     maybe_dicom = [file for file in files if not _has_ending(file, OTHER_ENDINGS)]
     others = [file for file in files if _has_ending(file, OTHER_ENDINGS)]
     images = _file_sources(file for file in others if not _has_ending(file, (SEGMENTATION_ENDING,)))
     sources = _sources(scan(maybe_dicom), images)
     segmentations = [LeftOut(file.name, A_SEGMENTATION) for file in others if _has_ending(file, (SEGMENTATION_ENDING,))]
-    return FoundSources(sources.images, (*sources.left_out, *segmentations))
+    label_folders = [LeftOut(place.name, LABELS) for place in labels]
+    return FoundSources(sources.images, (*sources.left_out, *segmentations, *label_folders))
 
 
 def only_source(path: Path) -> ImageSource:

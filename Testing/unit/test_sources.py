@@ -16,7 +16,7 @@ from pydicom.uid import (
 
 from ppcmi.errors import ReadError
 from ppcmi.reading import read_image, read_volume
-from ppcmi.sources import find_sources, only_source
+from ppcmi.sources import LABELS, find_sources, only_source
 from ppcmi.volume import Volume
 from support.dicom import write_series
 from support.dicom_pictures import a_picture, save
@@ -199,3 +199,20 @@ def test_uids_are_not_needed_to_tell_folders_apart(tmp_path):
             if number:
                 path.unlink()
     assert names_in(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["labels", "label"])
+def test_of_a_data_folder_the_labels_are_no_images(tmp_path, name):
+    for folder in ("images", name):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "case_1.nii.gz").touch()
+    found = find_sources(tmp_path)
+    assert [source.path.parent.name for source in found.images] == ["images"]
+    assert [(left.name, left.reason) for left in found.left_out] == [(name, LABELS)]
+    assert names_in(tmp_path / name) == ["case_1"]  # given by itself, it is what somebody wants
+
+
+def test_a_folder_that_is_called_labels_may_be_all_there_is(tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "scan.nii").touch()
+    assert names_in(tmp_path) == ["scan"]
