@@ -58,9 +58,7 @@ def volumeFromNode(node: slicer.vtkMRMLScalarVolumeNode, task: Task) -> Volume:
         raise ReadError("The volume has no image; load it again.")
     if image.GetNumberOfScalarComponents() != 1:
         raise ReadError("The volume is in color or has several values at each voxel; segment a gray-scale volume.")
-    modality = modalityOf(node)
-    if modality is not None and modality != task.modality:
-        raise ReadError(f"The volume is of modality {modality}, the task is for {task.modality}; choose another task.")
+    task.require_modality(modalityOf(node))
     transform = node.GetParentTransformNode()
     if transform is not None and not transform.IsTransformToWorldLinear():
         raise GeometryError(

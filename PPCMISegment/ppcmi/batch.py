@@ -112,6 +112,7 @@ def _segment_one(
 ) -> Generator[BatchItem, None, CaseRecord]:
     check_source(endings, item.source)
     image = read_image(item.source)
+    link.task.require_modality(image.modality)
     volume = image.volume
     probable = needs_probabilities(endings, image)
     result = yield from _as_items(item, segment(volume, link, with_probabilities=probable, cancelled=cancelled))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppcmi.dicom.acquisition import Acquisition
-from ppcmi.dicom.pixels import read_dicom
+from ppcmi.dicom.pixels import modality_of, read_dicom
 from ppcmi.errors import ReadError
 from ppcmi.formats.itk_files import ItkFile, read_itk_layers, read_itk_volume
 from ppcmi.formats.nifti import NIFTI_ENDINGS, read_nifti
@@ -39,11 +39,13 @@ class ReadImage:
     :param acquisition: of slices that are no regular grid (gantry tilt, uneven gaps): the volume is resampled, and this
         goes back to the slices.
     :param warnings: sentences that whoever uses the image should read.
+    :param modality: that a DICOM image states, such as ``MR``; empty where nothing is stated.
     """
 
     volume: Volume
     acquisition: Acquisition | None = None
     warnings: tuple[str, ...] = ()
+    modality: str = ""
 
 
 def read_image(source: ImageSource) -> ReadImage:
@@ -57,7 +59,10 @@ def read_image(source: ImageSource) -> ReadImage:
     """
     if source.refusal is not None:
         raise source.refusal.with_traceback(None)
-    image = ReadImage(_read_source(source)) if source.dicom is None else ReadImage(*read_dicom(source.dicom))
+    if source.dicom is None:
+        image = ReadImage(_read_source(source))
+    else:
+        image = ReadImage(*read_dicom(source.dicom), modality_of(source.dicom))
     require_finite(image.volume.voxels)
     return image
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from ppcmi.errors import TaskError
+from ppcmi.errors import ReadError, TaskError
 
 FORMAT = "ppcmi-task/1"
 MAXIMUM_FILE_BYTES = 1 << 20
@@ -118,6 +118,16 @@ class Task:
     def classes(self) -> int:
         """Number of classes with the background."""
         return len(self.labels) + 1
+
+    def require_modality(self, modality: str | None) -> None:
+        """That an image is of the task's kind, as far as it says of what kind it is.
+
+        :raises ReadError: if it says another one: a network answers anything with something.
+        """
+        if modality and modality != self.modality:
+            raise ReadError(
+                f"The volume is of modality {modality}, the task is for {self.modality}; choose another task."
+            )
 
 
 def load_task(path: Path) -> Task:

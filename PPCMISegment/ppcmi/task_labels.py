@@ -73,7 +73,9 @@ def open_labelled_case(case: CaseFiles, task: Task, matching: LabelMatching | No
     if case.label is None:
         raise ReadError("The case has no labels.")
     source = only_source(case.image)
-    image = read_image(source).volume
+    read = read_image(source)
+    task.require_modality(read.modality)
+    image = read.volume
     if matching is None:
         return LabelledCase(image, find_task_labels(case.label, task, image, source))
     file = open_segments(case.label, source)

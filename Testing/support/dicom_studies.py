@@ -54,6 +54,7 @@ def write_study(folder: Path, volumes: Sequence[Volume] | None = None) -> Study:
             FrameOfReferenceUID=generate_uid(),
             SeriesNumber=number,
             PositionReferenceIndicator="",
+            Modality="MR",
             Manufacturer="Tests",
         )
     return Study(uid, tuple(files))

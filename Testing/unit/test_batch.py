@@ -174,6 +174,18 @@ def test_an_image_whose_result_could_not_be_filed_fails_before_anything_of_it_is
     assert list(output.glob("*.dcm")) == []
 
 
+def test_an_image_of_another_modality_is_refused_before_anything_of_it_leaves(a_link, tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 300, (5, 20, 22)).astype(np.int16)
+    for modality in ("CT", "MR"):
+        write_series(Volume(voxels, a_geometry(voxels.shape, (1.0, 1.0, 1.0))), tmp_path / modality, Modality=modality)
+    images, _ = find_batch_images(tmp_path, tmp_path / "out")
+    items = {item.name: item.record for item in segment_files(images, a_link, tmp_path / "out") if item.outcome}
+    assert items["MR"].outcome == "done"
+    assert items["CT"].outcome == "failed"
+    assert items["CT"].error == "The volume is of modality CT, the task is for MR; choose another task."
+    assert items["CT"].bytes_sent == 0
+
+
 def test_series_of_a_study_are_images_each_and_one_that_is_refused_fails_alone(a_link, tmp_path):
     study, output = tmp_path / "study", tmp_path / "study" / "out"
     geometry = a_geometry((5, 20, 22), (1.0, 2.0, 3.0))
@@ -181,7 +193,7 @@ def test_series_of_a_study_are_images_each_and_one_that_is_refused_fails_alone(a
     for number in (1, 2):
         names = [f"{number}-{k}" for k in range(5)]
         paths = write_series(
-            Volume(voxels, geometry), study, names=names, SeriesNumber=number, BurnedInAnnotation="YES"
+            Volume(voxels, geometry), study, names=names, SeriesNumber=number, BurnedInAnnotation="YES", Modality="MR"
         )
     paths[2].unlink()
 

@@ -14,9 +14,10 @@ from ppcmi.mosaic import side_by_side
 from ppcmi.png import encode_png
 from ppcmi.preview import preview_slice
 from ppcmi.protection import protection_of
-from ppcmi.reading import read_volume
+from ppcmi.reading import read_image
 from ppcmi.scales import PRIVACY_PROFILES, Profile
 from ppcmi.slicing import VolumeSlices
+from ppcmi.sources import only_source
 from ppcmi.what_leaves import Sending, segmentation_leaves, what_goes, what_stays, who_could_learn_what
 
 HEIGHT = 512
@@ -46,7 +47,9 @@ def _preview(command: Command) -> int:
     part = site.task(options.task)
     codec = ensure_codec(site.client(), part).to(command.device())
     profile = Profile(options.profile) if options.profile else usual_profile(part.membership, codec)
-    volume = read_volume(options.image)
+    image = read_image(only_source(options.image))
+    part.task.require_modality(image.modality)
+    volume = image.volume
     slices = VolumeSlices(volume, part.task)
     index = len(slices) // 2 if options.slice is None else options.slice
     if not 0 <= index < len(slices):

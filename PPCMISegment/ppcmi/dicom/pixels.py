@@ -154,6 +154,16 @@ def read_dicom(source: DicomVolume) -> tuple[Volume, Acquisition | None, tuple[s
     return acquisition.regular_volume(voxels), acquisition, (*warnings, TILTED)
 
 
+def modality_of(source: DicomVolume) -> str:
+    """The modality (PS3.3 C.7.3.1.1.1) that the first file states, such as ``MR``; empty if it states none.
+
+    :raises ReadError: if the file is damaged.
+    """
+    with damage_is_a_read_error(), source.frames[0].file.open("rb") as stream:
+        require_bounded_inflation(stream)
+        return str(pydicom.dcmread(stream, force=True, specific_tags=["Modality"]).get("Modality") or "")
+
+
 def regular_geometry(source: DicomVolume, shape: tuple[int, int]) -> Geometry:
     """Where the voxels of frames of ``shape`` (rows, columns) lie that are a regular grid."""
     frames = source.frames
