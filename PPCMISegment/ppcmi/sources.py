@@ -106,8 +106,8 @@ def find_sources(path: Path, without: Path | None = None) -> FoundSources:
         raise ReadError(NOTHING_THERE)
     if without is not None and path.resolve() == without.resolve():
         raise ReadError("Images and results are in the same folder; choose another one for the results.")
+    below = list(_files_below(path, None if without is None else without.resolve()))
     labels = [place for name in LABEL_FOLDERS if (place := path / name).is_dir() and (path / IMAGES_FOLDER).is_dir()]
-    below = _files_below(path, None if without is None else without.resolve())
     files = [file for file in below if not any(file.is_relative_to(place) for place in labels)]
     maybe_dicom = [file for file in files if not _has_ending(file, OTHER_ENDINGS)]
     others = [file for file in files if _has_ending(file, OTHER_ENDINGS)]
