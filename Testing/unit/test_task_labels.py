@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
@@ -44,7 +45,8 @@ def write_layers(path, masks, names):
 @pytest.fixture
 def a_dicom_case(tmp_path):
     """A data folder with a series as its image; labels are to come."""
-    files = write_study(Volume(np.zeros(GEOMETRY.shape, np.int16), GEOMETRY), tmp_path / "images" / "case")
+    image = Volume(np.zeros(GEOMETRY.shape, np.int16), GEOMETRY)
+    files = write_study(image, tmp_path / "images" / "case", Modality="MR")
     (tmp_path / "labels").mkdir()
     return tmp_path, files
 
@@ -129,4 +131,15 @@ def test_a_dicom_image_in_place_of_labels_is_refused(a_dicom_case):
     folder, files = a_dicom_case
     shutil.copy(files[0], folder / "labels" / "case.dcm")
     with pytest.raises(ReadError, match="no segmentation or structure set"):
+        labels_of(folder)
+
+
+def test_a_case_of_another_modality_is_no_case_of_the_task(a_dicom_case):
+    folder, files = a_dicom_case
+    write_dicom_segments(folder / "labels" / "case.dcm", files, {"Label 1": boxes() == 1, "Label 2": boxes() == 2})
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        dataset.Modality = "CT"
+        dataset.save_as(file)
+    with pytest.raises(ReadError, match="is of modality CT, the task is for MR"):
         labels_of(folder)
