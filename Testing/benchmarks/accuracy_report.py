@@ -58,7 +58,7 @@ def _of_one_run(data: str, labels: str, rows: Mapping[str, Row]) -> Iterator[Mea
         yield named(name, "mean", row["dice"])
         for site, dice in row["by_site"].items():
             yield named(name, f"site {site}", dice)
-        if name.startswith("private") and not name.endswith(NO_COMPARISON):
+        if ALONE in rows and name.startswith("private") and not name.endswith(NO_COMPARISON):
             least = LEAST_GAIN.get((data, labels), 0.0) if name in (COARSE, USUAL) else 0.0
             bound = {} if name == PAPER else {"at_least": least}  # the published system is measured, not promised
             yield named(name, "gain over each site alone", row["dice"] - rows[ALONE]["dice"], **bound)
