@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ppcmi.outgoing import Outgoing, Waiting
     from ppcmi.what_leaves import Leaving
 
-MEGABYTE = 1e6
-
 
 class CohortUpload:
     """The row that tells of a cohort that the server does not have whole, and the upload.
@@ -116,13 +114,15 @@ class CohortUpload:
         self._onMessage(_("Connecting to the server..."))
 
     def _show(self, progress: UploadProgress | None) -> None:
+        from ppcmi.wording import megabytes
+
         if progress is None:
             return
         self._ui.progressBar.maximum = max(1, progress.total)
         self._ui.progressBar.value = progress.done
         self._onMessage(
-            _("Sending: the server has {done} of {total} parts; {size:.1f} MB sent").format(
-                done=progress.done, total=progress.total, size=progress.bytes_sent / MEGABYTE
+            _("Sending: the server has {done} of {total} parts; {size} sent").format(
+                done=progress.done, total=progress.total, size=megabytes(progress.bytes_sent)
             )
         )
 

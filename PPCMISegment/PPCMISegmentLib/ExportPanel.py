@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ppcmi.site import TaskProfile
 
 SCENE, FOLDER = "scene", "folder"
-MEGABYTE = 1e6
 BAR_PARTS = 1000
 
 
@@ -306,8 +305,10 @@ class ExportPanel:
 
 def _progressText(event: ExportEvent, cases: int) -> str:
     """How far the export is; slices are encoded several times where encodings are augmented."""
+    from ppcmi.wording import megabytes
+
     where = _("Case {number} of {count}").format(number=event.case + 1, count=cases)
-    so_far = _("so far {slices} slices, {size:.1f} MB").format(slices=event.slices, size=event.bytesWritten / MEGABYTE)
+    so_far = _("so far {slices} slices, {size}").format(slices=event.slices, size=megabytes(event.bytesWritten))
     if event.state == "reading" or not event.total:
         return _("{where}: reading; {so_far}").format(where=where, so_far=so_far)
     doing = _("{done} of {total} encodings").format(done=event.encoded, total=event.total)

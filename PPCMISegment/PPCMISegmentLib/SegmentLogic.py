@@ -54,6 +54,13 @@ class CaseResult:
     volumesMl: dict[str, float]
     progress: Progress
 
+    @property
+    def foundNothing(self) -> bool:
+        """Whether not a voxel is of a structure."""
+        from ppcmi.confidence import found_nothing
+
+        return found_nothing(self.volumesMl)
+
 
 @dataclass(frozen=True, eq=False)
 class QueueEvent:

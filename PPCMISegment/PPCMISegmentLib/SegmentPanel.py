@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from PPCMISegmentLib.ParameterNode import PPCMISegmentParameterNode
     from PPCMISegmentLib.SegmentLogic import CaseResult
 
-MEGABYTE = 1e6
-
 
 class SegmentPanel:
     """Widgets of the panel, and the run that is under way.
@@ -42,7 +40,7 @@ class SegmentPanel:
         self._run, self._asking = Steps(), Steps()
         self._offers: list[TaskOffer] = []
         self._parameterNode: PPCMISegmentParameterNode | None = None
-        self._started, self._failed = 0.0, 0
+        self._started, self._failed, self._empty = 0.0, 0, 0
         self.widget = slicer.util.loadUI(resourcePath("UI/SegmentPanel.ui"))
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self._queue = VolumeQueue(self.ui.volumesTable, self._showWhatLeaves)
@@ -225,7 +223,7 @@ class SegmentPanel:
         )
         self._clearResults()
         self._setRunning(True)
-        self._failed = 0
+        self._failed = self._empty = 0
         for node in nodes:
             self._queue.setStatus(node, _("waiting"))
         self._run.start(
@@ -236,9 +234,13 @@ class SegmentPanel:
         )
 
     def _summary(self) -> str:
-        if not self._failed:
-            return _("Done.")
-        return _("{count} of the volumes could not be segmented; the table says why.").format(count=self._failed)
+        said = [_("Done.")]
+        if self._failed:
+            text = _("{count} of the volumes could not be segmented; the table says why.")
+            said = [text.format(count=self._failed)]
+        if self._empty:
+            said.append(_("No structure was found in {count} of the volumes.").format(count=self._empty))
+        return " ".join(said)
 
     def _mayUseCpu(self) -> bool:
         return slicer.util.confirmYesNoDisplay(
@@ -246,6 +248,8 @@ class SegmentPanel:
         )
 
     def _showEvent(self, event: QueueEvent) -> None:
+        from ppcmi.wording import megabytes
+
         if event.state == "connecting":
             self._showMessage(_("Connecting to the server and loading the codec..."))
         elif event.state == "working":
@@ -258,12 +262,17 @@ class SegmentPanel:
             self._failed += 1
             self._queue.setStatus(event.volumeNode, sentenceOf(event.error))
         elif event.result is not None:
-            sent = event.result.progress.bytes_sent / MEGABYTE
-            self._queue.setStatus(event.volumeNode, _("done, {size:.1f} MB sent").format(size=sent))
+            done = _("done, {size} sent")
+            if event.result.foundNothing:
+                self._empty += 1
+                done = _("done, no structure was found in it, {size} sent")
+            self._queue.setStatus(event.volumeNode, done.format(size=megabytes(event.result.progress.bytes_sent)))
             self._queue.uncheck(event.volumeNode)
             self._showResult(event.result)
 
     def _showProgress(self, progress: Progress) -> None:
+        from ppcmi.wording import megabytes
+
         self.ui.progressBar.maximum = max(1, progress.total)
         self.ui.progressBar.value = progress.done
         passed = time.monotonic() - self._started
@@ -272,8 +281,8 @@ class SegmentPanel:
             "slice": _("Slicing"), "encode": _("Encoding"), "map": _("Waiting for the server"),
             "decode": _("Decoding"), "restore": _("Restoring the volume's grid"),
         }[progress.stage]  # fmt: skip
-        text = _("{doing}: {done} of {total} slices, {sent:.1f} MB sent").format(
-            doing=doing, done=progress.done, total=progress.total, sent=progress.bytes_sent / MEGABYTE
+        text = _("{doing}: {done} of {total} slices, {sent} sent").format(
+            doing=doing, done=progress.done, total=progress.total, sent=megabytes(progress.bytes_sent)
         )
         self._showMessage(text if left is None else text + _(", about {seconds:.0f} s left").format(seconds=left + 1))
 

@@ -44,6 +44,8 @@ class BatchItem:
 
     :param source: of the volume, and ``number`` which of ``total`` it is.
     :param name: of its results, without ending.
+    :param to_do_after: how many of those after it are not done yet.
+    :param progress: while it is being worked on, None as long as it is being read.
     :param record: what the manifest says of it, once it is done, failed or skipped.
     """
 
@@ -51,6 +53,7 @@ class BatchItem:
     name: str
     number: int
     total: int
+    to_do_after: int = 0
     progress: Progress | None = None
     outcome: Outcome | None = None
     record: CaseRecord | None = None
@@ -80,22 +83,31 @@ def segment_files(
     names = result_names(images, manifest.sources)
     _require_other_files(images, output, [f"{name}{ending}" for name in names for ending in endings])
     made_with = {**provenance_of(link), "decoder": _fingerprint(link.decoder)}
-    for number, (image, name) in enumerate(zip(images, names, strict=True), start=1):
-        item = BatchItem(image.source, name, number, len(images))
-        made_from = {**_identity(image.source), **made_with}
+
+    def made_from(image: BatchImage) -> dict[str, Any]:
+        return {**_identity(image.source), **made_with}
+
+    def is_done(image: BatchImage, name: str) -> bool:
         before = manifest.records.get(name)
-        if before is not None and _is_done(before, made_from, output, endings):
-            yield replace(item, outcome="skipped", record=before)
+        return before is not None and _is_done(before, made_from(image), output, endings)
+
+    to_do = sum(not is_done(image, name) for image, name in zip(images, names, strict=True))
+    for number, (image, name) in enumerate(zip(images, names, strict=True), start=1):
+        if is_done(image, name):  # asked again: hours may have passed
+            item = BatchItem(image.source, name, number, len(images), to_do)
+            yield replace(item, outcome="skipped", record=manifest.records[name])
             continue
+        to_do = max(0, to_do - 1)
+        item = BatchItem(image.source, name, number, len(images), to_do)
         start = time.monotonic()
+        made = CaseRecord(name, "done", made_from(image))
         try:
-            done = CaseRecord(name, "done", made_from)
-            record = yield from _segment_one(item, done, link, output, endings, cancelled)
+            record = yield from _segment_one(item, made, link, output, endings, cancelled)
         except Exception as error:
             failure = _of_this_case(error)
             if failure is None:
                 raise
-            record = CaseRecord(name, "failed", made_from, error=failure)
+            record = replace(made, outcome="failed", error=failure)
         seconds, finished = round(time.monotonic() - start, 3), datetime.now(UTC).isoformat(timespec="seconds")
         record = replace(record, total_seconds=seconds, finished=finished)
         manifest.append(record)
@@ -110,6 +122,7 @@ def _segment_one(
     endings: Sequence[str],
     cancelled: Callable[[], bool],
 ) -> Generator[BatchItem, None, CaseRecord]:
+    yield item
     check_source(endings, item.source)
     image = read_image(item.source)
     link.task.require_modality(image.modality)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from ppcmi.confidence import found_nothing
 from ppcmi.errors import WriteError
 
 MANIFEST = "ppcmi-segment.jsonl"
@@ -25,7 +26,7 @@ class CaseRecord:
     :param error: one sentence, if it failed.
     :param slices: of it, and ``bytes_sent`` and ``bytes_received`` for them.
     :param seconds: by stage; ``total_seconds`` also holds reading and writing.
-    :param volumes_ml: by structure.
+    :param volumes_ml: by structure, 0 where it was not found.
     :param endings: of the files of the result.
     :param warnings: sentences about the image that whoever uses the result should read.
     :param picture: where its overlay is, from the folder of the results, or empty.
@@ -46,6 +47,11 @@ class CaseRecord:
     warnings: Sequence[str] = field(default_factory=list)
     picture: str = ""
     finished: str = ""
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether it was segmented and not a voxel is of a structure; seen in manifests of any version."""
+        return self.outcome == "done" and found_nothing(self.volumes_ml)
 
 
 class Manifest:

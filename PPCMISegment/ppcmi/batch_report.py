@@ -31,6 +31,8 @@ from ppcmi.wording import counted, megabytes
 
 REPORT = "report.html"
 
+NOTHING_FOUND = "No structure was found in it."
+
 _PAGE = Template("""\
 <!DOCTYPE html>
 <html lang="en">
@@ -148,8 +150,12 @@ def _made_with(task: Task, provenance: Mapping[str, str]) -> str:
 def _summary(done: Sequence[CaseRecord], failed: Sequence[CaseRecord]) -> str:
     volumes = counted(len(done), "volume")
     sent = megabytes(sum(record.bytes_sent for record in done))
-    text = f"{volumes} segmented, {len(failed)} not. For them {sent} of protected latents left the site"
-    return f"{text}; no image and no mask did." if done else f"{volumes} segmented, {len(failed)} not."
+    if not done:
+        return f"{volumes} segmented, {len(failed)} not."
+    empty = sum(record.found_nothing for record in done)
+    found = f"In {empty} of them no structure was found. " if empty else ""
+    left = f"For them {sent} of protected latents left the site; no image and no mask did."
+    return f"{volumes} segmented, {len(failed)} not. {found}{left}"
 
 
 def _failure(record: CaseRecord) -> str:
@@ -160,13 +166,14 @@ def _case(record: CaseRecord, task: Task, folder: Path) -> str:
     files = (f'<a href="{quote(record.name + ending)}">{escape(ending)}</a>' for ending in _files(record, folder))
     found = [label for label in task.labels if record.volumes_ml.get(label.name)]
     absent = [label.name for label in task.labels if label not in found]
+    warnings = [NOTHING_FOUND, *record.warnings] if record.found_nothing else record.warnings
     return _CASE.substitute(
         anchor=escape(record.name),
         picture=_picture(record) if record.picture and (folder / record.picture).exists() else "",
         name=escape(record.name),
         files=" ".join(files),
         made=escape(_when_and_by(record)),
-        warnings="".join(f'<p class="warning small">{escape(warning)}</p>' for warning in record.warnings),
+        warnings="".join(f'<p class="warning small">{escape(warning)}</p>' for warning in warnings),
         volumes="".join(_volume(label, record.volumes_ml[label.name]) for label in found),
         absent=f"not found: {escape(', '.join(absent))}" if absent else "",
         sent=megabytes(record.bytes_sent),

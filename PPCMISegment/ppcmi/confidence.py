@@ -6,6 +6,7 @@ nine of ten such voxels are right; low values show where to look.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,12 @@ def write_confidence(confidence: NDArray[np.float32], geometry: Geometry, path: 
 
 
 def volumes_ml(labels: Volume, task: Task) -> dict[str, float]:
-    """Millilitres of each structure, also of those that were not found."""
+    """Millilitres of each structure to six digits, however small its voxels are; 0 only of those not found."""
     voxel_ml = abs(float(np.linalg.det(labels.geometry.ijk_to_ras[:3, :3]))) / 1000
     counts: NDArray[Any] = np.bincount(labels.voxels.ravel(), minlength=task.classes)
-    return {label.name: round(float(counts[label.value]) * voxel_ml, 4) for label in task.labels}
+    return {label.name: float(f"{float(counts[label.value]) * voxel_ml:.6g}") for label in task.labels}
+
+
+def found_nothing(volumes: Mapping[str, float]) -> bool:
+    """Whether no structure was found at all, from all structures' :func:`volumes_ml`; False if there are none."""
+    return bool(volumes) and not any(volumes.values())

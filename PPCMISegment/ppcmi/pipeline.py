@@ -231,8 +231,9 @@ def _exchange(
                 last = replace(last, stage="encode")
                 latents = yield from work.do("encode", partial(encode, where), last)
                 request = yield from work.do("protect", partial(_request, link, latents, where, case), last)
-                last = replace(last, stage="map", bytes_sent=last.bytes_sent + len(request.bundle))
+                last = replace(last, bytes_sent=last.bytes_sent + len(request.bundle))
                 calls.start(request, request.send)
+            last = replace(last, stage="map")
             busy = waiting and not calls.full  # then there is no reason to wait: only look whether an answer is there
             with work.measure("wait"):
                 answers = calls.finished(0.0 if busy else NETWORK_POLL_S)
@@ -287,8 +288,9 @@ class _Work:
         return dict(self._seconds)
 
     def do(self, stage: str, job: Callable[[], Result], meanwhile: Progress) -> Generator[Progress, None, Result]:
-        """What ``job`` returns; while a thread computes it, ``meanwhile`` tells the caller that it goes on."""
+        """What ``job`` returns; ``meanwhile`` tells the caller what is begun, and that a thread goes on with it."""
         if self._worker is None:
+            yield meanwhile
             with self.measure(stage):
                 return job()
         with self.measure(stage):

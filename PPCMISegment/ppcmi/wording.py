@@ -11,3 +11,11 @@ def counted(count: int, name: str) -> str:
 def megabytes(count: int) -> str:
     """A number of bytes as people read it."""
     return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+
+
+def about(seconds: float) -> str:
+    """A time that is estimated: ``about 40 s``, ``about 3 min``, ``about 2.5 h``."""
+    minutes = seconds / 60
+    if minutes < 1.5:
+        return f"about {seconds:.0f} s"
+    return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"

@@ -3,6 +3,7 @@
 import re
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -183,6 +184,17 @@ def test_a_node_that_was_killed_goes_on_with_what_it_had_received(a_site, archiv
         ended(process)
     segmentations(archive, study, 1)
     assert list((folder / "studies").iterdir()) == []
+
+
+def test_a_node_says_in_how_many_images_it_found_nothing(a_site, archive, tmp_path):
+    dark, bright = phantoms(2)
+    study = write_study(tmp_path / "study", [replace(dark, voxels=np.zeros_like(dark.voxels)), bright])
+    with a_node(a_site, archive, tmp_path / "node", "--quiet-s", "1") as (process, _):
+        assert archive.send("ppcmi", archive.add(*study.files)).ok
+        _, found, given_back = [process.stderr.readline() for _ in range(3)]
+        ended(process)
+    assert found.endswith("study 1: no structure was found in 1 image\n")
+    assert given_back.endswith("study 1: 2 results given back\n")
 
 
 def test_a_node_waits_for_an_archive_and_two_do_not_share_a_folder(a_site, tmp_path, capsys):

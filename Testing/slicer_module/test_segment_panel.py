@@ -183,6 +183,23 @@ def test_several_volumes_are_done_one_after_the_other_and_a_bad_one_does_not_sto
     assert empty not in references
 
 
+def test_a_volume_in_which_nothing_was_found_says_so(a_panel, slicer_host, a_volume):
+    dark = slicer.util.arrayFromVolume(a_volume) * 0
+    matrix = vtk.vtkMatrix4x4()
+    a_volume.GetIJKToRASMatrix(matrix)
+    slicer.util.addVolumeFromArray(dark, slicer.util.arrayFromVTKMatrix(matrix), "dark")
+    segment_and_wait(slicer_host, a_panel)
+    assert status_of(a_panel, 0).startswith("done, 0.")
+    assert status_of(a_panel, 1).startswith("done, no structure was found in it, 0.")
+    assert a_panel.ui.messageLabel.text == "Done. No structure was found in 1 of the volumes."
+    table = a_panel.ui.resultsTable
+    assert {table.item(row, 1).text() for row in range(table.rowCount)} == {"not found"}
+    check(a_panel, 0)
+    check(a_panel, 1, "Unchecked")
+    segment_and_wait(slicer_host, a_panel)
+    assert a_panel.ui.messageLabel.text == "Done."
+
+
 def refused(panel, host):
     segment_and_wait(host, panel)
     assert segmentations() == []

@@ -20,8 +20,16 @@ class Thresholds(SiteDecoder):
 
 
 def write_scan(path, seed):
-    voxels = np.random.default_rng(seed).integers(0, 300, (4, 20, 22)).astype(np.float32)
-    image = SimpleITK.GetImageFromArray(voxels)
+    write_voxels(path, np.random.default_rng(seed).integers(0, 300, (4, 20, 22)))
+
+
+def write_dark_scan(path):
+    """A scan in which :class:`Thresholds` finds nothing."""
+    write_voxels(path, np.zeros((4, 20, 22)))
+
+
+def write_voxels(path, voxels):
+    image = SimpleITK.GetImageFromArray(voxels.astype(np.float32))
     image.SetSpacing((1.0, 2.0, 3.0))
     SimpleITK.WriteImage(image, str(path))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.batch_runs import Thresholds, write_scan
+from support.batch_runs import Thresholds, write_dark_scan, write_scan
 from support.private_link import HalvingServer, link_to, untrained_codec
 
 
@@ -29,3 +29,10 @@ def scans(tmp_path):
     for number, path in enumerate(paths):
         write_scan(path, number)
     return paths
+
+
+@pytest.fixture
+def a_dark_scan(tmp_path):
+    """The path of a scan in which the link's decoder finds nothing."""
+    write_dark_scan(tmp_path / "dark.nii.gz")
+    return tmp_path / "dark.nii.gz"

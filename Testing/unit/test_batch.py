@@ -41,6 +41,23 @@ def test_a_refined_decoder_or_another_model_makes_results_anew(scans, a_codec, a
     assert segmented(scans[:1], link_to(a_server, a_codec, decoder=decoder, model=8), output) == {"one": "done"}
 
 
+def test_every_event_says_how_many_volumes_are_still_to_be_done_after_it(scans, a_link, tmp_path):
+    def to_do(*paths):
+        items = segment_files([BatchImage(ImageSource(path)) for path in paths], a_link, tmp_path / "out")
+        return {item.name: item.to_do_after for item in items}
+
+    assert to_do(scans[1]) == {"two": 0}
+    assert to_do(*scans) == {"one": 1, "two": 1, "three": 0}
+    write_scan(scans[0], seed=9)
+    assert to_do(*scans) == {"one": 0, "two": 0, "three": 0}
+
+
+def test_a_volume_is_told_of_before_it_is_read(scans, a_link, tmp_path):
+    scans[0].write_bytes(b"no image")
+    first, second, *_ = segment_files([BatchImage(ImageSource(scans[0]))], a_link, tmp_path / "out")
+    assert (first.progress, first.outcome, second.outcome) == (None, None, "failed")
+
+
 def test_a_failure_goes_on_to_the_next_and_is_tried_again(scans, a_link, tmp_path):
     output = tmp_path / "out"
     scans[1].write_bytes(b"no image")

@@ -127,6 +127,33 @@ def test_the_report_has_the_warnings_about_a_scan(a_report, a_link):
     assert Page(write_report(a_report.parent, a_link.task, warned, provenance_of(a_link))).text.count(sentence) == 1
 
 
+def test_a_scan_in_which_nothing_was_found_is_done_and_known_by_its_record(scans, a_dark_scan, a_link, tmp_path):
+    output = tmp_path / "out"
+    scans[1].write_bytes(b"no image")
+    outcomes = segmented([a_dark_scan, *scans], a_link, output)
+    assert outcomes == {"dark": "done", "one": "done", "two": "failed", "three": "done"}
+    found_nothing = {name: record.found_nothing for name, record in Manifest(output).records.items()}
+    assert found_nothing == {"dark": True, "one": False, "two": False, "three": False}
+    assert segmented([a_dark_scan], a_link, output) == {"dark": "skipped"}
+
+
+def test_the_report_says_where_nothing_was_found(scans, a_dark_scan, a_link, tmp_path):
+    output = tmp_path / "out"
+
+    def text_of(*paths):
+        segmented(paths, a_link, output)
+        return Page(write_report(output, a_link.task, Manifest(output).records.values(), provenance_of(a_link))).text
+
+    assert "No structure was found in it." not in (before := text_of(*scans[:2]))
+    assert "2 volumes segmented, 0 not. For them" in before
+    assert (after := text_of(a_dark_scan)).count("No structure was found in it.") == 1
+    assert "3 volumes segmented, 0 not. In 1 of them no structure was found. For them" in after
+
+
+def test_a_record_without_volumes_does_not_say_that_nothing_was_found():
+    assert not CaseRecord("of an older version", "done", {}).found_nothing
+
+
 def test_the_report_leaves_out_results_that_are_gone(a_report, a_link):
     (a_report.parent / "three.nii.gz").unlink()
     records = Manifest(a_report.parent).records.values()

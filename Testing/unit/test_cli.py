@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+import torch
 
 from ppcmi.cli import options as cli_options
 from ppcmi.cli.console import Console
 from ppcmi.cli.main import build_parser, main
 from ppcmi.cli.model import show_scores
-from ppcmi.errors import UsageError
+from ppcmi.errors import SiteError, UsageError
 from ppcmi.metrics import LabelScore
 from ppcmi.site import Membership
 from ppcmi.task import load_task
@@ -75,6 +76,7 @@ def test_every_command_explains_itself_with_an_example_that_is_valid(words, caps
     example = next(line for line in text.splitlines() if line.startswith("  ppcmi "))
     assert ended.value.code == 0
     assert "--device" in text
+    assert "--threads" in text
     assert build_parser().parse_args(shlex.split(example)[1:]).run is not None
 
 
@@ -85,6 +87,7 @@ def test_every_command_explains_itself_with_an_example_that_is_valid(words, caps
         (["nonsense"], 2),
         (["segment"], 2),
         (["segment", "--task", "t", "in", "-o", "out", "--quantization", "i3"], 2),
+        (["segment", "--task", "t", "in", "-o", "out", "--threads", "0"], 2),
         (["site", "show"], 10),
         (["cohort", "list"], 10),
         (["site", "init", "--server", "http://ppcmi.example.org", "--code", "x"], 2),
@@ -109,6 +112,31 @@ def test_the_module_runs_as_a_command(tmp_path):
     )
     assert (done.returncode, done.stdout) == (10, "")
     assert done.stderr == "ppcmi: There is no site profile yet; set the site up first. (ppcmi site init)\n"
+
+
+@pytest.fixture
+def usual_threads():
+    """How many threads PyTorch computes with; a test may change that."""
+    before = torch.get_num_threads()
+    yield before
+    torch.set_num_threads(before)
+
+
+def test_a_command_computes_with_as_many_threads_as_it_is_told(usual_threads, tmp_path, capsys):
+    words = ("site", "show", "--site", tmp_path)
+    for threads in (usual_threads + 1, usual_threads + 2):
+        assert run(capsys, *words, "--threads", threads)[0] == SiteError.exit_code
+        assert torch.get_num_threads() == threads
+    run(capsys, *words)
+    assert torch.get_num_threads() == usual_threads + 2  # nothing is said, nothing is changed
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "", "many", "100000"])
+def test_a_number_of_threads_that_is_none_is_refused_in_a_sentence(text, usual_threads, capsys):
+    code, _, err = run(capsys, "site", "show", f"--threads={text}")
+    assert code == UsageError.exit_code
+    assert f"argument --threads: a number of threads is from 1 to 1024, not '{text}'" in err
+    assert torch.get_num_threads() == usual_threads
 
 
 def test_cases_are_chosen_by_fold_and_by_column(a_folder):

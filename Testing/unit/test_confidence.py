@@ -7,7 +7,7 @@ import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppcmi.confidence import ENDING, confidence_of, volumes_ml, write_confidence
+from ppcmi.confidence import ENDING, confidence_of, found_nothing, volumes_ml, write_confidence
 from ppcmi.errors import WriteError
 from ppcmi.pipeline import run, segment
 from ppcmi.slicing import restore_labels, restore_probabilities, slice_grid
@@ -59,3 +59,16 @@ def test_volumes_are_voxels_times_their_size():
     affine = np.diag([2.0, 3.0, 4.0, 1.0])[[1, 0, 2, 3]]  # axes swapped, 24 mm^3 a voxel
     found = volumes_ml(Volume(voxels, Geometry(voxels.shape, affine)), small_task())
     assert found == {"Organ": 0.24, "Vessel": 0.0, "Lesion": 0.024}
+
+
+def test_a_structure_of_one_tiny_voxel_is_found():
+    voxels = np.zeros((3, 4, 5), np.uint8)
+    volume = Volume(voxels, Geometry(voxels.shape, np.diag([1e-3, 1e-3, 1e-3, 1.0])))  # as of a microscope
+    assert found_nothing(volumes_ml(volume, small_task()))
+    voxels[1, 0, 0] = 3
+    assert volumes_ml(volume, small_task()) == {"Organ": 0.0, "Vessel": 0.0, "Lesion": 1e-12}
+    assert not found_nothing(volumes_ml(volume, small_task()))
+
+
+def test_of_no_structures_nobody_knows_whether_they_were_found():
+    assert not found_nothing({})

@@ -197,7 +197,7 @@ class Surroundings:
     def __init__(self, folder):
         self.now, self.said, self.segmented, self.hindered = 0.0, [], 0, None
         self.store, self.arrivals, self.folder = StudyStore(folder, ROOMY), Arrivals(0), folder
-        self.sent = []
+        self.sent, self.found_nothing = [], 0
         self.work = self.started()
 
     def started(self):
@@ -212,7 +212,7 @@ class Surroundings:
             raise self.hindered
         results.mkdir(exist_ok=True)
         (results / "result").write_bytes(b"".join(sorted(path.read_bytes() for path in images.glob("*/*"))))
-        return Segmented([results / "result"], [])
+        return Segmented([results / "result"], [], self.found_nothing)
 
     def deliver(self, files, record):
         self.sent += [file.read_bytes() for file in files]
@@ -233,6 +233,15 @@ def test_a_study_is_segmented_given_back_and_gone(surroundings):
     assert surroundings.said == ["study 1: 1 instance received", "study 1: 1 result given back"]
     (line,) = (surroundings.folder / "history").read_text().splitlines()
     assert json.loads(line)["results"] == 1
+
+
+def test_a_study_in_which_nothing_was_found_is_given_back_and_said_to_be_one(surroundings):
+    surroundings.store.add(STUDY, SERIES, "1.2.3.1", b"x")
+    surroundings.found_nothing = 1
+    assert surroundings.work.run_once()
+    assert surroundings.said[1:] == ["study 1: no structure was found in 1 image", "study 1: 1 result given back"]
+    (line,) = (surroundings.folder / "history").read_text().splitlines()
+    assert json.loads(line)["found_nothing"] == 1
 
 
 def test_what_hinders_all_is_waited_for_with_growing_pauses_and_said_once(surroundings):

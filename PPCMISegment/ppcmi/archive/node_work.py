@@ -32,10 +32,12 @@ class Segmented:
 
     :param results: files to give back.
     :param failures: a sentence for each image that could not be segmented.
+    :param found_nothing: in how many images that were segmented there is no structure.
     """
 
     results: Sequence[Path]
     failures: Sequence[str] = ()
+    found_nothing: int = 0
 
 
 class Segmenter(Protocol):
@@ -76,6 +78,7 @@ class Answer:
     instances: int
     results: int
     failures: Sequence[str]
+    found_nothing: int
     finished: str
 
 
@@ -130,10 +133,12 @@ class NodeWork:
         except Exception as error:  # the node serves other studies as well
             self._wait(study, attempts, f"It failed for an unforeseen reason ({type(error).__name__}); report it.")
             return
-        answer = Answer(study.number, instances, sent, tuple(done.failures), _now())
+        answer = Answer(study.number, instances, sent, tuple(done.failures), done.found_nothing, _now())
         append_line(self.history, json.dumps(asdict(answer)))
         for sentence in dict.fromkeys(done.failures):
             self.say(f"{study.name}: {sentence}")
+        if done.found_nothing:
+            self.say(f"{study.name}: no structure was found in {counted(done.found_nothing, 'image')}")
         self._attempts.pop(study.folder, None)
         if self.finish(study, digest):
             self.arrivals.forget(study.folder)

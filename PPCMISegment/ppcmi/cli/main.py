@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interrupted_by_termination():
             if options.end_with_stdin:
                 end_with_stdin()
+            if options.threads is not None:
+                torch.set_num_threads(options.threads)
             run: int = options.run(Command(options, console, options.site or usual_site_folder(os.environ)))
     except PpcmiError as error:
         return _end(console, str(error), error.exit_code, error.command)

@@ -87,9 +87,8 @@ def _validate(command: Command) -> int:
     link = open_link(site, part, client, LinkOptions(model=number, device=command.device()))
 
     def show(progress: ValidationProgress) -> None:
-        within = (
-            "" if progress.slices is None else f", slices {progress.slices.done}/{progress.slices.total} of the next"
-        )
+        slices = progress.slices
+        within = f", slices {slices.done}/{slices.total} of the next" if slices is not None and slices.total else ""
         text = f"scored {progress.done}/{progress.total} cases{within}"
         console.progress(text, last=progress.done == progress.total)
 

@@ -142,6 +142,7 @@ class _BatchSegmenter:
         endings = (*ENDINGS, DICOM_SEGMENTATION) if self.keep else (DICOM_SEGMENTATION,)
         files: list[Path] = []
         failures: list[str] = []
+        empty = 0
         batch = [BatchImage(source) for source in sources]
         with closing(segment_files(batch, link, results, endings=endings)) as items:
             for item in items:
@@ -149,7 +150,8 @@ class _BatchSegmenter:
                     failures.append(item.record.error)
                 elif item.outcome is not None:
                     files.append(results / f"{item.name}{DICOM_SEGMENTATION}")
-        return Segmented(files, failures)
+                    empty += item.record is not None and item.record.found_nothing
+        return Segmented(files, failures, empty)
 
 
 def _settings(options: argparse.Namespace) -> tuple[NodeSettings, Delivery]:

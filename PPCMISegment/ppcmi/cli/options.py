@@ -21,6 +21,9 @@ EVENTS = "--events"
 HELD_OUT = "val"
 """The fold that models and decoders are judged on."""
 
+MOST_THREADS = 1024
+"""More than any machine gains from; the library that starts them ends the process where there are far too many."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -50,6 +53,12 @@ def add_command(group: Groups, name: str, run: Run, summary: str, example: str) 
         type=Path,
         metavar="DIR",
         help="folder of the site profile (default: $PPCMI_SITE_DIR, else ~/.config/ppcmi/site)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_threads,
+        metavar="N",
+        help="how many processor threads compute (default: all cores; on a busy machine 1 is much faster)",
     )
     parser.add_argument(EVENTS, action="store_true", help="write JSON objects, one a line, for a program to read")
     parser.add_argument(
@@ -137,6 +146,13 @@ def cases_to_judge_on(command: Command, part: TaskProfile) -> tuple[list[CaseFil
         )
     console.remark(f"Left out {known} of {len(labelled)} cases, as they were uploaded for training.")
     return fresh, True
+
+
+def _threads(text: str) -> int:
+    count = int(text) if text.isascii() and text.isdecimal() else 0
+    if not 1 <= count <= MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"a number of threads is from 1 to {MOST_THREADS}, not '{text}'")
+    return count
 
 
 def _conditions(texts: Sequence[str]) -> dict[str, str]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from ppcmi.batch import BatchItem, Outcome, segment_files
+from ppcmi.batch import BatchItem, segment_files
 from ppcmi.batch_images import BatchImage, find_batch_images, without_repeats
-from ppcmi.batch_manifest import CaseRecord, Manifest
+from ppcmi.batch_manifest import Manifest
 from ppcmi.batch_report import write_report
 from ppcmi.cli.archive import add_archive, archived_study, with_dicom
+from ppcmi.cli.batch_console import show_end, show_item, show_table
 from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command, add_command, add_task
+from ppcmi.cli.pace import Pace
 from ppcmi.cli.parsers import Groups
 from ppcmi.confidence import ENDING as CONFIDENCE
 from ppcmi.dicom.segmentation_out import ENDING as DICOM_SEGMENTATION
@@ -24,12 +25,6 @@ from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.result_files import FORMATS
 from ppcmi.session import LinkOptions, open_link
 from ppcmi.site import SiteProfile
-from ppcmi.wording import megabytes
-
-NAMES: dict[Outcome | None, str] = {"done": "done", "skipped": "done before", "failed": "failed"}
-
-MOST_COLUMNS = 6
-"""More structures than these have no columns in the table; the report has them all."""
 
 EXIT_CODES = """\
 exit codes:
@@ -137,10 +132,11 @@ def _segment_images(
     """What became of each; the table and the report are written, also if the run ends early."""
     output, console = command.options.output, command.console
     finished: list[BatchItem] = []
+    pace = Pace()
     try:
         with closing(segment_files(images, link, output, endings=endings)) as items:
             for item in items:
-                _show(item, console)
+                show_item(item, console, pace)
                 if item.outcome is not None:
                     finished.append(item)
     finally:
@@ -168,37 +164,15 @@ def _images(places: Sequence[Path], output: Path, console: Console) -> list[Batc
     return without_repeats(images)
 
 
-def _show(item: BatchItem, console: Console) -> None:
-    place = f"{item.number}/{item.total} {item.name}"
-    if item.record is not None and item.outcome == "failed":
-        console.remark(f"ppcmi: {item.name}: {item.record.error}")
-    elif item.record is not None:
-        console.progress(f"{place}: {NAMES[item.outcome]}", last=True)
-        for warning in item.record.warnings:
-            console.remark(f"ppcmi: {item.name}: {warning}")
-    elif item.progress is not None:
-        console.progress(f"{place}: {item.progress.done}/{item.progress.total} slices")
-
-
 def _sum_up(finished: Sequence[BatchItem], link: PrivateLink, output: Path, console: Console) -> None:
     """The table and the report, also of a run that ended early."""
     if not finished:
         return
-    names = [label.name for label in link.task.labels] if len(link.task.labels) <= MOST_COLUMNS else []
-    header = ["volume", "outcome", *(f"{name} ml" for name in names), "seconds", "sent"]
-    console.table(header, [[item.name, NAMES[item.outcome], *_cells(item.record, names)] for item in finished])
-    outcomes = Counter(item.outcome for item in finished)
-    counts = [f"{outcomes[outcome]} {name}" for outcome, name in NAMES.items() if outcomes[outcome]]
+    made_with = provenance_of(link)
+    show_table(finished, link.task, console)
     try:
-        place = write_report(output, link.task, Manifest(output).records.values(), provenance_of(link))
+        place = write_report(output, link.task, Manifest(output).records.values(), made_with)
     except WriteError as error:
         console.remark(f"ppcmi: report.html: {error}")
         place = output
-    console.result(f"{', '.join(counts)}; model {link.model}, profile {link.profile}; see {place}")
-
-
-def _cells(record: CaseRecord | None, names: Sequence[str]) -> list[str]:
-    if record is None or record.outcome == "failed":
-        return ["-"] * (len(names) + 2)
-    volumes = [f"{record.volumes_ml[name]:.2f}" if name in record.volumes_ml else "-" for name in names]
-    return [*volumes, f"{record.total_seconds:.1f}", megabytes(record.bytes_sent)]
+    show_end(finished, made_with, place, console)
