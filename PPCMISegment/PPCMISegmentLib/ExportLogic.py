@@ -17,6 +17,7 @@ from PPCMISegmentLib.Steps import inBackground, mapped, sentenceOf
 if TYPE_CHECKING:
     from ppcmi.cohort import UploadProgress, UploadSummary
     from ppcmi.cohort_export import CohortExport
+    from ppcmi.site import TaskProfile
     from ppcmi.task import Task
     from ppcmi.volume import Geometry
     from ppcmi.what_leaves import Leaving, Sending
@@ -101,7 +102,7 @@ class ExportLogic:
 
         part = SiteProfile.open(self.siteFolder).task(choices.taskName)
         variants = choices.variantsOf(len(geometries))
-        return export_leaves(geometries, part.task, _sending(part.membership, choices), variants)
+        return export_leaves(geometries, part.task, _sending(part, choices), variants)
 
     def exportSteps(
         self, cases: Sequence[LabelledCase], choices: ExportChoices, path: Path
@@ -129,7 +130,7 @@ class ExportLogic:
                 codec = ensure_codec(client, part).to(choose_device(choices.device))
             finally:
                 client.close()
-            sending = _sending(part.membership, choices)
+            sending = _sending(part, choices)
             protection = protection_of(
                 site, part, codec.fingerprint, sending.profile, quantization=sending.quantization
             )
@@ -236,9 +237,9 @@ def _drivenBy(
         executor.submit(steps.close)  # in its own thread, after the call that is under way
 
 
-def _sending(membership: Any, choices: ExportChoices) -> Sending:
+def _sending(part: TaskProfile, choices: ExportChoices) -> Sending:
     from ppcmi.quantization import Quantization
     from ppcmi.scales import Profile
     from ppcmi.what_leaves import Sending
 
-    return Sending.of(membership, Profile(choices.profile), Quantization(choices.quantization), SLICES_PER_BUNDLE)
+    return Sending.of(part, Profile(choices.profile), Quantization(choices.quantization), SLICES_PER_BUNDLE)

@@ -92,7 +92,7 @@ class SegmentPanel:
             self.ui.siteLabel.text = _('Some Python packages are missing; the tab "Site" installs them.')
             return
         try:
-            self._showOffers([TaskOffer(part.task, part.membership) for part in self._site.profile().tasks()])
+            self._showOffers([TaskOffer(part) for part in self._site.profile().tasks()])
             name = self._site.profile().identity.site_name
         except Exception as error:
             self.ui.siteLabel.text = sentenceOf(error)
@@ -194,7 +194,7 @@ class SegmentPanel:
 
         geometries = [VolumeNodes.geometryOf(node) for node in nodes if VolumeNodes.shapeOf(node) is not None]
         quantization = Quantization(self.ui.quantizationSelector.currentData)
-        sending = Sending.of(offer.membership, offer.profile or Profile.COARSE, quantization)
+        sending = Sending.of(offer.part, offer.profile or Profile.COARSE, quantization)
         leaving = segmentation_leaves(geometries, offer.task, sending)
         return " ".join([*what_goes(leaving), what_stays(leaving)])
 

@@ -15,7 +15,7 @@ from PPCMISegmentLib.Steps import inBackground
 
 if TYPE_CHECKING:
     from ppcmi.scales import Profile
-    from ppcmi.site import Membership, SiteProfile
+    from ppcmi.site import SiteProfile, TaskProfile
     from ppcmi.task import Task
 
 
@@ -28,11 +28,15 @@ class TaskOffer:
     :param profile: privacy profile of that model: which scales leave.
     """
 
-    task: Task
-    membership: Membership
+    part: TaskProfile
     asked: bool = False
     model: int | None = None
     profile: Profile | None = None
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.part.task
 
 
 class SiteAccess:
@@ -95,7 +99,7 @@ class SiteAccess:
                 for part in site.tasks():
                     model = client.task(part.task.name).get("active_model") or {}
                     profile = Profile(model["profile"]) if "profile" in model else None
-                    offers.append(TaskOffer(part.task, part.membership, True, model.get("number"), profile))
+                    offers.append(TaskOffer(part, True, model.get("number"), profile))
                 return offers
             finally:
                 client.close()

@@ -43,7 +43,7 @@ def pack(header: BundleHeader, streams: Mapping[Stream, Latents]) -> bytes:
         raise BundleError("The bundle's header and its latents disagree about the streams; pack them again.")
     tensors: dict[str, Tensor] = {}
     for stream, latents in streams.items():
-        if latents.shapes != header.shapes_of(stream) or len(latents) != len(header.slice_indices):
+        if latents.shapes != header.shapes[stream] or len(latents) != len(header.slice_indices):
             raise BundleError("The bundle's header and its latents disagree about their shapes; pack them again.")
         tensors |= {f"{stream}.{name}": values for name, values in quantize(latents, header.quantization).items()}
     return bytes(safetensors.torch.save(tensors, metadata={METADATA_NAME: header_to_json(header)}))
@@ -57,10 +57,8 @@ def unpack(data: bytes, limits: BundleLimits = USUAL_LIMITS) -> tuple[BundleHead
     header, described = read_description(data, limits)
     expected = {
         f"{stream}.{name}": layout
-        for stream in header.streams
-        for name, layout in tensor_layout(
-            header.shapes_of(stream), len(header.slice_indices), header.quantization
-        ).items()
+        for stream, shapes in header.shapes.items()
+        for name, layout in tensor_layout(shapes, len(header.slice_indices), header.quantization).items()
     }
     if described.keys() != expected.keys():
         raise BundleError("The bundle does not hold the tensors that its header tells of; ask its sender for it again.")
@@ -78,4 +76,4 @@ def unpack(data: bytes, limits: BundleLimits = USUAL_LIMITS) -> tuple[BundleHead
 def _latents(tensors: Mapping[str, Tensor], stream: Stream, header: BundleHeader) -> Latents:
     prefix = f"{stream}."
     own = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
-    return dequantize(own, header.shapes_of(stream), header.quantization)
+    return dequantize(own, header.shapes[stream], header.quantization)

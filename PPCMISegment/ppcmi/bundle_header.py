@@ -16,10 +16,10 @@ from ppcmi.errors import BundleError
 from ppcmi.klt.derivation import NONCE_BYTES
 from ppcmi.modes import MODES, Mode
 from ppcmi.quantization import ITEM_BYTES, Quantization, tensor_layout
-from ppcmi.scales import Profile, Shape, Stream
+from ppcmi.scales import Profile, Shapes, Stream
 from ppcmi.strict_json import is_whole, parse_object
 
-FORMAT = "ppcmi-bundle/1"
+FORMAT = "ppcmi-bundle/2"
 METADATA_NAME = "ppcmi"
 MAXIMUM_HEADER_BYTES = 64 << 10
 MAXIMUM_SLICES = 4096
@@ -51,8 +51,7 @@ class BundleHeader:
     :param inner_check: key check value that names the inner key, 16 hex digits, or None in the other modes.
     :param case: the case's pseudonym, 32 hex digits.
     :param slice_indices: place of each slice in its case.
-    :param streams: what is inside; every stream has all scales that the profile gives it.
-    :param shapes: channels, rows and columns by scale, of all scales that the streams have.
+    :param shapes: what is inside: by stream, channels, rows and columns of all scales that the profile gives it.
     :param in_reply_to: the request's nonce in hex, or None.
     :param model: number of the model that made a reply, or None.
     :param variant: 0 for the case as it is, 1, 2, ... for encodings augmented at export.
@@ -69,8 +68,7 @@ class BundleHeader:
     inner_check: str | None
     case: str
     slice_indices: tuple[int, ...]
-    streams: tuple[Stream, ...]
-    shapes: Mapping[str, Shape]
+    shapes: Mapping[Stream, Shapes]
     in_reply_to: str | None = None
     model: int | None = None
     variant: int = 0
@@ -86,17 +84,19 @@ class BundleHeader:
         _require(0 < len(self.slice_indices) <= MAXIMUM_SLICES, "slice_indices")
         _require(all(0 <= index < 1 << 20 for index in self.slice_indices), "slice_indices")
         _require(len(set(self.slice_indices)) == len(self.slice_indices), "slice_indices")
-        _require(0 < len(self.streams) == len(set(self.streams)), "streams")
-        _require(tuple(self.shapes) == self.profile.scales_of(self.streams), "shapes")
-        for channels, rows, columns in self.shapes.values():
-            _require(0 < channels <= 1024 and 0 < rows <= 128 and 0 < columns <= 128, "shapes")
+        _require(self.shapes, "shapes")
+        for stream, shapes in self.shapes.items():
+            _require(tuple(shapes) == self.profile.scales_of((stream,)), "shapes")
+            for channels, rows, columns in shapes.values():
+                _require(0 < channels <= 1024 and 0 < rows <= 128 and 0 < columns <= 128, "shapes")
         _require(self.in_reply_to is None or _CASE.fullmatch(self.in_reply_to), "in_reply_to")
         _require(self.model is None or 0 < self.model < 1 << 31, "model")
         _require(0 <= self.variant < 1 << 16, "variant")
 
-    def shapes_of(self, stream: Stream) -> dict[str, Shape]:
-        """Shapes of one stream's scales."""
-        return {scale: self.shapes[scale] for scale in self.profile.scales_of((stream,))}
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """What is inside."""
+        return tuple(self.shapes)
 
 
 def packed_size(header: BundleHeader) -> int:
@@ -107,10 +107,8 @@ def packed_size(header: BundleHeader) -> int:
     """
     layout = {
         f"{stream}.{name}": found
-        for stream in header.streams
-        for name, found in tensor_layout(
-            header.shapes_of(stream), len(header.slice_indices), header.quantization
-        ).items()
+        for stream, shapes in header.shapes.items()
+        for name, found in tensor_layout(shapes, len(header.slice_indices), header.quantization).items()
     }
     document: dict[str, Any] = {"__metadata__": {METADATA_NAME: header_to_json(header)}}
     end = 0
@@ -171,7 +169,8 @@ def _header_from_json(text: str) -> BundleHeader:
         _require(isinstance(document[name], kind) and not isinstance(document[name], bool), name)
     _require(_CASE.fullmatch(document["nonce"]), "nonce")
     _require(all(is_whole(index) for index in document["slice_indices"]), "slice_indices")
-    _require(all(_is_shape(shape) for shape in document["shapes"].values()), "shapes")
+    for shapes in document["shapes"].values():
+        _require(isinstance(shapes, dict) and all(_is_shape(shape) for shape in shapes.values()), "shapes")
     try:
         return BundleHeader(
             **document
@@ -180,8 +179,10 @@ def _header_from_json(text: str) -> BundleHeader:
                 "quantization": Quantization(document["quantization"]),
                 "nonce": bytes.fromhex(document["nonce"]),
                 "slice_indices": tuple(document["slice_indices"]),
-                "streams": tuple(Stream(stream) for stream in document["streams"]),
-                "shapes": {scale: tuple(shape) for scale, shape in document["shapes"].items()},
+                "shapes": {
+                    Stream(stream): {scale: tuple(shape) for scale, shape in shapes.items()}
+                    for stream, shapes in document["shapes"].items()
+                },
             }
         )
     except ValueError as error:
@@ -199,7 +200,6 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
     "inner_check": (str, type(None)),
     "case": str,
     "slice_indices": list,
-    "streams": list,
     "shapes": dict,
     "in_reply_to": (str, type(None)),
     "model": (int, type(None)),

@@ -70,7 +70,6 @@ class Channel:
         leaving = {stream: latents.only(profile.scales_of((stream,))) for stream, latents in streams.items()}
         content = _content(leaving, codec, quantization, *slice_indices, in_reply_to, model, variant)
         nonce = self._link.nonce(content)
-        found = {scale: shape for latents in leaving.values() for scale, shape in latents.shapes.items()}
         header = BundleHeader(
             task=self._task,
             codec=codec,
@@ -82,8 +81,7 @@ class Channel:
             inner_check=inner_check,
             case=case,
             slice_indices=tuple(int(index) for index in slice_indices),
-            streams=tuple(leaving),
-            shapes={scale: found[scale] for scale in profile.scales_of(leaving)},
+            shapes={stream: latents.shapes for stream, latents in leaving.items()},
             in_reply_to=in_reply_to,
             model=model,
             variant=variant,

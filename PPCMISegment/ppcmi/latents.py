@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ppcmi.scales import PATCH_SCALES, SCALES, Profile, Shape
+from ppcmi.scales import PATCH_SCALES, SCALES, Profile, Shape, Shapes
 
 _NAMES = (*SCALES, *PATCH_SCALES)
 
@@ -62,6 +63,16 @@ class Latents:
     def only(self, scales: Sequence[str]) -> Latents:
         """Some of the scales; one that is absent is a ``KeyError``."""
         return Latents({s: self.scales[s] for s in scales})
+
+    def widened(self, shapes: Shapes) -> Latents:
+        """With channels of zeros up to those of ``shapes``; what is wide enough stays as it is.
+
+        :raises ValueError: if there are more channels than that.
+        """
+        missing = {s: shapes[s][0] - v.shape[1] for s, v in self.scales.items()}
+        if min(missing.values()) < 0:
+            raise ValueError("the latents have too many channels")
+        return self.map(lambda s, v: F.pad(v, (0, 0, 0, 0, 0, missing[s])) if missing[s] else v)
 
     def map(self, function: Callable[[str, Tensor], Tensor]) -> Latents:
         """The same scales with ``function(scale, values)`` in place of the values."""

@@ -28,10 +28,12 @@ from typing import Any, Literal
 
 from ppcmi import sealing
 from ppcmi.client import NOT_FOUND, Patience, ServerClient
+from ppcmi.codec.presets import Preset, preset_of_file
 from ppcmi.connection_errors import OffProtocolError
 from ppcmi.connections import ClientCertificate
 from ppcmi.errors import ServerRefusedError, SiteError, UsageError
 from ppcmi.files import write_atomically
+from ppcmi.methods.rules import rules_of
 from ppcmi.modes import Mode
 from ppcmi.server_address import normalize_url
 from ppcmi.server_certificate import parse_pin
@@ -284,6 +286,14 @@ class TaskProfile:
     def codec_path(self) -> Path:
         """Where the codec lies, once there is one."""
         return self.folder / "codec.safetensors"
+
+    @property
+    def codec_preset(self) -> Preset:
+        """Of the site's codec; before there is one, the preset that is usual for the task's method.
+
+        :raises CodecError: if the codec's file cannot be read.
+        """
+        return preset_of_file(self.codec_path) if self.codec_path.exists() else rules_of(self.task.method).codec_preset
 
     @property
     def candidate_path(self) -> Path:

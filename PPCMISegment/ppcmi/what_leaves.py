@@ -5,18 +5,19 @@ docs/security.md does not: protected latents are not anonymous, and who has whic
 
 Example::
 
-    leaving = segmentation_leaves([volume.geometry], task, Sending.of(part.membership, Profile.COARSE))
+    leaving = segmentation_leaves([volume.geometry], task, Sending.of(part, Profile.COARSE))
     print(consent_text(leaving, read_check(site.folder, part)))
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from ppcmi.bundle_header import BundleHeader, packed_size
+from ppcmi.codec.presets import Preset, image_channels
 from ppcmi.in_flight import slices_a_bundle
 from ppcmi.klt.derivation import NONCE_BYTES
 from ppcmi.methods.shapes import item_shapes, most_items
@@ -24,7 +25,7 @@ from ppcmi.modes import Mode, has_inner_layer
 from ppcmi.privacy_check import PrivacyCheck, checked_in_words
 from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import SCALE_STRIDES, Profile, Stream
-from ppcmi.site import Membership, Scope
+from ppcmi.site import Scope, TaskProfile
 from ppcmi.slicing import slice_grid
 from ppcmi.task import Task
 from ppcmi.volume import Geometry
@@ -38,25 +39,30 @@ _FRACTIONS = {8: "an eighth", 16: "a sixteenth", 32: "a thirty-second"}
 
 @dataclass(frozen=True)
 class Sending:
-    """How latents leave; ``mode`` and ``scope`` are those of the site's membership."""
+    """How latents leave; ``mode`` and ``scope`` are those of the site's membership, ``codec`` is its codec's preset."""
 
     profile: Profile
     mode: Mode = "two-layer"
     scope: Scope = "consortium"
     quantization: Quantization = FOR_MAPPING
     slices_per_bundle: int = 32
+    codec: Preset = "minimized"
 
     @classmethod
     def of(
         cls,
-        membership: Membership,
+        part: TaskProfile,
         profile: Profile,
         quantization: Quantization = FOR_MAPPING,
         slices_per_bundle: int = 32,
     ) -> Sending:
-        """As a membership prescribes."""
-        fit = quantization.fit_for(membership.mode)
-        return cls(profile, membership.mode, membership.scope, fit, slices_per_bundle)
+        """As a site's part in a task prescribes.
+
+        :raises CodecError: if the site's codec cannot be read.
+        """
+        mode = part.membership.mode
+        fit = quantization.fit_for(mode)
+        return cls(profile, mode, part.membership.scope, fit, slices_per_bundle, part.codec_preset)
 
 
 @dataclass(frozen=True)
@@ -220,9 +226,13 @@ def _leaving(
     step_of: Callable[[int], int],
 ) -> Leaving:
     """Sums over cases of ``slices`` slices, whose bundles take ``step_of(slices)`` of them each."""
-    shapes = item_shapes(task, sending.profile, streams)
+    header = _header(task, sending, streams)
+
+    def size_of(where: range, variant: int) -> int:
+        return packed_size(replace(header, slice_indices=tuple(where), variant=variant))
+
     sizes = [
-        packed_size(_header(task, sending, streams, range(start, min(start + step_of(count), count)), variant))
+        size_of(range(start, min(start + step_of(count), count)), variant)
         for count in slices
         for variant in range(times)
         for start in range(0, count, step_of(count))
@@ -234,13 +244,13 @@ def _leaving(
         cases=len(slices),
         slices=sum(slices),
         times=times,
-        numbers_a_slice=sum(prod(shapes[scale]) for one in streams for scale in sending.profile.scales_of((one,))),
+        numbers_a_slice=sum(prod(shape) for shapes in header.shapes.values() for shape in shapes.values()),
         bytes=sum(sizes),
     )
 
 
-def _header(task: Task, sending: Sending, streams: tuple[Stream, ...], where: range, variant: int) -> BundleHeader:
-    """A header as long as the real one: nonce, checks, fingerprint and pseudonym always have the same length."""
+def _header(task: Task, sending: Sending, streams: tuple[Stream, ...]) -> BundleHeader:
+    """As long as the header of a real slice: nonce, checks, fingerprint and pseudonym always have the same length."""
     return BundleHeader(
         task=task.identity,
         codec="0" * 32,
@@ -251,8 +261,6 @@ def _header(task: Task, sending: Sending, streams: tuple[Stream, ...], where: ra
         link_check="0" * 16,
         inner_check="0" * 16 if has_inner_layer(sending.mode) else None,
         case="0" * 32,
-        slice_indices=tuple(where),
-        streams=streams,
-        shapes=item_shapes(task, sending.profile, streams),
-        variant=variant,
+        slice_indices=(0,),
+        shapes=item_shapes(task, sending.profile, streams, image_channels(sending.codec)),
     )

@@ -20,6 +20,7 @@ import torch
 from benchmarks.accuracy_report import ALONE, COARSE, FOUR_BITS, FOURTH, MINIMIZED, PAPER, POOLED, report
 from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium
 from benchmarks.kept import KeptNetworks, KeptRows, Row, show
+from benchmarks.sites import SITES, TASKS, load_site
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.codec import Preset as CodecPreset
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
@@ -31,9 +32,8 @@ from ppcmi.codec.refinement import (
     choose_share,
     leave_alone,
 )
-from ppcmi.codec.slice_set import SliceSet, join, read_slice_set
+from ppcmi.codec.slice_set import SliceSet, join
 from ppcmi.codec.training import CodecTrainingConfig, predict_locally, train_local_network
-from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.fitting import FitConfig
 from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import Profile
@@ -41,11 +41,9 @@ from ppcmi.task import Task, load_task
 from ppcmi_server.umn.config import UmnConfig, paper_config
 from ppcmi_server.umn.model import TrainedUmn
 
-SITES = ("A", "B", "C")
 TWIN = "each site in the consortium, the server switched off"
 PROFILES = (Profile.COARSE, Profile.FULL, Profile.MINIMAL)
 FEW = {"hippocampus_mr": 5, "fetal_head_us": 20}
-TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
 SMALLEST_PAPER_SLICE = 256
 
 
@@ -335,27 +333,6 @@ class Run:
             for number, site in enumerate(self.sites, start=1)
         }  # fmt: skip
         return members, [encode_site(members[site.name].codec, site.train, 0, 0) for site in self.sites]
-
-
-def load_site(data: Path, task: Task, name: str, labelled: int | None, column: str = "site") -> Site:
-    """A site's slices by fold.
-
-    :param column: of split.csv, with the cases' sites.
-    """
-    cases = [case for case in find_cases(data) if site_of(case, column) == name]
-
-    def fold(which: str) -> list[CaseFiles]:
-        return [case for case in cases if case.fold == which]
-
-    train = fold("train")[:labelled] if labelled else fold("train")
-    # With few labels there are none to spare for validation; the usual weight must do.
-    validation = None if labelled else read_slice_set(fold("val"), task)
-    return Site(name, read_slice_set(train, task), validation, read_slice_set(fold("test"), task))
-
-
-def site_of(case: CaseFiles, column: str) -> str | None:
-    """The site that a column of split.csv names."""
-    return case.site if column == "site" else case.attributes[column]
 
 
 def answered(member: Member, cases: SliceSet, umn: TrainedUmn) -> torch.Tensor:

@@ -23,7 +23,8 @@ from ppcmi.klt.link import LinkLayer
 from ppcmi.latents import Latents
 from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi.task import load_task
-from ppcmi_server.umn.model import Preset, TrainedUmn, UmnDescription, build_network
+from ppcmi_server.umn.model import Preset, TrainedUmn, build_network
+from support.descriptions import describe_umn
 
 SLICES, SIZE, ROUNDS = 128, 256, 5
 COMMAND = "make bench-cost"
@@ -83,7 +84,7 @@ def mapping() -> list[Measurement]:
 
 
 def _flops(preset: Preset, profile: Profile) -> int:
-    description = UmnDescription(preset, profile, scale_shapes((SIZE, SIZE), profile.scales), ("",))
+    description = describe_umn(preset, profile, (SIZE, SIZE))
     return TrainedUmn(description, build_network(description)).flops()
 
 

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy import SITES, TASKS, load_site
 from benchmarks.federation import Site, encode_site
 from benchmarks.kept import KeptRows, show, show_umn
 from benchmarks.results import REPOSITORY, RESULTS, SEPARATOR, Measurement, Origin, measurement, merge
+from benchmarks.sites import SITES, TASKS, load_site
 from ppcmi.audit.attack_list import Lengths
 from ppcmi.audit.attacker import Finding, ReconstructionAttack
 from ppcmi.audit.attacks.cross_decoder import CrossDecoder

@@ -37,7 +37,8 @@ from ppcmi.audit.setting import Observer, Setting
 from ppcmi.audit.settings import NOISES, product_settings, reference_settings, two_layers
 from ppcmi.audit.subjects import Subjects, patients_of, split_subjects, thin
 from ppcmi.audit.suite import AuditConfig, attacked, audit
-from ppcmi.codec.codec import Codec, Preset
+from ppcmi.codec.codec import Codec
+from ppcmi.codec.presets import Preset
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
 from ppcmi.codec.training import CodecTrainingConfig, train_codec

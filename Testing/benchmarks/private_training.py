@@ -53,7 +53,9 @@ def train_privately(
     :param patient: ``(n,)`` int64, whose each slice is.
     :raises TrainingError: if the network has a layer that mixes patients.
     """
-    description = UmnDescription(model.preset, model.profile, dict(dataset.images.shapes), dataset.codecs)
+    description = UmnDescription(
+        model.preset, model.profile, dict(dataset.images.shapes), dict(dataset.masks.shapes), dataset.codecs
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

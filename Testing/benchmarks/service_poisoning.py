@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy import SITES, load_site
 from benchmarks.federation import encode_site, join_consortium, received
 from benchmarks.results import REPOSITORY, SEPARATOR, Measurement, here_and_now, measure, measurement
+from benchmarks.sites import SITES, load_site
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
 from ppcmi.fitting import FitConfig
 from ppcmi.latents import Latents

@@ -93,7 +93,8 @@ def _parts(system: System, link: PrivateLink, batch: int, device: torch.device) 
     header = read_header(bundle)
     _, opened = link.protection.channel.open(bundle)
     images = opened[Stream.IMAGE]
-    reply = link.protection.channel.seal_reply(umn.map(images, "").to("cpu"), header, link.model)
+    masks = umn.map(images, "")
+    reply = link.protection.channel.seal_reply(masks.to("cpu"), header, link.model)
 
     def answer() -> object:
         _, streams = link.protection.channel.open(bundle)
@@ -108,7 +109,7 @@ def _parts(system: System, link: PrivateLink, batch: int, device: torch.device) 
         ),
         "map, in the server's whole path": answer,
         "unprotect and decode": decode,
-        "networks": lambda: _networks(link, umn, slices, images, latents),
+        "networks": lambda: _networks(link, umn, slices, images, masks),
         "mapping network": lambda: _waited(umn.map(images, "")),
     }
 
@@ -121,11 +122,11 @@ def _whole(
     return {"end to end": lambda: _segment(volume, link), "networks": networks}
 
 
-def _networks(link: PrivateLink, umn: TrainedUmn, slices: np.ndarray, images: Latents, latents: Latents) -> None:
+def _networks(link: PrivateLink, umn: TrainedUmn, slices: np.ndarray, images: Latents, masks: Latents) -> None:
     """Encoder, mapping network and decoder, and nothing between them."""
     _waited(link.encode(slices))
     _waited(umn.map(images, ""))
-    link.decode(latents.of(link.profile), slices)
+    link.decode(masks, slices)
 
 
 def _waited(latents: Latents) -> Latents:
@@ -214,7 +215,7 @@ class _Numbers:
         table = f"ms a slice of the mapping network, 256 x 256, batch {batch}"
         for system in (PUBLISHED, *OURS):
             umn = system.umn(size).to(self.device)
-            images = Latents({s: torch.randn(batch, *shape) for s, shape in umn.description.shapes.items()})
+            images = Latents({s: torch.randn(batch, *shape) for s, shape in umn.description.images.items()})
             images = images.to(self.device)
             as_used: Mapping[str, Callable[[], AbstractContextManager[object]]] = {"as used": nullcontext}
             for name, precision in (_precisions(self.device) if system is PUBLISHED else as_used).items():

@@ -22,20 +22,23 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy import SITES, SMALLEST_PAPER_SLICE, TASKS, Run, answered, budget
+from benchmarks.accuracy import SMALLEST_PAPER_SLICE, Run, answered, budget
 from benchmarks.accuracy_report import MINIMIZED, PAPER, TRAINING_TIME, report
 from benchmarks.bench.curve import Curve, read_points, seconds_to
 from benchmarks.federation import Member, PlainLatents, join_consortium, received_together
 from benchmarks.results import REPOSITORY
+from benchmarks.sites import SITES, TASKS
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.presets import image_channels
 from ppcmi.codec.quality import mean_dice
 from ppcmi.errors import CancelledError
-from ppcmi.scales import Profile, scale_shapes
+from ppcmi.scales import Profile
 from ppcmi.task import load_task
 from ppcmi_server.umn.batches import epoch_batches
 from ppcmi_server.umn.config import UmnConfig
-from ppcmi_server.umn.model import TrainedUmn, UmnDescription
+from ppcmi_server.umn.model import TrainedUmn
 from ppcmi_server.umn.training import Watching, train_umn
+from support.descriptions import describe_umn
 
 TIMED_STEPS = 4
 
@@ -53,8 +56,8 @@ def measure(run: Run, make: Callable[[], tuple[Codec, list[PlainLatents]]], name
 
     ours = {site: join_consortium(codec, Profile.COARSE, link_key=bytes([n]) * 32) for n, site in enumerate(SITES, 1)}
     config = run.budget.umn
-    shapes = scale_shapes(run.task.slicing.size, config.profile.scales)
-    description = UmnDescription(config.preset, config.profile, shapes, (codec.fingerprint,))
+    size, channels = run.task.slicing.size, image_channels(codec.preset)
+    description = describe_umn(config.preset, config.profile, size, (codec.fingerprint,), channels)
     file = run.networks.folder / f"curve-{codec.preset}.json"
     curve = Curve(file, description, lambda umn: validation_dice(run, ours, umn))
     run.networks.umn(name, list(ours.values()), plains, config, curve)

@@ -17,10 +17,11 @@ import torch
 
 from ppcmi import consortium
 from ppcmi.codec.codec import Codec
-from ppcmi.codec.codec import Preset as CodecPreset
+from ppcmi.codec.presets import Preset as CodecPreset
+from ppcmi.codec.presets import image_channels
 from ppcmi.pipeline import PrivateLink
 from ppcmi.quantization import FOR_MAPPING, Quantization
-from ppcmi.scales import Profile, scale_shapes
+from ppcmi.scales import Profile
 from ppcmi.session import LinkOptions, open_link
 from ppcmi.site import Mode, Scope, SiteProfile, TaskProfile
 from ppcmi.task import load_task
@@ -29,7 +30,8 @@ from ppcmi_server.config import load_config
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Job, Model
 from ppcmi_server.umn.model import Preset as UmnPreset
-from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
+from ppcmi_server.umn.model import TrainedUmn, build_network
+from support.descriptions import describe_umn
 from support.loopback import write_certificate
 from support.real_server import RealServer, serving
 
@@ -48,8 +50,7 @@ class System:
 
     def umn(self, task_size: tuple[int, int], codec: str = "") -> TrainedUmn:
         """The server's network, untrained."""
-        shapes = scale_shapes(task_size, self.profile.scales)
-        description = UmnDescription(self.network, self.profile, shapes, (codec,))
+        description = describe_umn(self.network, self.profile, task_size, (codec,), image_channels(self.codec))
         with torch.random.fork_rng():
             torch.manual_seed(1)
             return TrainedUmn(description, build_network(description))

@@ -100,6 +100,13 @@ def numpy_objects():
 
 PICKLE = b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94\x93\x94\x8c\x04true\x94\x85\x94R\x94."
 
+SHAPES = {scale: list(shape) for scale, shape in make_latents(1, 0).shapes.items()}
+
+
+def image(shapes):
+    return {"image": shapes}
+
+
 HOSTILE = {
     "not a number, f32": lambda b: with_values(b[F32], "image.s4", f32(float("nan"))),
     "infinite, f32": lambda b: with_values(b[F32], "image.b", f32(float("inf"))),
@@ -121,11 +128,13 @@ HOSTILE = {
     "many slices": lambda b: with_header(b[F32], slice_indices=list(range(4097))),
     "a slice twice": lambda b: with_header(b[F32], slice_indices=[1, 1]),
     "more slices than there are": lambda b: with_header(b[F32], slice_indices=list(range(4096))),
-    "huge shapes": lambda b: with_header(b[F32], shapes={"s4": [1024, 128, 128], "b": [1024, 128, 128]}),
-    "other scales": lambda b: with_header(b[F32], shapes={"b": [256, 2, 2]}),
-    "another profile": lambda b: with_header(b[F32], profile="minimal", shapes={"b": [256, 2, 2]}),
-    "another stream": lambda b: with_header(b[F32], streams=["mask"]),
-    "both streams": lambda b: with_header(b[F32], streams=["image", "mask"]),
+    "huge shapes": lambda b: with_header(b[F32], shapes=image({"s4": [1024, 128, 128], "b": [1024, 128, 128]})),
+    "other scales": lambda b: with_header(b[F32], shapes=image({"b": [256, 2, 2]})),
+    "another profile": lambda b: with_header(b[F32], profile="minimal", shapes=image({"b": [256, 2, 2]})),
+    "as many channels as no codec has": lambda b: with_header(b[F32], shapes=image(SHAPES | {"s4": [7, 4, 4]})),
+    "shapes that are a list": lambda b: with_header(b[F32], shapes=[["image", {"b": [256, 2, 2]}]]),
+    "another stream": lambda b: with_header(b[F32], shapes={"mask": SHAPES}),
+    "both streams": lambda b: with_header(b[F32], shapes={"image": SHAPES, "mask": SHAPES}),
     "another task": lambda b: with_header(b[F32], task="phantom@1"),
     "another version of the task": lambda b: with_header(b[F32], task=f"{TASK.name}@2"),
     "another mode": lambda b: with_header(b[F32], mode="paper", inner_check=None),

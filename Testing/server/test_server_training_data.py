@@ -5,7 +5,7 @@ import torch
 
 from ppcmi.errors import ServerRefusedError, TrainingError
 from ppcmi.klt.inner import InnerLayer
-from ppcmi.scales import Profile, Stream
+from ppcmi.scales import MINIMIZED_CHANNELS, SCALE_CHANNELS, Profile, Stream
 from ppcmi_server import tasks
 from ppcmi_server.database.schema import Cohort
 from ppcmi_server.training import jobs
@@ -79,6 +79,32 @@ def test_cohorts_with_more_scales_than_the_profile_serve_it_and_others_do_not(se
     assert tuple(dataset.images) == ("b",)
     dataset, _ = load(server, Profile.FULL)
     assert (tuple(dataset.images), len(dataset)) == (("s3", "s4", "b"), 6)
+
+
+def test_latents_of_a_minimized_codec_are_trained_on_as_they_are_and_beside_wider_ones_with_zeros(tmp_path):
+    with app_server(tmp_path / "server") as server:
+        first, second = server.add_consortium("Hospital A", "Hospital B", scope="site")
+        own = {"codec": CODECS[0], "inner_key": KEYS[0], "image_channels": (MINIMIZED_CHANNELS,)}
+        first.upload(first.write_cohort(tmp_path / "few.ppcmi", [1], **own))
+        alone, _ = load(server, Profile.COARSE)
+        assert {s: v.shape[1] for s, v in alone.images.items()} == {"s4": 8, "b": 16}
+        assert {s: v.shape[1] for s, v in alone.masks.items()} == {"s4": 128, "b": 256}
+        second.upload(second.write_cohort(tmp_path / "many.ppcmi", [1], codec=CODECS[1], inner_key=KEYS[1]))
+        both, _ = load(server, Profile.COARSE)
+    few = both.select(torch.nonzero(both.member == both.codecs.index(CODECS[0]))[:, 0])
+    for scale, values in few.images.items():
+        assert values.shape[1] == SCALE_CHANNELS[scale]
+        torch.testing.assert_close(values[:, : MINIMIZED_CHANNELS[scale]], alone.images[scale])
+        assert not values[:, MINIMIZED_CHANNELS[scale] :].any()
+
+
+def test_a_cohort_whose_bundles_differ_in_their_channels_is_not_trained_on(tmp_path):
+    with app_server(tmp_path / "server") as server:
+        (site,) = server.add_consortium("Hospital A")
+        mixed = (MINIMIZED_CHANNELS, SCALE_CHANNELS)
+        site.upload(site.write_cohort(tmp_path / "mixed.ppcmi", [1, 2], image_channels=mixed))
+        with pytest.raises(TrainingError, match="differ in their channels"):
+            load(server, Profile.COARSE)
 
 
 def test_one_codec_under_two_inner_keys_is_not_trained_on(world, tmp_path):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ppcmi.klt.inner import InnerLayer
 from ppcmi.latents import Latents
 from ppcmi.protection import Protection
 from ppcmi.quantization import Quantization
-from ppcmi.scales import Profile, Stream, scale_shapes
+from ppcmi.scales import SCALE_CHANNELS, Profile, Stream, scale_shapes
 from ppcmi_server import tasks
 from ppcmi_server.access import identity
 from ppcmi_server.app import create_app
@@ -42,10 +43,12 @@ IMPATIENT = Patience(connect_s=5, read_s=30, attempts=1)
 START_S = 30
 
 
-def make_latents(slices: int, seed: int, profile: Profile = Profile.COARSE) -> Latents:
+def make_latents(
+    slices: int, seed: int, profile: Profile = Profile.COARSE, channels: Mapping[str, int] = SCALE_CHANNELS
+) -> Latents:
     """Random latents of the task's shapes."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = scale_shapes(TASK.slicing.size, profile.scales)
+    shapes = scale_shapes(TASK.slicing.size, profile.scales, channels)
     return Latents({scale: torch.randn(slices, *shape, generator=generator) for scale, shape in shapes.items()})
 
 
@@ -81,8 +84,18 @@ class SiteAtServer:
         """A bundle to be mapped."""
         return self.protection(**changes).protect({Stream.IMAGE: images}, pseudonym(case), range(len(images)))
 
-    def write_cohort(self, path: Path, cases: Sequence[int], slices: int = 4, **changes: object) -> CohortReader:
-        """A cohort file; each case has two bundles, the second an augmented variant of the first."""
+    def write_cohort(
+        self,
+        path: Path,
+        cases: Sequence[int],
+        slices: int = 4,
+        image_channels: Sequence[Mapping[str, int]] = (SCALE_CHANNELS,),
+        **changes: object,
+    ) -> CohortReader:
+        """A cohort file; each case has two bundles, the second an augmented variant of the first.
+
+        :param image_channels: of the image latents of the cases in turn.
+        """
         protection = self.protection(**changes)
         with CohortWriter(
             path,
@@ -93,10 +106,13 @@ class SiteAtServer:
             mode="paper" if protection.inner is None else "two-layer",
             quantization=protection.quantization,
         ) as writer:
-            for case in cases:
+            for case, channels in zip(cases, cycle(image_channels), strict=False):
                 bundles = [
                     protection.protect(
-                        {s: make_latents(slices, 10 * case + i, protection.profile) for i, s in enumerate(Stream)},
+                        {
+                            Stream.IMAGE: make_latents(slices, 10 * case, protection.profile, channels),
+                            Stream.MASK: make_latents(slices, 10 * case + 1, protection.profile),
+                        },
                         pseudonym(case),
                         range(slices),
                         variant,

@@ -36,8 +36,7 @@ def make_header(**changes: object) -> BundleHeader:
         "inner_check": "fedcba9876543210",
         "case": CASE,
         "slice_indices": (3, 4),
-        "streams": (Stream.IMAGE,),
-        "shapes": {scale: SMALL_SHAPES[scale] for scale in ("s4", "b")},
+        "shapes": {Stream.IMAGE: {scale: SMALL_SHAPES[scale] for scale in ("s4", "b")}},
     }
     return BundleHeader(**(fields | changes))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ppcmi.codec.codec import Preset
+from ppcmi.codec.presets import Preset
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.codec.training import CodecTrainingConfig
 from ppcmi.fitting import FitConfig

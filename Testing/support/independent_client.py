@@ -114,10 +114,10 @@ def seal(link_key, inner_key, task, codec, profile, case, images, nonce=None):
         tensors[f"image.{scale}.scale"] = factors.astype(np.float32)
     count = len(next(iter(images.values())))
     header = {
-        "format": "ppcmi-bundle/1", "task": task, "codec": codec, "profile": profile, "mode": "two-layer",
+        "format": "ppcmi-bundle/2", "task": task, "codec": codec, "profile": profile, "mode": "two-layer",
         "quantization": "i8", "nonce": nonce.hex(), "link_check": check(link_key, "link", task, nonce),
         "inner_check": check(inner_key, "inner", task), "case": case, "slice_indices": list(range(count)),
-        "streams": ["image"], "shapes": {scale: list(values.shape[1:]) for scale, values in images.items()},
+        "shapes": {"image": {scale: list(values.shape[1:]) for scale, values in images.items()}},
         "in_reply_to": None, "model": None, "variant": 0,
     }  # fmt: skip
     return safetensors.numpy.save(tensors, {"ppcmi": json.dumps(header)})
@@ -131,7 +131,7 @@ def open_bundle(link_key, inner_key, data, stream):
     if header["link_check"] != check(link_key, "link", task, nonce):
         raise ValueError("another link key")
     latents = {}
-    for scale, shape in header["shapes"].items():
+    for scale, shape in header["shapes"][stream].items():
         rows = tensors[f"{stream}.{scale}"]
         if header["quantization"] == "i4":
             halves = np.stack((rows & 15, rows >> 4), axis=2).reshape(len(rows), -1)

@@ -7,20 +7,20 @@ import hashlib
 import torch
 
 from ppcmi.klt.inner import InnerLayer
-from ppcmi.scales import Profile, scale_shapes
+from ppcmi.scales import Profile
 from ppcmi_server import tasks
 from ppcmi_server.database.schema import Job, Model
 from ppcmi_server.services import Services
-from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
+from ppcmi_server.umn.model import TrainedUmn, build_network
 from support.app_server import CODEC, INNER_KEY, TASK
+from support.descriptions import describe_umn
 
 MADE = "2026-01-01T00:00:00Z"
 
 
 def random_umn(seed: int = 1) -> TrainedUmn:
     """A real network for the tests' task and codec."""
-    shapes = scale_shapes(TASK.slicing.size, Profile.COARSE.scales)
-    description = UmnDescription("default", Profile.COARSE, shapes, (CODEC,))
+    description = describe_umn("default", Profile.COARSE, TASK.slicing.size, (CODEC,))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         umn = TrainedUmn(description, build_network(description))

@@ -23,8 +23,9 @@ from ppcmi.audit.views import NetworkView, NoisyView, PlainView, PublishedView, 
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.latents import Latents
 from ppcmi.scales import SCALE_CHANNELS, Profile, Stream, scale_shapes
-from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
+from ppcmi_server.umn.model import TrainedUmn, build_network
 from support.audit import QUICK, small_subjects, untrained_codec
+from support.descriptions import describe_umn
 
 SUBJECTS = small_subjects()
 CODEC, SURROGATE = untrained_codec(1), untrained_codec(2)
@@ -188,7 +189,7 @@ def test_adapters_that_align_two_sites_give_the_victim_away_to_the_other():
 
 @torch.inference_mode()
 def test_a_trained_networks_entries_are_the_adapters():
-    description = UmnDescription("default", Profile.COARSE, scale_shapes((32, 32), ("s4", "b")), ("first", "second"))
+    description = describe_umn("default", Profile.COARSE, (32, 32), ("first", "second"))
     umn = TrainedUmn(description, build_network(description))
     latents = CODEC.encode_images(SUBJECTS.victims.slices[:2]).of(Profile.COARSE)
     for number, codec in enumerate(description.codecs):

@@ -32,13 +32,15 @@ from benchmarks.bench.splits import DataSet, Split, at_published_size, thinned
 from benchmarks.bench.table import Table, measurements, seconds_to_published
 from benchmarks.bench.targets import byte_targets, targets
 from benchmarks.kept import KeptRows
+from benchmarks.sites import load_site
 from ppcmi.codec.training import CodecTrainingConfig
 from ppcmi.fitting import FitConfig
 from ppcmi.formats.itk_files import image_from_volume
-from ppcmi.scales import Profile, scale_shapes
+from ppcmi.scales import Profile
 from ppcmi.volume import Geometry, Volume
-from ppcmi_server.umn.model import UmnDescription, build_network
+from ppcmi_server.umn.model import build_network
 from ppcmi_server.umn.training import EpochReport
+from support.descriptions import describe_umn
 from support.shapes import make_masks, make_slices
 
 SLICES, SIZE = 3, 40
@@ -82,6 +84,17 @@ def test_however_cases_are_shared_out_the_same_are_scored_and_no_patient_is_in_t
         site.train.cases == (split.labelled or round(2 * (1 if split.column else 3 / split.sites))) for site in sites
     )
     assert (sites[0].validation is None) == (split.labelled is not None)
+
+
+def test_a_site_has_its_cases_by_fold_and_with_few_labels_none_to_choose_on(folder):
+    task = DataSet(folder, NO_LIMITS).task
+    usual, shifted = (load_site(folder, task, "A", None, column) for column in ("site", "site_shifted"))
+    for site in (usual, shifted):
+        assert (site.train.cases, site.validation.cases, site.test.cases) == (4, 2, 4)
+    assert not torch.equal(usual.test.slices, shifted.test.slices)
+    few = load_site(folder, task, "A", 1)
+    assert (few.train.cases, few.validation, few.test.cases) == (1, None, 4)
+    assert torch.equal(few.test.slices, usual.test.slices)
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -184,7 +197,7 @@ def test_every_number_of_a_table_has_a_name_of_its_own():
 
 
 def test_the_time_that_scoring_takes_is_no_time_of_training(tmp_path):
-    description = UmnDescription("default", Profile.COARSE, scale_shapes((64, 64), Profile.COARSE.scales), ("c",))
+    description = describe_umn("default", Profile.COARSE, (64, 64), ("c",))
     weights = build_network(description).state_dict()
     curve = Curve(tmp_path / "points.json", description, lambda _: time.sleep(0.2) or 0.7)
     for epoch in (1, 2):
@@ -218,8 +231,8 @@ def test_rows_of_raw_images_and_of_the_product_are_measured_and_kept(folder, tmp
     row = kept[f"{table_of(SITES)} / {SERVER}"]
     assert len(row["curve"]) == 2
     assert row["curve"][0][0] < row["curve"][1][0]
-    # s4 and b of a slice of 64 x 64 have 128 * 16 + 256 * 4 values of half a byte, there and back; the rest is headers.
-    assert 3072 < row["bytes_a_slice"] < 3072 + 2 * 2000
+    # s4 and b of a slice of 64 x 64: 8 * 16 + 16 * 4 values of half a byte there, 128 * 16 + 256 * 4 back, and headers.
+    assert 96 + 1536 < row["bytes_a_slice"] < 96 + 1536 + 2 * 2000
     assert "case_" not in (tmp_path / "rows.json").read_text()
 
 

@@ -61,8 +61,7 @@ def test_a_bundle_comes_back_as_it_was_packed(profile, quantization, slices, bot
         profile=profile,
         quantization=quantization,
         slice_indices=tuple(range(7, 7 + slices)),
-        streams=tuple(streams),
-        shapes=streams[Stream.IMAGE].shapes,
+        shapes={stream: latents.shapes for stream, latents in streams.items()},
         **more,
     )
     data = pack(header, streams)
@@ -83,7 +82,9 @@ def test_fewer_bits_take_fewer_bytes():
     latents = Latents({"s4": torch.randn(4, 128, 16, 16), "b": torch.randn(4, 256, 8, 8)})
     sizes = {}
     for quantization in Quantization:
-        header = make_header(quantization=quantization, slice_indices=(0, 1, 2, 3), shapes=latents.shapes)
+        header = make_header(
+            quantization=quantization, slice_indices=(0, 1, 2, 3), shapes={Stream.IMAGE: latents.shapes}
+        )
         sizes[quantization] = len(pack(header, {Stream.IMAGE: latents}))
     assert sizes[Quantization.I4] < 0.14 * sizes[Quantization.F32]
     assert sizes[Quantization.I8] < 0.26 * sizes[Quantization.F32]
@@ -147,7 +148,7 @@ def test_any_json_in_any_field_gives_a_bundle_error_or_a_valid_header(field, val
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("format", "ppcmi-bundle/2"),
+        ("format", "ppcmi-bundle/1"),
         ("task", "../phantom@1"),
         ("task", "phantom"),
         ("codec", "C" * 32),

@@ -17,9 +17,10 @@ from ppcmi.site import Membership
 from ppcmi.task import parse_task, task_to_json
 from ppcmi.what_leaves import Sending, consent_text, export_of_slices
 from ppcmi_server.umn.config import usual_config, usual_preset
-from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
+from ppcmi_server.umn.model import TrainedUmn, build_network
 from support.bundles import CASE, CODEC, make_channel
 from support.codecs import quick_config, quick_slice_set, tiny_task
+from support.descriptions import describe_umn
 
 PRIVACY_SF = json.dumps(json.loads(task_to_json(tiny_task())) | {"method": "privacy-sf"})
 
@@ -95,7 +96,7 @@ def test_the_mapping_network_of_privacy_sf_fits_maps_of_any_size_and_augments_wh
     assert config.mixup > 0
     assert config.noise > 0
     shapes = scale_shapes(size, Profile.MINIMAL.scales)
-    description = UmnDescription(config.preset, Profile.MINIMAL, shapes, ("c",))
+    description = describe_umn(config.preset, Profile.MINIMAL, size, ("c",))
     images = Latents({"b": torch.rand(2, *shapes["b"])})
     assert TrainedUmn(description, build_network(description)).map(images, "c").shapes == shapes
 

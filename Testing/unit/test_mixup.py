@@ -118,17 +118,16 @@ def test_a_bundle_of_mixtures_has_one_scale_a_stream_and_is_as_large_as_it_says(
         Stream.MASK: Latents({"y": torch.rand(2, 3 * SIDE, SIDE, SIDE)}),
     }
     header = make_header(
-        profile=Profile.MIXUP, mode="plain", inner_check=None, streams=tuple(streams),
-        shapes=item_shapes(TASK, Profile.MIXUP, streams),
+        profile=Profile.MIXUP, mode="plain", inner_check=None, shapes=item_shapes(TASK, Profile.MIXUP, streams),
     )  # fmt: skip
     packed = pack(header, streams)
     assert len(packed) == packed_size(header)
     _, opened = unpack(packed)
     assert {stream: latents.shapes for stream, latents in opened.items()} == {s: v.shapes for s, v in streams.items()}
     with pytest.raises(BundleError, match="shapes"):
-        make_header(profile=Profile.MIXUP, shapes={"y": (48, 16, 16)})
+        make_header(profile=Profile.MIXUP, shapes={Stream.IMAGE: {"y": (48, 16, 16)}})
     with pytest.raises(BundleError, match="shapes"):
-        make_header(profile=Profile.COARSE, shapes={"x": (16, 16, 16)})
+        make_header(profile=Profile.COARSE, shapes={Stream.IMAGE: {"x": (16, 16, 16)}})
 
 
 def test_mixup_is_nothing_that_a_user_chooses_among_privacy_profiles():
@@ -177,8 +176,9 @@ def test_the_sites_unmixing_belongs_to_its_codec(tmp_path):
 
 
 def test_the_servers_network_gives_probabilities_of_every_class_and_learns_soft_targets(tmp_path):
-    shapes = item_shapes(TASK, Profile.MIXUP, tuple(Stream))
-    umn = TrainedUmn(d := UmnDescription("mixup", Profile.MIXUP, shapes, ("c",)), build_network(d))
+    shapes = item_shapes(TASK, Profile.MIXUP, Stream)
+    description = UmnDescription("mixup", Profile.MIXUP, shapes[Stream.IMAGE], shapes[Stream.MASK], ("c",))
+    umn = TrainedUmn(description, build_network(description))
     answer = umn.map(Latents({"x": torch.rand(3, SIDE, SIDE, SIDE)}), "c")
     assert torch.allclose(latents_to_soft(answer["y"]).sum(dim=1), torch.ones(3, SIDE, SIDE, SIDE), atol=1e-5)
     soft = {

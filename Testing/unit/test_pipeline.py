@@ -1,6 +1,7 @@
 """Segmenting one volume through a server that is a function: what comes back, what may not, and how it ends."""
 
 import dataclasses
+import itertools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +101,8 @@ def test_a_case_of_usual_size_is_shared_among_bundles_and_sends_what_the_user_wa
     link = link_to(server, a_codec, slices_per_bundle=LARGEST_BUNDLE, in_flight=BUNDLES_IN_FLIGHT)
     sent = run(segment(volume, link)).progress.bytes_sent
     assert sorted(len(header.slice_indices) for header in server.headers) == [8, 16, 16]
-    leaving = segmentation_leaves([volume.geometry], a_codec.task, Sending(link.profile, quantization=Quantization.F32))
+    sending = Sending(link.profile, quantization=Quantization.F32, codec=a_codec.preset)
+    leaving = segmentation_leaves([volume.geometry], a_codec.task, sending)
     assert leaving.bytes == sent
 
 
@@ -155,7 +157,7 @@ def test_the_same_volume_gives_the_same_bits_again(a_codec, a_volume, quantizati
 def test_only_the_profile_s_scales_of_the_image_leave(a_codec, a_volume):
     server = HalvingServer(task=a_codec.task.identity)
     run(segment(a_volume, link_to(server, a_codec, profile=Profile.MINIMAL)))
-    assert {tuple(header.shapes) for header in server.headers} == {("b",)}
+    assert {tuple(header.shapes[Stream.IMAGE]) for header in server.headers} == {("b",)}
     assert {header.streams for header in server.headers} == {(Stream.IMAGE,)}
 
 
@@ -231,11 +233,14 @@ class SlowServer(HalvingServer):
         return super().answer(bundle, model)
 
 
+def until_the_server_is_asked(steps):
+    next(progress for progress in steps if progress.stage == "map")
+
+
 def test_closing_the_generator_reaches_the_server(a_codec, a_volume):
     server = SlowServer(task=a_codec.task.identity)
     steps = segment(a_volume, link_to(server, a_codec))
-    for _ in range(4):
-        next(steps)
+    until_the_server_is_asked(steps)
     start = time.monotonic()
     steps.close()
     assert server.aborted.is_set()
@@ -246,8 +251,7 @@ def test_cancelling_between_batches_is_an_error_of_its_own(a_codec, a_volume):
     server = SlowServer(task=a_codec.task.identity)
     cancel = threading.Event()
     steps = segment(a_volume, link_to(server, a_codec), cancelled=cancel.is_set)
-    next(steps)
-    next(steps)
+    until_the_server_is_asked(steps)
     cancel.set()
     with pytest.raises(CancelledError):
         run(steps)
@@ -274,10 +278,32 @@ def test_progress_only_goes_forward_and_adds_up(a_codec, a_volume):
     assert [event.done for event in seen] == sorted(event.done for event in seen)
     assert seen[-1] == result.progress
     assert (seen[-1].done, seen[-1].total) == (SLICES, SLICES)
-    assert {event.stage for event in seen} == {"slice", "map", "decode", "restore"}
+    assert list(dict.fromkeys(event.stage for event in seen)) == ["slice", "encode", "map", "decode", "restore"]
     assert seen[-1].bytes_sent > SLICES * 256 * 4
     assert set(seen[-1].seconds) == {"slice", "encode", "protect", "wait", "unprotect", "decode", "restore"}
     assert all(seconds >= 0 for seconds in seen[-1].seconds.values())
+
+
+def test_a_stage_is_told_before_it_is_begun(a_codec, a_volume):
+    told, while_decoding = [], []
+
+    class Watched(SiteDecoder):
+        def decode(self, latents, slices, profile):
+            while_decoding.append(told[-1].stage)
+            return super().decode(latents, slices, profile)
+
+    class Watching(HalvingServer):
+        def answer(self, bundle, model):
+            time.sleep(0.1)  # so that the site waits for it
+            return super().answer(bundle, model)
+
+    link = link_to(Watching(task=a_codec.task.identity), a_codec, decoder=Watched(a_codec), in_flight=1)
+    run(segment(a_volume, link), told.append)
+    assert set(while_decoding) == {"decode"}
+    assert (told[0].stage, told[0].total) == ("slice", 0)
+    asked = [before.stage for before, after in itertools.pairwise(told) if after.bytes_sent > before.bytes_sent]
+    assert asked == ["encode"] * len(while_decoding)
+    assert told[-1].stage == "restore"
 
 
 def test_provenance_says_what_made_it_and_nothing_secret(a_codec, a_volume):

@@ -5,14 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ppcmi.errors import TrainingError
+from ppcmi.errors import BundleError, TrainingError
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.latents import Latents
+from ppcmi.scales import MINIMIZED_CHANNELS as FEW
 from ppcmi.scales import Profile, Stream, scale_shapes
 from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.dataset import LatentDataset, join_datasets
-from ppcmi_server.umn.model import TrainedUmn, UmnDescription, build_network
+from ppcmi_server.umn.model import TrainedUmn, build_network
 from ppcmi_server.umn.training import average_share, train_umn
+from support.descriptions import describe_umn
 
 CONFIG = UmnConfig(epochs=3, batch_size=16, minimum_steps=0, validation_share=0.25)
 
@@ -95,6 +97,19 @@ def test_a_model_survives_its_file(tmp_path):
         TrainedUmn.load(tmp_path / "model.safetensors")
 
 
+def test_latents_of_few_channels_are_mapped_to_mask_latents_of_the_usual_ones():
+    description = describe_umn("default", Profile.COARSE, (64, 64), ("few", "many"))
+    few = Latents({s: torch.randn(2, *shape) for s, shape in scale_shapes((64, 64), ("s4", "b"), FEW).items()})
+    narrow = replace(description, images=few.shapes)
+    for found in (narrow, description):  # one for few channels, and one that serves codecs of few and of many
+        umn = TrainedUmn(found, build_network(found))
+        assert umn.map(few, "few").shapes == description.masks
+    wide = few.widened(description.images)
+    assert torch.equal(umn.map(few, "few")["b"], umn.map(wide, "few")["b"])
+    with pytest.raises(BundleError, match="wider"):
+        TrainedUmn(narrow, build_network(narrow)).map(wide, "few")
+
+
 @pytest.mark.parametrize("count", [1, 3, 8, 9])
 def test_any_number_of_slices_is_mapped_each_by_itself_and_the_latents_that_came_stay_as_they_were(count):
     umn, images = untrained("default", Profile.COARSE), related_latents(3, seed=11).images.select(slice(0, count))
@@ -120,9 +135,9 @@ def test_the_default_network_costs_at_most_a_tenth_of_it(profile):
 
 def test_the_published_network_says_that_small_slices_are_too_small():
     with pytest.raises(TrainingError, match="256"):
-        build_network(UmnDescription("paper", Profile.PAPER, scale_shapes((64, 64)), ("c",)))
+        build_network(describe_umn("paper", Profile.PAPER, (64, 64)))
 
 
 def untrained(preset, profile) -> TrainedUmn:
-    description = UmnDescription(preset, profile, scale_shapes((256, 256), profile.scales), ("c",))
+    description = describe_umn(preset, profile, (256, 256), ("c",))
     return TrainedUmn(description, build_network(description))

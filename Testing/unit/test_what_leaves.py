@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from ppcmi.bundle import pack
 from ppcmi.bundle_header import packed_size
 from ppcmi.consent_log import Answer, ConsentLog
-from ppcmi.errors import WriteError
+from ppcmi.errors import CodecError, WriteError
 from ppcmi.latents import Latents
+from ppcmi.methods.shapes import item_shapes
 from ppcmi.outgoing import Outgoing, Waiting
 from ppcmi.pipeline import run, segment
 from ppcmi.quantization import Quantization
-from ppcmi.scales import PRIVACY_PROFILES, Profile, Stream, scale_shapes
+from ppcmi.scales import MINIMIZED_CHANNELS, PRIVACY_PROFILES, SCALE_CHANNELS, Profile, Stream
+from ppcmi.site import Membership, TaskProfile
 from ppcmi.volume import Volume
 from ppcmi.what_leaves import (
     Leaving,
@@ -41,15 +43,19 @@ from support.volumes import a_geometry, a_task
     profile=st.sampled_from(PRIVACY_PROFILES),
     quantization=st.sampled_from(Quantization),
     streams=st.sampled_from([(Stream.IMAGE,), (Stream.IMAGE, Stream.MASK)]),
+    channels=st.sampled_from([SCALE_CHANNELS, MINIMIZED_CHANNELS]),
     variant=st.integers(0, 120),
 )
-def test_a_bundles_size_is_known_before_it_is_made(first, slices, profile, quantization, streams, variant):
-    shapes = scale_shapes((32, 64), profile.scales)
+def test_a_bundles_size_is_known_before_it_is_made(first, slices, profile, quantization, streams, channels, variant):
+    shapes = item_shapes(a_task(size=(32, 64)), profile, streams, channels)
     header = make_header(
-        profile=profile, quantization=quantization, streams=streams, shapes=shapes, variant=variant,
+        profile=profile, quantization=quantization, shapes=shapes, variant=variant,
         slice_indices=tuple(range(first, first + slices)),
     )  # fmt: skip
-    latents = {s: Latents({scale: torch.randn(slices, *shape) for scale, shape in shapes.items()}) for s in streams}
+    latents = {
+        stream: Latents({scale: torch.randn(slices, *shape) for scale, shape in own.items()})
+        for stream, own in shapes.items()
+    }
     assert packed_size(header) == len(pack(header, latents))
 
 
@@ -63,7 +69,9 @@ def test_a_segmentation_sends_as_many_bytes_as_the_user_was_told(a_codec, profil
     volume = Volume(np.random.default_rng(1).random((11, 40, 50)), a_geometry((11, 40, 50)))
     link = link_to(HalvingServer(), a_codec, profile=profile)
     sent = run(segment(volume, link)).progress.bytes_sent
-    sending = Sending(profile, quantization=Quantization.F32, slices_per_bundle=link.slices_per_bundle)
+    sending = Sending(
+        profile, quantization=Quantization.F32, slices_per_bundle=link.slices_per_bundle, codec=a_codec.preset
+    )
     leaving = segmentation_leaves([volume.geometry], small_task(), sending)
     assert (leaving.slices, leaving.bytes, leaving.masks) == (11, sent, False)
     assert leaving.numbers_a_slice == {"full": 1792, "coarse": 768, "minimal": 256}[profile]
@@ -80,10 +88,30 @@ def test_an_export_counts_masks_and_every_augmented_encoding():
     once = export_of_slices([10], task, sending, variants=0)
     thrice = export_leaves([a_geometry((10, 8, 8))], task, sending, variants=2)
     images = segmentation_leaves([a_geometry((10, 8, 8))], task, sending)
-    assert once.numbers_a_slice == 2 * images.numbers_a_slice
-    assert once.bytes > 1.9 * images.bytes
+    assert images.numbers_a_slice == 8 * 4 * 4 + 16 * 2 * 2
+    assert once.numbers_a_slice == images.numbers_a_slice + 128 * 4 * 4 + 256 * 2 * 2
+    assert once.bytes > images.bytes + 10 * (128 * 4 * 4 + 256 * 2 * 2) / 2
     assert thrice.times == 3
     assert 3 * once.bytes <= thrice.bytes <= 3 * once.bytes + 100
+
+
+def test_what_a_minimized_codec_sends_is_less_by_the_channels_that_it_leaves_out():
+    minimized, whole = (
+        segmentation_leaves([a_geometry((10, 8, 8))], a_task(size=(64, 64)), Sending(Profile.COARSE, codec=preset))
+        for preset in ("minimized", "autoencoder")
+    )
+    assert whole.numbers_a_slice == 16 * minimized.numbers_a_slice
+
+
+def test_a_sites_codec_is_what_tells_how_much_leaves(tmp_path):
+    membership = Membership("consortium", "two-layer", founder=True)
+    part = TaskProfile(tmp_path, a_task(size=(64, 64)), membership)
+    assert Sending.of(part, Profile.COARSE).codec == "minimized", "what is usual, before there is one"
+    part.codec_path.write_bytes(untrained_codec().to_bytes())
+    assert Sending.of(part, Profile.COARSE).codec == "autoencoder"
+    part.codec_path.write_bytes(b"x" * 50)
+    with pytest.raises(CodecError, match="damaged"):
+        Sending.of(part, Profile.COARSE)
 
 
 def text_of(*, masks=False, **changes):
@@ -94,7 +122,7 @@ def text_of(*, masks=False, **changes):
 
 
 def test_the_text_names_what_leaves_in_numbers():
-    assert "60 slices leave as 49,152 protected numbers each, 1.5 MB in all (profile coarse, i4)" in text_of()
+    assert "60 slices leave as 3,072 protected numbers each, 95.9 kB in all (profile coarse, i4)" in text_of()
     export = text_of(masks=True)
     assert "100 slices of 2 cases" in export
     assert "each 3 times" in export

@@ -27,7 +27,7 @@ from ppcmi.codec.training import predict_locally
 from ppcmi.device import mixed_precision
 from ppcmi.fitting import FitConfig, Report, fit, ignore_report
 from ppcmi.latents import Latents, concatenate
-from ppcmi.scales import SCALE_CHANNELS, Profile
+from ppcmi.scales import SCALE_CHANNELS, Profile, Shapes
 
 MapLatents = Callable[[Latents], Latents]
 """Plain standardized image latents of a profile's scales to plain standardized mask latents of them."""
@@ -49,13 +49,14 @@ class MappingConfig:
 class StandInNetwork(nn.Module):
     """Image latents to mask latents: residual blocks at each scale, what is fine summed into what is coarse and back.
 
-    :param scales: finest first.
+    :param images: shapes of the image latents, finest scale first; mask latents have as many channels as ever.
     """
 
-    def __init__(self, scales: tuple[str, ...]) -> None:
+    def __init__(self, images: Shapes) -> None:
         super().__init__()
-        self.scales = scales
+        self.scales = scales = tuple(images)
         channels = {s: SCALE_CHANNELS[s] for s in scales}
+        self.entries = nn.ModuleDict({s: _entry(images[s][0], channels[s]) for s in scales})
         self.first = nn.ModuleDict({s: residual_stage(channels[s], 1) for s in scales})
         self.second = nn.ModuleDict({s: residual_stage(channels[s], 1) for s in scales})
         self.heads = nn.ModuleDict({s: nn.Conv2d(channels[s], channels[s], 1) for s in scales})
@@ -68,7 +69,8 @@ class StandInNetwork(nn.Module):
         inner: dict[str, Tensor] = {}
         finer: Tensor | None = None
         for scale in self.scales:
-            x = images[scale] if finer is None else images[scale] + self.downs[scale](finer)
+            entered = self.entries[scale](images[scale])
+            x = entered if finer is None else entered + self.downs[scale](finer)
             inner[scale] = finer = self.first[scale](x)
         masks: dict[str, Tensor] = {}
         coarser: Tensor | None = None
@@ -79,6 +81,11 @@ class StandInNetwork(nn.Module):
             coarser = self.second[scale](x)
             masks[scale] = self.heads[scale](F.silu(coarser)).float()
         return Latents(masks)
+
+
+def _entry(inputs: int, outputs: int) -> nn.Module:
+    """To the network's own width, where the latents have another."""
+    return nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
 
 def train_mapper(
@@ -125,7 +132,7 @@ def fit_stand_in(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = StandInNetwork(tuple(inputs)).to(place)
+        network = StandInNetwork(inputs.shapes).to(place)
 
     def prepared(_: str, values: Tensor) -> Tensor:
         # Cloned into the usual order: group normalization's backward crashes on the strides of channels side by side,

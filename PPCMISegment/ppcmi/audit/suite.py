@@ -165,7 +165,7 @@ class _Audit:
         patients = (subjects.victim_patient, subjects.outside_patient, subjects.collected_patient)
         return AuditReport(
             findings=self._findings,
-            profiles=[profile_row(p, self._usefulness[p], self._attempts, bench) for p in profiles],
+            profiles=[profile_row(p, self._usefulness[p], self._attempts, bench, self._codec.preset) for p in profiles],
             controls=self._controls,
             pictures=[row for p in profiles for row in picture_rows(p, networks[p], self._attempts, bench)],
             config={

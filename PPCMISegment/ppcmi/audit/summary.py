@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ppcmi.audit.metrics import SSIM, interval, middle
 from ppcmi.audit.reconstruction import Attempt, Bench
 from ppcmi.audit.setting import Observer, Setting
 from ppcmi.audit.settings import two_layers
+from ppcmi.codec.presets import Preset, image_channels
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.mosaic import mosaic
 from ppcmi.quantization import FOR_MAPPING, ITEM_BYTES, tensor_layout
@@ -25,15 +26,20 @@ WITH_KNOWN_IMAGES = ("A2", "A4")
 """Attacks that need images of the site."""
 
 
-def profile_row(profile: Profile, usefulness: Usefulness, attempts: Sequence[Attempt], bench: Bench) -> ProfileRow:
-    """Dice beside the best attack by anybody without the inner key."""
+def profile_row(
+    profile: Profile, usefulness: Usefulness, attempts: Sequence[Attempt], bench: Bench, preset: Preset
+) -> ProfileRow:
+    """Dice beside the best attack by anybody without the inner key.
+
+    :param preset: of the site's codec.
+    """
     against = without_inner_key(attempts, two_layers(profile))
     best = strongest(against)
     unaided = strongest(attempt for attempt in against if attempt.attack not in WITH_KNOWN_IMAGES)
     found = best.finding(SSIM)
     dice, dice_low, dice_high = interval(usefulness.together, bench.subjects.victim_patient, bench.seeds[0])
     size = bench.truth.shape[1:]
-    numbers, size_bytes = what_leaves(profile, (size[0], size[1]))
+    numbers, size_bytes = what_leaves(profile, (size[0], size[1]), image_channels(preset))
     return ProfileRow(
         profile=profile.value,
         dice=dice,
@@ -63,9 +69,12 @@ def strongest(attempts: Iterable[Attempt]) -> Attempt:
     return max(attempts, key=lambda attempt: attempt.finding(SSIM).value)
 
 
-def what_leaves(profile: Profile, slice_size: tuple[int, int]) -> tuple[int, int]:
-    """Numbers, and bytes of a request at the usual quantization without its header, of one slice."""
-    shapes = scale_shapes(slice_size, profile.scales)
+def what_leaves(profile: Profile, slice_size: tuple[int, int], channels: Mapping[str, int]) -> tuple[int, int]:
+    """Numbers, and bytes of a request at the usual quantization without its header, of one slice.
+
+    :param channels: of the codec's image latents, by scale.
+    """
+    shapes = scale_shapes(slice_size, profile.scales, channels)
     layout = tensor_layout(shapes, 1, FOR_MAPPING)
     return (
         sum(math.prod(shape) for shape in shapes.values()),

@@ -13,7 +13,8 @@ from ppcmi.cli.console import Console
 from ppcmi.cli.model import add_model, chosen_model
 from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_task, chosen_cases, fitting_cases
 from ppcmi.cli.parsers import Groups, add_group
-from ppcmi.codec.codec import Codec, Preset
+from ppcmi.codec.codec import Codec
+from ppcmi.codec.presets import Preset
 from ppcmi.codec.quality import CodecQuality, require_good_masks
 from ppcmi.codec.refinement import RefinementConfig, leave_alone, refine_decoder
 from ppcmi.codec.slice_set import SliceSet, read_slice_set

@@ -125,7 +125,7 @@ def _export(command: Command) -> int:
     console.result(
         f"Wrote {cases} ({summary.slices} slices, each {times}, profile {profile}, {size}) to {options.output}."
     )
-    sending = Sending.of(part.membership, profile, quantization, settings.slices_per_bundle)
+    sending = Sending.of(part, profile, quantization, settings.slices_per_bundle)
     leaving = export_of_slices(slices, part.task, sending, variants)
     check = read_check(site.folder, part)
     ConsentLog(site.folder).record("export", leaving, Answer.COMMAND, check)

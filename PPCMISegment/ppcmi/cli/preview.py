@@ -58,7 +58,7 @@ def _preview(command: Command) -> int:
     preview = preview_slice(picture, codec, protection_of(site, part, codec.fingerprint, profile))
     pictures = (preview.image, preview.leaving, preview.server.picture)
     write_atomically(options.output, encode_png(side_by_side(pictures, HEIGHT)))
-    leaving = segmentation_leaves([volume.geometry], part.task, Sending.of(part.membership, profile))
+    leaving = segmentation_leaves([volume.geometry], part.task, Sending.of(part, profile))
     for sentence in (*what_goes(leaving), what_stays(leaving), *who_could_learn_what(leaving)):
         console.result(sentence)
     server, outsider = preview.server, preview.outsider

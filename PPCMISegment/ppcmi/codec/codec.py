@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import safetensors
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ppcmi.codec.autoencoder import AutoencoderCodecNetwork
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.minimized import MinimizedCodecNetwork
+from ppcmi.codec.presets import PROFILES_OF, Preset, image_channels, read_metadata
 from ppcmi.codec.privacy_sf import PrivacySfCodecNetwork
 from ppcmi.codec.published import PublishedCodecNetwork
 from ppcmi.device import preset_precision
@@ -38,24 +39,13 @@ from ppcmi.methods.mixup.unmixing import UnmixingNetwork
 from ppcmi.scales import SCALE_CHANNELS, SCALES, Profile, Stream
 from ppcmi.task import Task, parse_task, task_to_json
 
-FORMAT = "ppcmi-codec/1"
+FORMAT = "ppcmi-codec/2"
 MAXIMUM_FILE_BYTES = 256 << 20
 DAMAGE = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, safetensors.SafetensorError)
 """What reading a file of networks raises where it is not what it should be."""
 
 BATCH = 32
 """Slices that go through a network at once."""
-
-Preset = Literal["minimized", "autoencoder", "paper", "privacy-sf", "mixup"]
-
-PROFILES_OF: Mapping[Preset, tuple[Profile, ...]] = {
-    "minimized": (Profile.FULL, Profile.COARSE, Profile.MINIMAL),
-    "autoencoder": (Profile.FULL, Profile.COARSE, Profile.MINIMAL),
-    "paper": (Profile.PAPER, Profile.FULL),
-    "privacy-sf": (Profile.MINIMAL,),
-    "mixup": (Profile.MIXUP,),
-}
-"""Privacy profiles that a preset is made for; the first of a published system's is its own."""
 
 
 class CodecNetwork(Protocol):
@@ -77,15 +67,16 @@ class CodecNetwork(Protocol):
 class Standardization(nn.Module):
     """Mean and deviation of every channel of one stream; ``(x - mean) / deviation`` and back."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: Mapping[str, int]) -> None:
         super().__init__()
+        self.channels = channels
         for scale in SCALES:
-            self.register_buffer(f"mean_{scale}", torch.zeros(SCALE_CHANNELS[scale], 1, 1))
-            self.register_buffer(f"deviation_{scale}", torch.ones(SCALE_CHANNELS[scale], 1, 1))
+            self.register_buffer(f"mean_{scale}", torch.zeros(channels[scale], 1, 1))
+            self.register_buffer(f"deviation_{scale}", torch.ones(channels[scale], 1, 1))
 
     def set(self, scale: str, mean: Tensor | float, deviation: Tensor | float) -> None:
         """Set a scale's statistics, one number or one a channel."""
-        shape = (SCALE_CHANNELS[scale], 1, 1)
+        shape = (self.channels[scale], 1, 1)
         getattr(self, f"mean_{scale}").copy_(torch.as_tensor(mean).reshape(-1, 1, 1).expand(shape))
         getattr(self, f"deviation_{scale}").copy_(torch.as_tensor(deviation).reshape(-1, 1, 1).expand(shape))
 
@@ -112,7 +103,12 @@ class Codec(nn.Module):
         channels, classes = task.slicing.channels, task.classes
         self.network: nn.Module = _NETWORKS[preset](channels, classes, task.slicing.size)
         self.local: LocalNetwork = build_local_network(channels, classes, task.slicing.size)
-        self.standardizations = nn.ModuleDict({stream: Standardization() for stream in Stream})
+        self.standardizations = nn.ModuleDict(
+            {
+                Stream.IMAGE: Standardization(image_channels(preset)),
+                Stream.MASK: Standardization(SCALE_CHANNELS),
+            }
+        )
         if preset != "mixup":  # what works on patches has five axes
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
@@ -262,18 +258,6 @@ class Codec(nn.Module):
     def _batches(self, values: Tensor | NDArray[Any]) -> list[Tensor]:
         parts = torch.split(torch.as_tensor(values), BATCH)
         return [part.to(self.device, memory_format=_fastest(part)) for part in parts]
-
-
-def read_metadata(data: bytes) -> dict[str, str]:
-    """The metadata of safetensors ``data`` without reading its tensors.
-
-    :raises ValueError, KeyError, TypeError, AttributeError: if the header is not what the format asks for.
-    """
-    length = int.from_bytes(data[:8], "little")
-    if not 2 <= length <= min(len(data) - 8, 1 << 20):
-        raise ValueError("the header's length is impossible")
-    header = json.loads(data[8 : 8 + length])
-    return {str(key): str(value) for key, value in header["__metadata__"].items()}
 
 
 _NETWORKS: Mapping[Preset, Callable[[int, int, Sequence[int]], nn.Module]] = {

@@ -6,7 +6,7 @@ without an activation, free to be negative, as rotation, quantization and regres
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -43,13 +43,22 @@ class ImageEncoder(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """Latents of some scales back to slices ``(n, c, h, w)``: the encoder's training signal, not used to segment."""
+    """Latents of some scales back to slices ``(n, c, h, w)``: the encoder's training signal, not used to segment.
 
-    def __init__(self, channels: int, scales: Sequence[str], width: int = 48) -> None:
+    :param latent_channels: of the latents, by scale.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        scales: Sequence[str],
+        width: int = 48,
+        latent_channels: Mapping[str, int] = SCALE_CHANNELS,
+    ) -> None:
         super().__init__()
         self.scales = tuple(scales)
         widths = {s: SCALE_CHANNELS[s] for s in SCALES}
-        self.joins = nn.ModuleDict({s: nn.Conv2d(widths[s], widths[s], 1) for s in self.scales})
+        self.joins = nn.ModuleDict({s: nn.Conv2d(latent_channels[s], widths[s], 1) for s in self.scales})
         self.stages = nn.ModuleDict({s: residual_stage(widths[s], 1) for s in SCALES})
         finer = {"b": widths["s4"], "s4": widths["s3"], "s3": width}
         self.ups = nn.ModuleDict({s: nn.Conv2d(widths[s], 4 * finer[s], 1) for s in SCALES})

@@ -18,11 +18,11 @@ from ppcmi.codec.autoencoder import PROFILES, AutoencoderCodecNetwork
 from ppcmi.codec.blocks import LARGE_SLICE
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.image_autoencoder import ImageDecoder
-from ppcmi.codec.minimized import KEPT, MinimizedCodecNetwork, ServerStandIn, padded
+from ppcmi.codec.minimized import MinimizedCodecNetwork, ServerStandIn
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.fitting import FitConfig, Report, fit
 from ppcmi.latents import Latents
-from ppcmi.scales import Stream
+from ppcmi.scales import MINIMIZED_CHANNELS, Stream
 
 NOISE = 0.2
 """Deviation of the noise on minimized latents while their encoder learns, relative to theirs.
@@ -53,11 +53,18 @@ def minimize(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         codec = Codec(autoencoder.task, "minimized").to(autoencoder.device)
-        codec.load_state_dict(codec.state_dict() | autoencoder.state_dict())
+        _take_over(codec, autoencoder)
         train_minimizer(codec, labelled, config, adversary_weight, generator, report)
         codec.standardize_images(labelled.slices)
         train_image_decoders(codec, images, config, generator, report)
     return codec.eval()
+
+
+def _take_over(codec: Codec, autoencoder: Codec) -> None:
+    """Give a minimized codec all weights of its autoencoder but those that its fewer channels leave no place for."""
+    own = codec.state_dict()
+    fit = {name: values for name, values in autoencoder.state_dict().items() if values.shape == own[name].shape}
+    codec.load_state_dict(own | fit)
 
 
 def train_minimizer(
@@ -77,7 +84,9 @@ def train_minimizer(
     labels, masks = labelled.known_labels, codec.standardization(Stream.MASK)
     parts = _Training(network).to(codec.device)
     mean = labelled.slices.mean(dim=0).to(codec.device)
-    adversaries = nn.ModuleDict({p: ImageDecoder(len(mean), p.scales) for p in PROFILES}).to(codec.device)
+    adversaries = nn.ModuleDict(
+        {p: ImageDecoder(len(mean), p.scales, latent_channels=MINIMIZED_CHANNELS) for p in PROFILES}
+    ).to(codec.device)
     optimizer = torch.optim.AdamW(adversaries.parameters(), lr=2 * config.learning_rate)
 
     def redrawn(adversary: nn.Module, sent: Latents, slices: Tensor) -> Tensor:
@@ -130,7 +139,5 @@ class _Training(nn.Module):
 
 
 def _standardized(latents: Latents) -> Latents:
-    """Kept channels with mean 0 and deviation 1 over the batch: their size carries nothing."""
-    return latents.map(
-        lambda s, v: padded(F.batch_norm(v[:, : KEPT[s]].contiguous(), None, None, training=True, eps=1e-4), s)
-    )
+    """Every channel with mean 0 and deviation 1 over the batch: their size carries nothing."""
+    return latents.map(lambda _, v: F.batch_norm(v, None, None, training=True, eps=1e-4))

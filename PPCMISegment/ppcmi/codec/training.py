@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from ppcmi import __version__
 from ppcmi.codec.augment import Augmentation, augment_pair, sampling_grid
 from ppcmi.codec.autoencoder import PROFILES, AutoencoderCodecNetwork, MaskGuide
-from ppcmi.codec.codec import Codec, Preset
+from ppcmi.codec.codec import Codec
 from ppcmi.codec.local_network import LocalNetwork
 from ppcmi.codec.losses import published_mask_loss, segmentation_loss
 from ppcmi.codec.mask_autoencoder import foreground
 from ppcmi.codec.minimization import minimize
+from ppcmi.codec.presets import Preset
 from ppcmi.codec.privacy_sf import PrivacySfCodecNetwork
 from ppcmi.codec.published import PublishedCodecNetwork
 from ppcmi.codec.quality import mean_dice, measure_codec, peak_signal_to_noise

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ppcmi.codec.presets import Preset
 from ppcmi.modes import Mode
 from ppcmi.scales import Profile
 from ppcmi.task import Method
-
-if TYPE_CHECKING:
-    from ppcmi.codec.codec import Preset
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
-from ppcmi.scales import Profile, Shape, Stream, scale_shapes
+from ppcmi.scales import SCALE_CHANNELS, Profile, Shape, Stream, scale_shapes
 from ppcmi.task import Task
 
 OVERLAP = 0.5
@@ -15,13 +15,19 @@ REFERENCES_A_PATCH = 10
 """Each patch is sent mixed with so many, and the answers are averaged (PAPER: 10 to 15 suffice)."""
 
 
-def item_shapes(task: Task, profile: Profile, streams: Iterable[Stream]) -> dict[str, Shape]:
-    """Shapes of all scales that the streams have: of a slice's latents, or of a mixed patch and its segmentation."""
-    if profile is not Profile.MIXUP:
-        return scale_shapes(task.slicing.size, profile.scales)
-    side = task.patch
-    cubes = {Stream.IMAGE: ("x", (side, side, side)), Stream.MASK: ("y", (task.classes * side, side, side))}
-    return dict(cubes[stream] for stream in Stream if stream in set(streams))
+def item_shapes(
+    task: Task, profile: Profile, streams: Iterable[Stream], image_channels: Mapping[str, int] = SCALE_CHANNELS
+) -> dict[Stream, dict[str, Shape]]:
+    """Shapes of the streams' scales: of a slice's latents, or of a mixed patch and its segmentation.
+
+    :param image_channels: of the codec's image latents, by scale; patches have none.
+    """
+    if profile is Profile.MIXUP:
+        side = task.patch
+        cubes = {Stream.IMAGE: {"x": (side, side, side)}, Stream.MASK: {"y": (task.classes * side, side, side)}}
+        return {stream: cubes[stream] for stream in streams}
+    channels = {Stream.IMAGE: image_channels, Stream.MASK: SCALE_CHANNELS}
+    return {stream: scale_shapes(task.slicing.size, profile.scales, channels[stream]) for stream in streams}
 
 
 def most_items(task: Task, slices: int, streams: Sequence[Stream]) -> int:

@@ -12,7 +12,7 @@ from ppcmi.cohort_file import CohortHeader, cohort_digest
 from ppcmi.errors import BundleError, KeyMismatchError
 from ppcmi.methods.shapes import item_shapes
 from ppcmi.modes import has_inner_layer
-from ppcmi.scales import Profile, Stream
+from ppcmi.scales import MINIMIZED_CHANNELS, SCALE_CHANNELS, Profile, Stream
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server.access.identity import Caller
 from ppcmi_server.database.schema import Cohort, Consortium, Frame
@@ -80,8 +80,11 @@ def require_shapes(header: BundleHeader, task: TaskDocument) -> None:
 
     :raises BundleError: if not.
     """
+    possible = [
+        item_shapes(task, header.profile, header.streams, channels) for channels in (SCALE_CHANNELS, MINIMIZED_CHANNELS)
+    ]
     fits = (header.profile is Profile.MIXUP) == (task.method == "mixup")
-    if not fits or dict(header.shapes) != item_shapes(task, header.profile, header.streams):
+    if not fits or header.shapes not in possible:
         raise BundleError("The latents do not have the shapes of the task's slices; use the task's own codec.")
 
 

@@ -21,12 +21,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from torch import Tensor
 
+from ppcmi.bundle_header import read_header
 from ppcmi.channel import Channel
 from ppcmi.errors import TrainingError
 from ppcmi.latents import Latents
-from ppcmi.methods.shapes import item_shapes
 from ppcmi.modes import mode_named
-from ppcmi.scales import Profile, Stream
+from ppcmi.scales import Profile, Shape, Stream
 from ppcmi.task import Task as TaskDocument
 from ppcmi_server.access.identity import Caller
 from ppcmi_server.database.schema import Cohort, Frame, Site
@@ -128,13 +128,13 @@ def load_dataset(
     :param scratch: folder on whose disk they are if they are too many for memory.
     :param weights: how much a site's slices count, by its id; 1 for others.
     :raises FileNotFoundError: if a cohort was withdrawn in the meantime.
-    :raises TrainingError: if there is no slice.
+    :raises TrainingError: if there is no slice, or a cohort's bundles do not go together.
     """
     frames = [(stored, frame) for stored in cohorts for frame in stored.frames]
     count = sum(frame.slices for _, frame in frames)
     if not count:
         raise TrainingError("There is no latent to train on; upload a cohort first.")
-    by_stream = [item_shapes(task, profile, (stream,)) for stream in (Stream.IMAGE, Stream.MASK)]
+    by_stream = _widest_shapes(services, profile, cohorts)
     size = 2 * count * sum(int(np.prod(shape)) for shapes in by_stream for shape in shapes.values())
     in_memory = size <= services.config.training.memory_bytes
     images, masks = (
@@ -150,7 +150,11 @@ def load_dataset(
         where = slice(start, start + frame.slices)
         opened = _open(services, task, stored, frame)
         streams = {stream: latents.only(profile.scales_of((stream,))) for stream, latents in opened.items()}
-        images.put(start, fit_for_training(streams[Stream.IMAGE]))
+        try:
+            wide = streams[Stream.IMAGE].widened(images.shapes)
+        except ValueError as error:
+            raise TrainingError("A cohort's bundles differ in their channels; leave out the site's cohorts.") from error
+        images.put(start, fit_for_training(wide))
         masks.put(start, fit_for_training(streams[Stream.MASK]))
         seen.append(SliceFacts.of(streams[Stream.IMAGE], streams[Stream.MASK]))
         member[where] = codecs.index(stored.cohort.codec)
@@ -163,6 +167,25 @@ def load_dataset(
     weight = slice_weights(dataset, facts, [dict(weights or {}).get(one, 1.0) for one in sites])
     dataset = LatentDataset(images, masks, codecs, member, case, variant, sites, site, weight)
     return TrainingData(dataset, facts)
+
+
+def _widest_shapes(
+    services: Services, profile: Profile, cohorts: Sequence[StoredCohort]
+) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """Shapes of image and of mask latents that hold those of all cohorts: codecs differ in their channels.
+
+    All bundles of a cohort are of one codec, so that the first one tells.
+    """
+    found = [
+        read_header(services.cohorts.read_bundle(stored.cohort, stored.frames[0])).shapes
+        for stored in cohorts
+        if stored.frames
+    ]
+
+    def of(stream: Stream) -> dict[str, Shape]:
+        return {scale: max(shapes[stream][scale] for shapes in found) for scale in profile.scales_of((stream,))}
+
+    return of(Stream.IMAGE), of(Stream.MASK)
 
 
 def fit_for_training(latents: Latents) -> Latents:

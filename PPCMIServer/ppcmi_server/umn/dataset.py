@@ -35,7 +35,7 @@ class LatentDataset:
     """Pairs of image and mask latents.
 
     :param images: ``(n, C, H, W)`` for each scale, float16 on the CPU.
-    :param masks: the same scales.
+    :param masks: the same scales, perhaps of other channels.
     :param codecs: fingerprints of the codecs that made them.
     :param member: ``(n,)`` int64, index into ``codecs``.
     :param case: ``(n,)`` int64, which case a slice belongs to.

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppcmi.scales import Shape
+from ppcmi.scales import Shapes
 
 WIDTHS = (8, 16, 32, 64)
 SMALLEST_SIDE = 8
@@ -40,12 +40,12 @@ class Node(nn.Module):
 class MixupNetwork(nn.Module):
     """Mixed patches ``x`` of shape ``(n, s, s, s)`` to mixed soft segmentations ``y``, ``(n, K s, s, s)``.
 
-    :param shapes: of both, as a bundle has them.
+    :param images: shape of ``x``; ``masks``: of ``y``.
     """
 
-    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+    def __init__(self, images: Shapes, masks: Shapes) -> None:
         super().__init__()
-        self.classes = shapes["y"][0] // shapes["x"][0]
+        self.classes = masks["y"][0] // images["x"][0]
         depth = len(WIDTHS)
         self.nodes = nn.ModuleDict()
         for row, width in enumerate(WIDTHS):

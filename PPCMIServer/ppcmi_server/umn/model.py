@@ -14,30 +14,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ppcmi.codec.codec import DAMAGE, read_metadata
+from ppcmi.codec.codec import DAMAGE
+from ppcmi.codec.presets import read_metadata
 from ppcmi.device import preset_precision
-from ppcmi.errors import TrainingError
+from ppcmi.errors import BundleError, TrainingError
 from ppcmi.files import write_atomically
 from ppcmi.latents import Latents
-from ppcmi.scales import Profile, Shape, Stream
+from ppcmi.scales import Profile, Shape, Shapes
 from ppcmi_server.umn.batches import slice_losses
 from ppcmi_server.umn.mixup import MixupNetwork, mixture_losses
 from ppcmi_server.umn.network import MappingNetwork
 from ppcmi_server.umn.privacy_sf import PrivacySfMappingNetwork
 from ppcmi_server.umn.published import PublishedMappingNetwork
 
-FORMAT = "ppcmi-umn/1"
+FORMAT = "ppcmi-umn/2"
 
 Preset = Literal["default", "paper", "privacy-sf", "mixup"]
 
 
 @dataclass(frozen=True)
 class UmnDescription:
-    """What a network maps: latents of ``shapes`` made by ``codecs`` under ``profile``; shapes of both streams."""
+    """What a network maps: image latents made by ``codecs`` under ``profile`` to mask latents; shapes of both."""
 
     preset: Preset
     profile: Profile
-    shapes: Mapping[str, Shape]
+    images: Shapes
+    masks: Shapes
     codecs: tuple[str, ...]
 
 
@@ -46,13 +48,14 @@ def build_network(description: UmnDescription) -> nn.Module:
 
     :raises TrainingError: if the preset cannot work at these shapes.
     """
+    images, masks = description.images, description.masks
     if description.preset == "paper":
-        return PublishedMappingNetwork(description.shapes)
+        return PublishedMappingNetwork(images, masks)
     if description.preset == "privacy-sf":
-        return PrivacySfMappingNetwork(description.shapes)
+        return PrivacySfMappingNetwork(images, masks)
     if description.preset == "mixup":
-        return MixupNetwork(description.shapes)
-    return MappingNetwork(tuple(description.shapes), codecs=len(description.codecs))
+        return MixupNetwork(images, masks)
+    return MappingNetwork(images, masks, codecs=len(description.codecs))
 
 
 SliceLosses = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
@@ -96,9 +99,14 @@ class TrainedUmn:
 
         :param codec: fingerprint of the codec that made them; must be among the description's.
         :raises TrainingError: if the network was not trained for the codec.
+        :raises BundleError: if the latents have more channels than that codec's.
         """
         if codec not in self.description.codecs:
             raise TrainingError("The model was not trained for this codec; train one with this codec's cohorts.")
+        try:
+            images = images.widened(self.description.images)
+        except ValueError as error:
+            raise BundleError("The latents are wider than those that the model was trained with.") from error
         count, size = len(images), _usual_size(len(images))
         inputs = {s: v.to(self.device).float() for s, v in images.items()}
         if count < size:
@@ -114,8 +122,7 @@ class TrainedUmn:
 
     def flops(self) -> int:
         """Floating point operations to map one slice (two for a multiply-add)."""
-        shapes, leaving = self.description.shapes, self.description.profile.scales_of((Stream.IMAGE,))
-        inputs = {s: torch.zeros(1, *shapes[s], device=self.device) for s in leaving}
+        inputs = {s: torch.zeros(1, *shape, device=self.device) for s, shape in self.description.images.items()}
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             self.network(inputs)
         return int(counter.get_total_flops())
@@ -124,7 +131,8 @@ class TrainedUmn:
         """Write the model's file, by rename."""
         d = self.description
         document = {
-            "format": FORMAT, "preset": d.preset, "profile": d.profile, "shapes": dict(d.shapes), "codecs": d.codecs,
+            "format": FORMAT, "preset": d.preset, "profile": d.profile,
+            "images": dict(d.images), "masks": dict(d.masks), "codecs": d.codecs,
         }  # fmt: skip
         weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         write_atomically(path, safetensors.torch.save(weights, {"ppcmi": json.dumps(document)}))
@@ -139,11 +147,12 @@ class TrainedUmn:
             data = path.read_bytes()
             document = json.loads(read_metadata(data)["ppcmi"])
             if document["format"] != FORMAT:
-                raise TrainingError("The model's format is unknown to this version; update the server.")
+                raise TrainingError("This version does not know the model's format; update the server, or train anew.")
             description = UmnDescription(
                 document["preset"],
                 Profile(document["profile"]),
-                {s: (int(c), int(h), int(w)) for s, (c, h, w) in document["shapes"].items()},
+                _shapes(document["images"]),
+                _shapes(document["masks"]),
                 tuple(document["codecs"]),
             )
             network = build_network(description)
@@ -153,3 +162,7 @@ class TrainedUmn:
                 "The model's file is missing or damaged; train it again or restore a backup."
             ) from error
         return cls(description, network)
+
+
+def _shapes(document: Mapping[str, list[int]]) -> dict[str, Shape]:
+    return {scale: (int(c), int(h), int(w)) for scale, (c, h, w) in document.items()}

@@ -7,14 +7,14 @@ around one common trunk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppcmi.codec.blocks import residual_stage
-from ppcmi.scales import SCALE_CHANNELS
+from ppcmi.scales import Shapes
 
 WIDTHS: Mapping[str, int] = {"s3": 96, "s4": 192, "b": 320}
 
@@ -22,21 +22,21 @@ WIDTHS: Mapping[str, int] = {"s3": 96, "s4": 192, "b": 320}
 class MappingNetwork(nn.Module):
     """Standardized image latents to standardized mask latents of the same scales.
 
-    :param scales: the profile's scales, finest first.
+    :param images: shapes of image latents, finest scale first; ``masks``: of mask latents.
     :param codecs: how many codecs the network serves; one for a consortium.
     """
 
-    def __init__(self, scales: Sequence[str], codecs: int = 1, depth: int = 2, dropout: float = 0.1) -> None:
+    def __init__(self, images: Shapes, masks: Shapes, codecs: int = 1, depth: int = 2, dropout: float = 0.1) -> None:
         super().__init__()
-        self.scales = tuple(scales)
+        self.scales = tuple(images)
 
         def adapters(inputs: Mapping[str, int], outputs: Mapping[str, int]) -> nn.ModuleDict:
             return nn.ModuleDict(
                 {s: nn.ModuleList(nn.Conv2d(inputs[s], outputs[s], 1) for _ in range(codecs)) for s in self.scales}
             )
 
-        self.entries = adapters(SCALE_CHANNELS, WIDTHS)
-        self.exits = adapters(WIDTHS, SCALE_CHANNELS)
+        self.entries = adapters({s: channels for s, (channels, _, _) in images.items()}, WIDTHS)
+        self.exits = adapters(WIDTHS, {s: channels for s, (channels, _, _) in masks.items()})
         self.down_stages = nn.ModuleDict({s: residual_stage(WIDTHS[s], depth, dropout) for s in self.scales})
         self.up_stages = nn.ModuleDict({s: residual_stage(WIDTHS[s], depth, dropout) for s in self.scales})
         pairs = list(zip(self.scales, self.scales[1:], strict=False))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ppcmi.scales import SCALE_CHANNELS, Shape
+from ppcmi.scales import Shapes
 from ppcmi_server.umn.published import down_and_up, leaky_stage
 
 LEVELS = (352, 256, 160)
@@ -20,17 +20,17 @@ LEVELS = (352, 256, 160)
 
 
 class PlainBlock(nn.Module):
-    """One scale's image latents ``(n, c, h, w)`` to its mask latents of the same shape.
+    """One scale's image latents ``(n, inputs, h, w)`` to its mask latents ``(n, outputs, h, w)``.
 
     :param poolings: how many halvings the map has room for, at most three.
     """
 
-    def __init__(self, channels: int, poolings: int) -> None:
+    def __init__(self, inputs: int, outputs: int, poolings: int) -> None:
         super().__init__()
         widths = LEVELS[:poolings]
         bottom = widths[-1] if widths else 1024
         self.entry = nn.Sequential(
-            leaky_stage(channels, 128),
+            leaky_stage(inputs, 128),
             leaky_stage(128, 256),
             leaky_stage(256, 512),
             nn.Dropout2d(0.2),
@@ -39,7 +39,7 @@ class PlainBlock(nn.Module):
         self.downs = nn.ModuleList(leaky_stage(i, o) for i, o in zip((1024, *widths), widths, strict=False))
         self.bottom = leaky_stage(bottom, 256)
         self.ups = nn.ModuleList(leaky_stage(256 + width, 256) for width in reversed(widths))
-        self.exit = nn.Conv2d(256, channels, 1)
+        self.exit = nn.Conv2d(256, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map."""
@@ -49,13 +49,13 @@ class PlainBlock(nn.Module):
 class PrivacySfMappingNetwork(nn.Module):
     """A block for each scale that leaves; as published that is ``b`` alone."""
 
-    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+    def __init__(self, images: Shapes, masks: Shapes) -> None:
         super().__init__()
-        self.scales: Sequence[str] = tuple(shapes)
+        self.scales: Sequence[str] = tuple(images)
         self.blocks = nn.ModuleDict(
             {
-                s: PlainBlock(SCALE_CHANNELS[s], _poolings(min(rows, columns)))
-                for s, (_, rows, columns) in shapes.items()
+                s: PlainBlock(channels, masks[s][0], _poolings(min(rows, columns)))
+                for s, (channels, rows, columns) in images.items()
             }
         )
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppcmi.errors import TrainingError
-from ppcmi.scales import SCALE_CHANNELS, Shape
+from ppcmi.scales import Shapes
 
 POOL_SIZES = (1, 3, 5, 7)
 SMALLEST_MAP = 8
@@ -60,12 +60,12 @@ class PyramidPooling(nn.Module):
 
 
 class MappingBlock(nn.Module):
-    """One scale's image latents ``(n, c, h, w)`` to its mask latents of the same shape."""
+    """One scale's image latents ``(n, inputs, h, w)`` to its mask latents ``(n, outputs, h, w)``."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.entry = nn.Sequential(
-            leaky_stage(channels, 128),
+            leaky_stage(inputs, 128),
             leaky_stage(128, 256),
             leaky_stage(256, 512),
             nn.Dropout2d(0.2),
@@ -76,7 +76,7 @@ class MappingBlock(nn.Module):
         self.downs = nn.ModuleList(leaky_stage(i, o) for i, o in ((1024, 352), (352, 256), (256, 160)))
         self.bottom = nn.Sequential(PyramidPooling(160), leaky_stage(320, 160))
         self.ups = nn.ModuleList(leaky_stage(i, 256) for i in (160 + 160, 256 + 256, 256 + 352))
-        self.exit = nn.Conv2d(256, channels, 1)
+        self.exit = nn.Conv2d(256, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map."""
@@ -90,14 +90,14 @@ class PublishedMappingNetwork(nn.Module):
     :raises TrainingError: if a scale is smaller than 8 x 8.
     """
 
-    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+    def __init__(self, images: Shapes, masks: Shapes) -> None:
         super().__init__()
-        if min(min(rows, columns) for _, rows, columns in shapes.values()) < SMALLEST_MAP:
+        if min(min(rows, columns) for _, rows, columns in images.values()) < SMALLEST_MAP:
             raise TrainingError(
                 "The published network needs slices of at least 256 x 256; train with --preset default."
             )
-        self.scales: Sequence[str] = tuple(shapes)
-        self.blocks = nn.ModuleDict({s: MappingBlock(SCALE_CHANNELS[s]) for s in self.scales})
+        self.scales: Sequence[str] = tuple(images)
+        self.blocks = nn.ModuleDict({s: MappingBlock(images[s][0], masks[s][0]) for s in self.scales})
 
     def forward(self, images: Mapping[str, Tensor], codec: int = 0) -> dict[str, Tensor]:
         """Map; one network serves every codec, so ``codec`` makes no difference."""

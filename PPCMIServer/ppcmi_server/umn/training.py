@@ -128,8 +128,8 @@ def train_umn(
         checkpoints or NoCheckpoints(),
         watching or Watching(),
     )
-    shapes = dict(dataset.images.shapes) | dict(dataset.masks.shapes)
-    description = UmnDescription(config.preset, config.profile, shapes, dataset.codecs)
+    images, masks = dict(dataset.images.shapes), dict(dataset.masks.shapes)
+    description = UmnDescription(config.preset, config.profile, images, masks, dataset.codecs)
     part, slower = min(part or config.batch_size, config.batch_size), False
     while True:
         run = _Run(dataset, config, description, device, part)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy import TASKS
 from benchmarks.bench.budgets import BUDGETS
 from benchmarks.bench.report import COMMANDS, keep_speed, read_speed, write_report
 from benchmarks.bench.rows import Bench
 from benchmarks.bench.splits import DataSet
 from benchmarks.kept import KeptRows
 from benchmarks.results import REPOSITORY
+from benchmarks.sites import TASKS
 from benchmarks.speed import measure_speed
 from ppcmi.device import choose_device
 from ppcmi.task import load_task

@@ -15,13 +15,15 @@ from benchmarks.bench.splits import BenchSite
 from benchmarks.federation import Exchange, Member, PlainLatents, encode_site, join_consortium
 from benchmarks.kept import KeptNetworks
 from ppcmi.codec.codec import Codec
-from ppcmi.codec.codec import Preset as CodecPreset
+from ppcmi.codec.presets import Preset as CodecPreset
+from ppcmi.codec.presets import image_channels
 from ppcmi.codec.refinement import RefinementConfig, SiteDecoder, choose_share
 from ppcmi.latents import Latents
 from ppcmi.quantization import FOR_MAPPING, Quantization
-from ppcmi.scales import Profile, scale_shapes
+from ppcmi.scales import Profile
 from ppcmi.task import Task
 from ppcmi_server.umn.model import TrainedUmn, UmnDescription
+from support.descriptions import describe_umn
 
 Predictions = Mapping[str, torch.Tensor]
 """Probabilities ``(n, K + 1, h, w)`` for each site's test slices."""
@@ -187,9 +189,8 @@ def _curve(
     budget: Budget,
 ) -> Curve | None:  # fmt: skip
     """On some validation cases, where there are any; they are no one's training cases."""
-    description = UmnDescription(
-        budget.umn.preset, profile, scale_shapes(codec.task.slicing.size, profile.scales), (codec.fingerprint,)
-    )
+    size, channels = codec.task.slicing.size, image_channels(codec.preset)
+    description = describe_umn(budget.umn.preset, profile, size, (codec.fingerprint,), channels)
     return curve_of(
         curve_file(networks, name), description, [(member, site) for site in sites], budget, networks.device
     )

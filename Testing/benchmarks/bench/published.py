@@ -18,15 +18,15 @@ from benchmarks.bench.splits import BenchSite, thinned
 from benchmarks.federation import encode_site, join_consortium
 from benchmarks.kept import KeptNetworks
 from ppcmi.bundle_header import Mode
-from ppcmi.codec.codec import Preset as CodecPreset
+from ppcmi.codec.presets import Preset as CodecPreset
 from ppcmi.codec.training import CodecTrainingConfig
 from ppcmi.fitting import FitConfig
 from ppcmi.quantization import Quantization
-from ppcmi.scales import Profile, scale_shapes
+from ppcmi.scales import Profile
 from ppcmi.task import Task
 from ppcmi_server.umn.config import UmnConfig, privacy_sf_config
 from ppcmi_server.umn.model import Preset as UmnPreset
-from ppcmi_server.umn.model import UmnDescription
+from support.descriptions import describe_umn
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def collaborate_as_published(
     else:
         curve = None
         if system == PAPER:
-            shapes = scale_shapes(task.slicing.size, profile.scales)
-            description = UmnDescription("paper", profile, shapes, tuple(codec.fingerprint for codec in codecs))
+            fingerprints = tuple(codec.fingerprint for codec in codecs)
+            description = describe_umn("paper", profile, task.slicing.size, fingerprints)
             asked = list(zip(members, sites, strict=True))
             curve = curve_of(curve_file(networks, umn_name), description, asked, budget, networks.device)
         umns = [networks.umn(umn_name, members, plains, umn_config, curve)] * len(sites)

@@ -32,7 +32,7 @@ from benchmarks.bench.scoring import score_held_out
 from benchmarks.bench.splits import BenchSite, DataSet, Split, at_published_size
 from benchmarks.bench.unet import flops, kept_unet
 from benchmarks.kept import KeptNetworks
-from ppcmi.codec.codec import Preset as CodecPreset
+from ppcmi.codec.presets import Preset as CodecPreset
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.codec.training import predict_locally
 from ppcmi.latents import Latents

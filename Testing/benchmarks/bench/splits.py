@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy import SITES, SMALLEST_PAPER_SLICE, TASKS, site_of
+from benchmarks.accuracy import SMALLEST_PAPER_SLICE
 from benchmarks.federation import Site
 from benchmarks.results import REPOSITORY
+from benchmarks.sites import SITES, TASKS, site_of
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
 from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.slicing import SliceGrid, slice_grid

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import TASKS
 from benchmarks.bench.curve import seconds_to
 from benchmarks.bench.published import PAPER
 from benchmarks.bench.scoring import Estimate, by_site, estimate, paired_p
 from benchmarks.results import KILOBYTE, SEPARATOR, Measurement, Origin, measurement
+from benchmarks.sites import TASKS
 
 Row = Mapping[str, Any]
 

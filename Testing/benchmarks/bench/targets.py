@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks.accuracy import TASKS
 from benchmarks.bench.rows import ALONE, FOURTH, POOLED, SHIFTED, SITES, UNCOMPRESSED, ours, server_part, table_of
 from benchmarks.bench.scoring import by_site
 from benchmarks.bench.splits import Split
 from benchmarks.bench.table import Table, mean_over_sites, metric, origin_of, seconds_to_published, table_named
 from benchmarks.results import MEGABYTE, SEPARATOR, Measurement, measurement
+from benchmarks.sites import TASKS
 from ppcmi.scales import Profile
 
 COARSE = ours(Profile.COARSE)

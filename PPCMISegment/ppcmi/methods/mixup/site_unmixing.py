@@ -12,7 +12,8 @@ from typing import cast
 import safetensors.torch
 import torch
 
-from ppcmi.codec.codec import DAMAGE, Codec, read_metadata
+from ppcmi.codec.codec import DAMAGE, Codec
+from ppcmi.codec.presets import read_metadata
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.errors import CodecError
 from ppcmi.files import write_atomically
