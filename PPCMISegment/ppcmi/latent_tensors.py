@@ -14,6 +14,8 @@ from ppcmi.latents import Latents, is_finite
 from ppcmi.quantization import GAUSSIAN_LEVELS, Quantization
 from ppcmi.scales import Shape
 
+_LEVELS = np.array(GAUSSIAN_LEVELS, dtype=np.float32)
+
 
 def quantize(latents: Latents, quantization: Quantization) -> dict[str, Tensor]:
     """CPU tensors by name: ``s4`` of shape ``(n, C H W)``, for ``i4`` half as long, and factors ``s4.scale`` ``(n,)``.
@@ -46,12 +48,15 @@ def dequantize(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape], quant
     scales = {}
     for scale, shape in shapes.items():
         values = tensors[scale]
-        values = _levels_of(values, math.prod(shape)) if quantization is Quantization.I4 else values.float()
         if quantization.has_factors:
             factors = tensors[f"{scale}.scale"]
             if (factors < 0).any():
                 raise BundleError("The bundle holds a negative quantization factor; ask its sender for it again.")
-            values = values * factors[:, None]
+            if quantization is Quantization.I4:
+                values = _from_int4(values, factors, math.prod(shape))
+            else:
+                values = values * factors[:, None]
+        values = values.float()
         if not is_finite(values):
             raise BundleError("The bundle holds values that are not finite; ask its sender for it again.")
         scales[scale] = values.reshape(-1, *shape)
@@ -69,20 +74,22 @@ def _to_int4(flat: Tensor) -> tuple[Tensor, Tensor]:
     norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)  # squares of large values fit float64 alone
     factors = (norms / math.sqrt(rows.shape[1])).float()
     divisors = torch.where(factors > 0, factors, 1.0)
-    levels = torch.tensor(GAUSSIAN_LEVELS)
-    limits = ((levels[1:] + levels[:-1]) / 2).numpy()
+    limits = (_LEVELS[1:] + _LEVELS[:-1]) / 2
     packed = np.empty((len(rows), (rows.shape[1] + 1) // 2), dtype=np.uint8)
-    for row, pairs in zip((rows / divisors[:, None]).numpy(), packed, strict=True):
+    for row, divisor, pairs in zip(rows.numpy(), divisors.numpy(), packed, strict=True):
         # Slice by slice all passes stay in the processor's cache: an eighth of the time of the same in PyTorch.
-        numbers = np.zeros(2 * len(pairs), dtype=np.uint8)
+        levels, numbers = row / divisor, np.zeros(2 * len(pairs), dtype=np.uint8)
         for limit in limits:
-            numbers[: len(row)] += row > limit
+            numbers[: len(row)] += levels > limit
         np.bitwise_or(numbers[0::2], numbers[1::2] << 4, out=pairs)
     return torch.from_numpy(packed), factors
 
 
-def _levels_of(packed: Tensor, values: int) -> Tensor:
-    """Levels, before the factors, from pairs of numbers ``(n, ceil(values / 2))``."""
-    levels = torch.tensor(GAUSSIAN_LEVELS)
-    pairs = torch.stack((levels.repeat(16), levels.repeat_interleave(16)), dim=1)  # by byte: low number, high number
-    return pairs.index_select(0, packed.flatten().int()).view(len(packed), -1)[:, :values]
+def _from_int4(packed: Tensor, factors: Tensor, values: int) -> Tensor:
+    """Levels times factors ``(n, values)`` from pairs of numbers ``(n, ceil(values / 2))``."""
+    pairs = np.stack((np.tile(_LEVELS, 16), np.repeat(_LEVELS, 16)), axis=1)  # by byte: low number, high number
+    tables = torch.from_numpy(pairs) * factors[:, None, None]
+    found = np.empty((*packed.shape, 2), dtype=np.float32)
+    for numbers, table, row in zip(packed.numpy(), tables.numpy(), found, strict=True):
+        np.take(table, numbers, axis=0, out=row, mode="clip")  # every byte is in the table; this way is the quickest
+    return torch.from_numpy(found).view(len(packed), -1)[:, :values]
