@@ -218,13 +218,16 @@ def labels_in_plane(probabilities: NDArray[np.float32], grid: SliceGrid) -> NDAr
 
 def most_probable(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The class ``(n, h, w)`` of the largest of the probabilities ``(n, K, h, w)``, the lowest one in a tie."""
-    best = probabilities[:, 0]
-    labels = np.zeros(best.shape, dtype=np.uint8)
-    for label in range(1, probabilities.shape[1]):  # argmax(axis=1) takes many times as long
-        share = probabilities[:, label]
-        np.copyto(labels, np.uint8(label), where=share > best)
-        best = np.maximum(best, share)
-    return labels
+    stack = np.zeros((len(probabilities), *probabilities.shape[2:]), dtype=np.uint8)
+    last = probabilities.shape[1] - 1
+    for labels, shares in zip(stack, probabilities, strict=True):
+        # argmax(axis=0), or writing under a mask, takes many times as long; a later label is a larger number.
+        best = shares[0]
+        for label in range(1, last + 1):
+            above = (shares[label] > best).view(np.uint8)
+            np.maximum(labels, above * np.uint8(label), out=labels)
+            best = np.maximum(best, shares[label]) if label < last else best
+    return stack
 
 
 def slice_grid(geometry: Geometry, slicing: Slicing) -> SliceGrid:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
@@ -11,6 +12,7 @@ from ppcmi.slicing import (
     VolumeSlices,
     cropped_labels,
     labels_in_plane,
+    most_probable,
     restore_labels,
     restore_probabilities,
     slice_grid,
@@ -23,6 +25,7 @@ from support.volumes import ORIENTATION_CODES, a_geometry, a_task, geometries, o
 
 AXES = st.sampled_from(("sagittal", "coronal", "axial"))
 SEEDS = st.integers(0, 2**32 - 1)
+TENTHS = st.integers(0, 10).map(lambda tenths: np.float32(tenths / 10))  # so that some are equal
 few = settings(max_examples=25, deadline=None)
 
 
@@ -270,3 +273,9 @@ def test_slices_are_the_same_whatever_was_asked_for_before(geometry, asked, neig
     for start, count in [*((place % len(slices), count) for place, count in asked), (0, 2), (2, 2)]:
         part = slice(min(start, len(slices) - 1), start + count)
         np.testing.assert_array_equal(slices[part], whole[part])
+
+
+@settings(max_examples=40, deadline=None)
+@given(probabilities=arrays(np.float32, st.tuples(*map(st.integers, (1, 1, 1, 1), (3, 6, 9, 9))), elements=TENTHS))
+def test_the_most_probable_class_is_the_lowest_of_those_that_are_largest(probabilities):
+    np.testing.assert_array_equal(most_probable(probabilities), probabilities.argmax(axis=1))
