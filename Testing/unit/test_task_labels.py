@@ -1,6 +1,7 @@
 """Labels of a case, whatever file they lie in: on the image's grid, with the task's values."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -8,6 +9,7 @@ import pytest
 import SimpleITK
 
 from ppcmi.case_checks import Kind, check_case
+from ppcmi.codec.slice_set import read_slice_set
 from ppcmi.data_folders import find_cases
 from ppcmi.errors import GeometryError, ReadError
 from ppcmi.formats.itk_files import image_from_volume
@@ -143,3 +145,6 @@ def test_a_case_of_another_modality_is_no_case_of_the_task(a_dicom_case):
         dataset.save_as(file)
     with pytest.raises(ReadError, match="is of modality CT, the task is for MR"):
         labels_of(folder)
+    (unlabelled,) = (replace(case, label=None) for case in find_cases(folder))
+    with pytest.raises(ReadError, match="is of modality CT, the task is for MR"):
+        read_slice_set([unlabelled], TASK)

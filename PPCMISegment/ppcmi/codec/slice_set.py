@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import ReadError, TrainingError
-from ppcmi.reading import read_volume
+from ppcmi.reading import read_image
 from ppcmi.slicing import slice_labels, slice_volume
+from ppcmi.sources import only_source
 from ppcmi.task import Task
 from ppcmi.task_labels import read_labelled_case
 
@@ -65,7 +66,7 @@ def read_slice_set(
     """Read and slice cases; with labels if every one of them has them.
 
     :param progress: called with the number of cases read.
-    :raises ReadError: if there is no case, or only some have labels.
+    :raises ReadError: if there is no case, only some have labels, or one is of another modality than the task.
     """
     if not cases:
         raise ReadError("No case was found; expected a folder with images/ and, for training, labels/.")
@@ -75,7 +76,9 @@ def read_slice_set(
     slices, labels, counts = [], [], []
     for done, case in enumerate(cases, start=1):
         if case.label is None:
-            image = read_volume(case.image)
+            read = read_image(only_source(case.image))
+            task.require_modality(read.modality)
+            image = read.volume
         else:
             image, known = read_labelled_case(case, task)
         stack, grid = slice_volume(image, task)
