@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.accuracy import MINIMIZED, Budget, Run
+from benchmarks.accuracy import MINIMIZED, Run
+from benchmarks.accuracy_budget import Budget
 from benchmarks.accuracy_report import ALONE, COARSE
 from ppcmi.fitting import FitConfig
 from ppcmi.scales import Profile

@@ -12,12 +12,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy_report import ALONE, COARSE, FOUR_BITS, FOURTH, MINIMIZED, PAPER, POOLED, report
+from benchmarks.accuracy_budget import SMALLEST_PAPER_SLICE, Budget, budget
+from benchmarks.accuracy_report import ALONE, COARSE, FOURTH, MINIMIZED, PAPER, POOLED, report
 from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium
 from benchmarks.kept import KeptNetworks, KeptRows, Row, show
 from benchmarks.sites import SITES, TASKS, load_site
@@ -38,57 +39,11 @@ from ppcmi.fitting import FitConfig
 from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import Profile
 from ppcmi.task import Task, load_task
-from ppcmi_server.umn.config import UmnConfig, paper_config
 from ppcmi_server.umn.model import TrainedUmn
 
 TWIN = "each site in the consortium, the server switched off"
 PROFILES = (Profile.COARSE, Profile.FULL, Profile.MINIMAL)
 FEW = {"hippocampus_mr": 5, "fetal_head_us": 20}
-SMALLEST_PAPER_SLICE = 256
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Lengths of training."""
-
-    images: FitConfig
-    minimizer: FitConfig
-    masks: FitConfig
-    local: FitConfig
-    refine: FitConfig
-    alone: FitConfig
-    pooled: FitConfig
-    umn: UmnConfig
-    variants: int
-    paper_codec: FitConfig
-    paper_umn: UmnConfig
-
-
-def budget(task: Task, few: bool) -> Budget:
-    """Lengths that two CPU cores can do in some hours for both data sets and label budgets.
-
-    The site alone, which starts from nothing, gets as many steps as both together: the consortium's network, which
-    comes with the codec, and its refinement at the site.
-    """
-    large = task.slicing.size[0] >= SMALLEST_PAPER_SLICE
-    fit = FitConfig(epochs=12, batch_size=4 if large else 32, minimum_steps=450 if large else (500 if few else 0))
-
-    def share(epochs: int, **changes: float) -> FitConfig:
-        return replace(fit, epochs=epochs, minimum_steps=fit.minimum_steps * epochs // 12, **changes)  # type: ignore[arg-type]
-
-    return Budget(
-        images=replace(fit, epochs=10, minimum_steps=fit.minimum_steps * 5 // 8, patience=6),
-        minimizer=replace(fit, epochs=1, minimum_steps=500, learning_rate=1e-3),
-        masks=replace(fit, epochs=3, minimum_steps=fit.minimum_steps // 5, patience=3),
-        local=share(8),
-        refine=fit,
-        alone=share(20),
-        pooled=replace(share(20), epochs=8),
-        umn=UmnConfig(epochs=6, batch_size=16 if large else 64, minimum_steps=600 if few else 0, validation_share=0.0),
-        variants=4 if few else (1 if large else 2),
-        paper_codec=replace(fit, epochs=15, batch_size=16, minimum_steps=300),
-        paper_umn=replace(paper_config(epochs=4), minimum_steps=80 if few else 0, validation_share=0.0, patience=0),
-    )
 
 
 class Run:
@@ -148,6 +103,9 @@ class Run:
             own[name].local = decoder.local
         for profile in profiles:
             self._private(codec, own, plains, profile, codec_words=MINIMIZED)
+        if Profile.COARSE in profiles:
+            for quantization in (FOR_MAPPING, Quantization.F32):
+                self._asked_with(quantization, codec, own, plains, MINIMIZED)
 
     def measure_fourth_member(self) -> None:
         """A member that nobody's labels are from."""
@@ -158,7 +116,7 @@ class Run:
         """What the product's choices cost or gain: quantization, inner layer, codec scope, the published system."""
         shared = self._shared_codec()
         self._private(*shared, Profile.COARSE, quantization=Quantization.F32)
-        self._four_bits(*shared)
+        self._asked_with(FOR_MAPPING, *shared)
         self._private(*shared, Profile.COARSE, inner_key=None)
         self._site_codecs(shared[0])
         if self.task.slicing.size[0] >= SMALLEST_PAPER_SLICE:
@@ -281,14 +239,23 @@ class Run:
         if len(umn.description.codecs) == 1:
             self.row(f"{name}, member without labels", lambda: self.scores(without_labels))
 
-    def _four_bits(self, codec: Codec, decoders: dict[str, SiteDecoder], plains: Sequence[PlainLatents]) -> None:
-        """Requests and answers as they are by default; the cohorts that the model learned from have eight bits."""
-        if f"{FOUR_BITS}, member without labels" in self.rows:
+    def _asked_with(
+        self,
+        quantization: Quantization,
+        codec: Codec,
+        decoders: dict[str, SiteDecoder],
+        plains: Sequence[PlainLatents],
+        codec_words: str = "",
+    ) -> None:
+        """Requests and answers of other bits; the cohorts that the model learned from have eight."""
+        trained = COARSE + codec_words
+        name = f"{trained}, {quantization.value} requests"
+        if f"{name}, member without labels" in self.rows:
             return
         eight = [join_consortium(codec, Profile.COARSE, link_key=bytes([number]) * 32) for number in (1, 2, 3)]
-        umn = self.networks.umn(COARSE, eight, plains, replace(self.budget.umn, profile=Profile.COARSE))
-        members = [replace(member, quantization=FOR_MAPPING) for member in eight]
-        self._together(FOUR_BITS, dict(zip(SITES, members, strict=True)), umn, decoders)
+        umn = self.networks.umn(trained, eight, plains, replace(self.budget.umn, profile=Profile.COARSE))
+        members = [replace(member, quantization=quantization) for member in eight]
+        self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
 
     def _site_codecs(self, first: Codec) -> None:
         name = f"{COARSE}, a codec for each site"

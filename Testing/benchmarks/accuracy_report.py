@@ -13,7 +13,7 @@ from benchmarks.results import SEPARATOR, Measurement, Origin, measurement, merg
 Row = Mapping[str, Any]
 
 ALONE, POOLED, COARSE = "each site alone", "U-Net on pooled raw images", "private, coarse"
-FULL, FOUR_BITS, FOURTH = "private, full", f"{COARSE}, i4 requests", f"{COARSE}, fourth member"
+FULL, FOURTH = "private, full", f"{COARSE}, fourth member"
 PAPER = "private, paper codecs, UMN and protocol"
 MINIMIZED = ", minimized codec"
 """Behind the names of rows of the usual codec; the others are of the preset ``autoencoder``."""
@@ -79,8 +79,11 @@ def _of_one_run(data: str, labels: str, rows: Mapping[str, Row]) -> Iterator[Mea
 
 
 def _losses_by_bits(rows: Mapping[str, Row], named: Callable[..., Measurement]) -> Iterator[Measurement]:
-    uncompressed = f"{COARSE}, f32 bundles"
-    for row, what in ((COARSE, "loss by i8 bundles"), (FOUR_BITS, "loss by i4 requests")):
+    for row, uncompressed, what in (
+        (COARSE, f"{COARSE}, f32 bundles", "loss by i8 bundles"),
+        (f"{COARSE}, i4 requests", f"{COARSE}, f32 bundles", "loss by i4 requests"),
+        (f"{USUAL}, i4 requests", f"{USUAL}, f32 requests", "loss by i4 requests"),
+    ):
         if row in rows and uncompressed in rows:
             loss = rows[uncompressed]["dice"] - rows[row]["dice"]
             yield named(row, what, loss, at_most=LARGEST_LOSS_BY_BITS)

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy import SMALLEST_PAPER_SLICE, Run, answered, budget
+from benchmarks.accuracy import Run, answered
+from benchmarks.accuracy_budget import SMALLEST_PAPER_SLICE, budget
 from benchmarks.accuracy_report import MINIMIZED, PAPER, TRAINING_TIME, report
 from benchmarks.bench.curve import Curve, read_points, seconds_to
 from benchmarks.federation import Member, PlainLatents, join_consortium, received_together

@@ -2,6 +2,7 @@
 
 A server and a site are made for it, a model is trained for minutes, and the panels are used as a radiologist would, in
 the headless host. With the data set hippocampus_mr or fetal_head_us the scans are real ones; without, phantoms.
+``python -m screenshots --only privacy-check --data folder`` takes the picture of that section alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from ppcmi.data_folders import find_cases
@@ -19,6 +21,7 @@ from support.trained_site import REPOSITORY, TASK_FILE, TrainedSite, trained_sit
 MODULE = REPOSITORY / "PPCMISegment" / "PPCMISegment.py"
 PICTURES = REPOSITORY / "Resources" / "Screenshots"
 TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
+PICTURED = ("scans", "privacy-check", "site")
 WIDTH, HEIGHT, SCALE = 500, 820, 2.0
 VIEW = (640, 640)
 CHECK_HEIGHT, CHECKED_AFTER_S = 900, 1200.0
@@ -35,13 +38,17 @@ class Photographer:
         self._module = host.load_module(MODULE)
         self._panels = self._module.widget.panels
 
-    def take_all(self) -> None:
-        """Every picture, in the order in which a user meets the panels."""
+    def take(self, chosen: Collection[str]) -> None:
+        """The chosen of ``PICTURED``, in the order in which a user meets the panels."""
+        takers = (self._panels_with_scans, self._privacy_check, self._site_tab)
+        for name, take in zip(PICTURED, takers, strict=True):
+            if name in chosen:
+                take()
+
+    def _panels_with_scans(self) -> None:
         self._segment()
         self._preview()
         self._export()
-        self._privacy_check()
-        self._site_tab()
 
     def _segment(self) -> None:
         import slicer
@@ -86,11 +93,13 @@ class Photographer:
         self._host.wait_until(lambda: section.ui.checkButton.enabled and not panel.pairs.checking, timeout=120)
         section.ui.checkButton.click()
         self._host.wait_until(lambda: not section.running, timeout=CHECKED_AFTER_S)
-        source.currentIndex = source.findData("scene")  # a folder's path is no part of a picture
+        button = panel.ui.privacyCollapsibleButton
+        button.collapsed = False
+        self._save("privacy-check", HEIGHT + CHECK_HEIGHT)  # lays it out; a folder's path is no part of a picture
+        self._host.grab(button, self._folder / "privacy-check.png", button.width, button.height, SCALE)
+        button.collapsed = True
+        source.currentIndex = source.findData("scene")
         self._host.wait_until(lambda: not panel.pairs.checking, timeout=60)
-        panel.ui.privacyCollapsibleButton.collapsed = False
-        self._save("privacy-check", HEIGHT + CHECK_HEIGHT)
-        panel.ui.privacyCollapsibleButton.collapsed = True
 
     def _site_tab(self) -> None:
         panel = self._open("Site")
@@ -114,6 +123,10 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="folder of hippocampus_mr or fetal_head_us (default: phantoms)")
     parser.add_argument("--effort", type=float, default=0.2, help="length of the training; 1 is the usual")
     parser.add_argument("--out", type=Path, default=PICTURES, help="folder for the pictures")
+    parser.add_argument(
+        "--only", nargs="+", choices=PICTURED, default=PICTURED, metavar="WHAT",
+        help="scans: those of the tabs Segment, What leaves and Export; privacy-check; site (default: all)",
+    )  # fmt: skip
     options = parser.parse_args()
     task = TASK_FILE if options.data is None else TASK_FILE.with_name(f"{TASKS[options.data.resolve().name]}.json")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -125,7 +138,7 @@ def main() -> int:
         scans = [case.image for case in find_cases(site.cases) if (case.site, case.fold) == ("A", "test")][:3]
         host = SlicerHost()
         host.start()
-        Photographer(host, site, scans, options.out).take_all()
+        Photographer(host, site, scans, options.out).take(options.only)
         host.stop()
     return 0
 

@@ -1,8 +1,10 @@
 """The section *Privacy check* of the panel *Export*, by its widgets, with a real check in a child process."""
 
 import json
+import re
 import tempfile
 from dataclasses import replace
+from html import unescape
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,7 @@ from ppcmi.audit.check import check_of
 from ppcmi.codec.codec import Codec
 from ppcmi.consent_log import ConsentLog
 from ppcmi.phantoms import write_phantom_folder
-from ppcmi.privacy_check import FOLDER, QUICK_IN_WORDS, read_check, unseen_in_words, write_check
+from ppcmi.privacy_check import FOLDER, QUICK_IN_WORDS, BrokenControl, read_check, unseen_in_words, write_check
 from ppcmi.site import Membership, SiteProfile
 from ppcmi.task import load_task, task_to_json
 from slicer_module.export_panel import add_phantom, opened_export, to_file, wait_for_checks
@@ -22,6 +24,7 @@ from support.relay import relay_for
 from support.trained_site import TASK, TASK_FILE
 
 PATIENTS = 6
+PANEL_WIDTH = 450
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,12 @@ def cells(section):
     return [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
 
 
+def laid_out(host, panel, site):
+    """Show the section as wide as Slicer shows a module."""
+    panel.ui.privacyCollapsibleButton.collapsed = False
+    host.grab(slicer.modules.PPCMISegmentWidget.parent, site.folder / "panel.png", PANEL_WIDTH, 4 * PANEL_WIDTH)
+
+
 def finished(host, section, timeout=240):
     host.wait_until(lambda: not section.running, timeout=timeout)
 
@@ -100,13 +109,15 @@ def test_the_last_check_is_shown_and_its_profile_can_be_chosen(opened, site):
     panel = opened(phantoms=0)
     section = panel.privacy
     assert "12 cases of 10 patients, 3 attacked" in section.ui.stateLabel.text
-    for said in (QUICK_IN_WORDS, "Only 3 patients were attacked", unseen_in_words(False)):
-        assert said in section.ui.stateLabel.text
+    assert unseen_in_words(False) in section.ui.stateLabel.text
+    for said in (QUICK_IN_WORDS, "Only 3 patients were attacked"):
+        assert said in section.ui.noticesLabel.text
+    assert "could not see" not in section.ui.noticesLabel.text
     header = [section.ui.resultTable.horizontalHeaderItem(column).text() for column in (1, 2)]
-    assert header == ["Dice of a stand-in", "Best quick attack, SSIM"]
+    assert header == ["Dice of a\nstand-in", "Best quick\nattack, SSIM"]
     assert cells(section) == [
-        ["coarse", "0.87", "0.52 (0.49 to 0.55)", "0.44", "0.36"],
-        ["minimal", "0.86", "0.40 (0.37 to 0.43)", "0.32", "0.36"],
+        ["coarse", "0.87", "0.52\n(0.49 to 0.55)", "0.44", "0.36"],
+        ["minimal", "0.86", "0.40\n(0.37 to 0.43)", "0.32", "0.36"],
     ]
     section.ui.resultTable.selectRow(1)
     assert "SSIM 0.40" in section.ui.sentencesLabel.text
@@ -120,9 +131,40 @@ def test_the_last_check_is_shown_and_its_profile_can_be_chosen(opened, site):
     assert section.ui.picturesLabel.isHidden()  # pictures are not kept
 
 
-def test_a_control_that_did_not_hold_is_said(opened, site):
-    keep_a_check(site, controls_hold=False)
-    assert "A control did not hold" in opened(phantoms=0).privacy.ui.stateLabel.text
+def test_what_has_to_be_read_before_the_numbers_stands_above_them_as_in_the_report(opened, slicer_host, site):
+    check = keep_a_check(site, controls_hold=False, broken_controls=(BrokenControl("wrong key"),), could_not_see=True)
+    panel = opened(phantoms=0)
+    label, table = panel.privacy.ui.noticesLabel, panel.privacy.ui.resultTable
+    said = unescape(re.sub(r"<[^>]+>", "", label.text))
+    assert [str(notice) in said for notice in check.notices] == [True] * 4
+    assert "These attacks could not see." in said
+    assert "say nothing about privacy until it does: wrong key" in said
+    laid_out(slicer_host, panel, site)
+    assert not label.isHidden()
+    assert label.geometry.bottom() < table.geometry.top()
+
+
+def test_no_column_of_the_numbers_is_out_of_sight(opened, slicer_host, site):
+    """At the width that Slicer gives a module, a guess must be seen beside the attack."""
+    keep_a_check(site)
+    panel = opened(phantoms=0)
+    laid_out(slicer_host, panel, site)
+    table = panel.privacy.ui.resultTable
+    assert table.horizontalScrollBar().maximum == 0
+    assert table.verticalScrollBar().maximum == 0
+
+
+def test_texts_that_are_escaped_are_shown_as_they_were(opened):
+    """A label that takes them for plain text would show &#x27; in place of an apostrophe."""
+    import qt
+
+    panel = opened(phantoms=0)
+    section = panel.privacy.ui
+    for label in (
+        section.stateLabel, section.noticesLabel, section.messageLabel, section.sentencesLabel,
+        panel.ui.leavesLabel, panel.ui.messageLabel,
+    ):  # fmt: skip
+        assert label.textFormat == qt.Qt.RichText, label.name
 
 
 def test_a_check_of_an_earlier_codec_counts_as_none(opened, site):
@@ -157,7 +199,7 @@ def test_a_check_runs_on_copies_that_go_and_only_numbers_stay(opened, slicer_hos
     settings = json.dumps([str(qt.QSettings().value(key)) for key in qt.QSettings().allKeys()])
     assert "phantom_" not in settings
     assert "A control did not hold" in section.ui.messageLabel.text
-    assert "A control did not hold" in section.ui.stateLabel.text
+    assert "A control did not hold" in section.ui.noticesLabel.text
     slicer_host.dialogs.answer(str(tmp_path / "kept.html"))
     section.ui.saveReportButton.click()
     assert "A control did not hold" in (tmp_path / "kept.html").read_text()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from ppcmi.audit.attacker import Finding
 from ppcmi.audit.document import AuditReport, Control, PictureRow, ProfileRow
+from ppcmi.audit.settings import NO_PROTECTION
 from ppcmi.audit.wording import CLAIMS_NOT_MADE, NOT_KNOWN
 
 KEYED = "two layers, coarse; server with the codec"
@@ -62,6 +64,13 @@ def a_report(
         seconds=83.0,
         claims_not_made=list(CLAIMS_NOT_MADE),
     )
+
+
+def without_protection(found: float, **kind: Any) -> AuditReport:
+    """:func:`a_report` with an attack on what nothing protects, whose SSIM is ``found`` where a guess has 0.26."""
+    report = a_report(**kind)
+    report.findings.append(Finding("A2", "known slices (5)", NO_PROTECTION, "SSIM", found, 0.2, 0.5, 0.26, 1.0))
+    return report
 
 
 def _row(profile: str, dice: float, ssim: float, numbers: int) -> ProfileRow:

@@ -14,10 +14,9 @@ from PIL import Image
 from ppcmi.audit.attacker import Finding
 from ppcmi.audit.report_page import best_by_setting, page
 from ppcmi.audit.report_plots import Bar, Interval, TradeOff, interval_plot, trade_off_plot
-from ppcmi.audit.settings import NO_PROTECTION
 from ppcmi.audit.wording import ATTACKS, CLAIMS_NOT_MADE, YES
 from ppcmi.privacy_check import DICE_IN_WORDS, QUICK_IN_WORDS, unseen_in_words
-from support.audit_reports import COLLUDING, KEYED, a_report
+from support.audit_reports import COLLUDING, KEYED, a_report, without_protection
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +102,8 @@ def test_a_control_that_does_not_hold_is_said_before_any_number(text):
 
 def test_a_gate_of_membership_voids_its_numbers_alone():
     broken = page(a_report(members_alike=False))
-    assert "The numbers of A10 say nothing about privacy until it does: members alike." in broken
-    assert "The numbers on this page say nothing" not in broken
+    assert "The numbers of A10 in the report say nothing about privacy until it does: members alike." in broken
+    assert "The numbers of this check say nothing" not in broken
     assert "<td>A10 alone</td>" in broken
 
 
@@ -118,9 +117,7 @@ def test_a_quick_check_says_on_top_that_a_full_one_finds_more():
 
 @pytest.mark.parametrize(("found", "said"), [(0.21, True), (0.44, False)])
 def test_attacks_that_see_nothing_without_protection_either_are_no_comfort(found, said):
-    report = a_report()
-    report.findings.append(Finding("A2", "known slices (5)", NO_PROTECTION, "SSIM", found, 0.2, 0.5, 0.26, 1.0))
-    assert ("These attacks could not see." in page(report)) == said
+    assert ("These attacks could not see." in page(without_protection(found))) == said
     assert "could not see" not in page(a_report())  # where it was not tried
 
 

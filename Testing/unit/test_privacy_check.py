@@ -1,20 +1,24 @@
 """What is kept of a privacy check: numbers in the site profile, for one task and codec, and what is said of it."""
 
+import hashlib
 import json
 import math
 import os
 import stat
-from dataclasses import replace
+from dataclasses import asdict, replace
+from html import escape
 
 import pytest
 
 from ppcmi.audit.check import check_of
+from ppcmi.audit.report_page import page
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.errors import SiteError
 from ppcmi.privacy_check import (
     FEWEST_ATTACKED,
     FOLDER,
     QUICK_IN_WORDS,
+    BrokenControl,
     checked_in_words,
     codec_digest,
     few_in_words,
@@ -27,7 +31,7 @@ from ppcmi.scales import Profile
 from ppcmi.site import Membership, TaskProfile
 from ppcmi.task import task_to_json
 from ppcmi.what_leaves import TEXT_VERSION, Sending, consent_text, export_of_slices
-from support.audit_reports import a_report
+from support.audit_reports import a_report, without_protection
 from support.codecs import tiny_task
 
 
@@ -63,7 +67,7 @@ def test_it_holds_numbers_and_no_picture_and_no_case(tmp_path, a_part):
     rows = document.pop("profiles")
     assert set(document) == {
         "format", "time", "task", "codec", "scope", "attacks", "cases", "patients", "attacked", "unseen", "seed",
-        "seconds", "controls_hold",
+        "seconds", "controls_hold", "broken_controls", "could_not_see",
     }  # fmt: skip
     for row in rows:
         words = {name: value for name, value in row.items() if isinstance(value, str)}
@@ -89,7 +93,7 @@ def test_without_a_codec_there_is_no_check(tmp_path, a_part):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"format": "ppcmi-privacy-check/2"}', b'{"format": "other"}', b"\xff", b"{" * 5000]
+    "content", [b"", b"[]", b'{"format": "ppcmi-privacy-check/3"}', b'{"format": "other"}', b"\xff", b"{" * 5000]
 )
 def test_a_damaged_file_is_said_in_one_sentence(tmp_path, a_part, content):
     write_check(tmp_path, "tiny", a_check(a_part))
@@ -98,12 +102,35 @@ def test_a_damaged_file_is_said_in_one_sentence(tmp_path, a_part, content):
         read_check(tmp_path, a_part)
 
 
-def test_a_check_of_an_earlier_version_is_none(tmp_path, a_part):
+def test_a_check_of_the_first_version_is_none(tmp_path, a_part):
     """It does not say how many patients were attacked, and a failed gate of A10 voided all of it."""
     write_check(tmp_path, "tiny", a_check(a_part))
     path = tmp_path / FOLDER / "tiny.json"
-    path.write_text(path.read_text().replace("ppcmi-privacy-check/2", "ppcmi-privacy-check/1"))
+    path.write_text(path.read_text().replace("ppcmi-privacy-check/3", "ppcmi-privacy-check/1"))
     assert read_check(tmp_path, a_part) is None
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_check_of_the_second_version_is_read_and_says_what_it_does_not_know(tmp_path, a_part, holds):
+    check = a_check(a_part, controls_hold=holds)
+    write_check(tmp_path, "tiny", check)
+    path = tmp_path / FOLDER / "tiny.json"
+    document = {**json.loads(path.read_text()), "format": "ppcmi-privacy-check/2"}
+    del document["broken_controls"], document["could_not_see"]
+    path.write_text(json.dumps(document))
+    kept = read_check(tmp_path, a_part)
+    assert kept.profiles == check.profiles
+    titles = [notice.title for notice in kept.notices]
+    assert ("A control did not hold." in titles) == (not holds)
+    assert "An earlier version made this check." in titles
+
+
+def test_a_check_of_the_second_version_keeps_the_name_that_the_log_has(a_part):
+    check = a_check(a_part, could_not_see=None)
+    document = asdict(check)
+    del document["broken_controls"], document["could_not_see"]
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    assert check.name == f"{check.time} {digest[:8]}"
 
 
 def test_a_dice_that_was_not_measured_stays_so(tmp_path, a_part):
@@ -168,6 +195,39 @@ def test_a_gate_of_membership_voids_no_number_of_pictures(a_part):
     assert not kept(holds=False).controls_hold
 
 
+@pytest.mark.parametrize(("found", "blind"), [(0.21, True), (0.44, False)])
+def test_a_check_keeps_whether_its_attacks_could_see(tmp_path, a_part, found, blind):
+    write_check(tmp_path, "tiny", check_of(without_protection(found), a_part, "quick", cases=12, patients=10, seed=1))
+    kept = read_check(tmp_path, a_part)
+    assert kept.could_not_see == blind
+    assert ("These attacks could not see." in [notice.title for notice in kept.notices]) == blind
+    assert ("These attacks could not see." in checked_in_words(kept, Profile.COARSE)) == blind
+
+
+@pytest.mark.parametrize("attacks", ["quick", "full", "quick, shortened"])
+@pytest.mark.parametrize("attacked", [3, 9])
+@pytest.mark.parametrize("found", [0.21, 0.44])
+@pytest.mark.parametrize("broken", [{}, {"holds": False}, {"members_alike": False}])
+def test_what_is_kept_says_before_its_numbers_what_the_page_says(tmp_path, a_part, attacks, attacked, found, broken):
+    report = without_protection(found, attacks=attacks, attacked=attacked, **broken)
+    write_check(tmp_path, "tiny", check_of(report, a_part, attacks, cases=12, patients=10, seed=1))
+    of_page = page(report)
+    on_top = of_page[of_page.index("This page stays at the site.") : of_page.index("What each profile costs")]
+    kept = [f"{escape(notice.title)}</b> {escape(notice.text)}</p>" for notice in read_check(tmp_path, a_part).notices]
+    assert on_top.count("</b>") == 1 + len(kept)
+    for said in kept:
+        assert said in on_top
+    assert ("wrong key" in on_top, "members alike" in on_top) == ("holds" in broken, "members_alike" in broken)
+
+
+def test_only_a_quick_check_promises_that_a_full_one_finds_more(a_part):
+    def said(attacks):
+        return " ".join(map(str, a_check(a_part, attacks=attacks, could_not_see=True).notices))
+
+    assert "a full check finds more" in said("quick")
+    assert "full check" not in said("full")
+
+
 def test_the_question_says_what_was_checked_or_that_nothing_was(a_part):
     check = a_check(a_part)
     assert checked_in_words(None, Profile.COARSE).startswith("No privacy check was made")
@@ -175,7 +235,8 @@ def test_the_question_says_what_was_checked_or_that_nothing_was(a_part):
     assert "SSIM 0.52, a guess 0.36" in text
     assert "similarity; 1 is the slice itself" in text
     assert "did not look at profile full" in checked_in_words(check, Profile.FULL)
-    assert "say nothing" in checked_in_words(replace(check, controls_hold=False), Profile.COARSE)
+    broken = replace(check, controls_hold=False, broken_controls=(BrokenControl("wrong key"),))
+    assert "say nothing about privacy until it does: wrong key" in checked_in_words(broken, Profile.COARSE)
 
 
 def test_the_consent_and_its_log_name_the_check_that_was_seen(tmp_path, a_part):
@@ -191,7 +252,7 @@ def test_the_consent_and_its_log_name_the_check_that_was_seen(tmp_path, a_part):
     )
     entries = log.entries()
     assert [entry.privacy_check for entry in entries] == ["", check.name, None]
-    assert entries[0].text_version == TEXT_VERSION == 3
+    assert entries[0].text_version == TEXT_VERSION == 4
 
 
 def test_the_log_names_no_check_that_says_nothing_of_what_leaves(tmp_path, a_part):

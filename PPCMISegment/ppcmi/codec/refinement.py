@@ -110,7 +110,7 @@ class RefinementConfig:
     """
 
     seed: int = 1
-    local: FitConfig = field(default_factory=lambda: FitConfig(epochs=16, minimum_steps=800))
+    local: FitConfig = field(default_factory=lambda: FitConfig(epochs=20, minimum_steps=1000))
 
 
 @dataclass(frozen=True)
