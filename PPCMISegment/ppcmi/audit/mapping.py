@@ -27,7 +27,7 @@ from ppcmi.codec.training import predict_locally
 from ppcmi.device import mixed_precision
 from ppcmi.fitting import FitConfig, Report, fit, ignore_report
 from ppcmi.latents import Latents, concatenate
-from ppcmi.scales import SCALE_CHANNELS, Profile, Shapes
+from ppcmi.scales import SCALE_CHANNELS, Profile
 
 MapLatents = Callable[[Latents], Latents]
 """Plain standardized image latents of a profile's scales to plain standardized mask latents of them."""
@@ -49,14 +49,13 @@ class MappingConfig:
 class StandInNetwork(nn.Module):
     """Image latents to mask latents: residual blocks at each scale, what is fine summed into what is coarse and back.
 
-    :param images: shapes of the image latents, finest scale first; mask latents have as many channels as ever.
+    :param scales: finest first.
     """
 
-    def __init__(self, images: Shapes) -> None:
+    def __init__(self, scales: tuple[str, ...]) -> None:
         super().__init__()
-        self.scales = scales = tuple(images)
+        self.scales = scales
         channels = {s: SCALE_CHANNELS[s] for s in scales}
-        self.entries = nn.ModuleDict({s: _entry(images[s][0], channels[s]) for s in scales})
         self.first = nn.ModuleDict({s: residual_stage(channels[s], 1) for s in scales})
         self.second = nn.ModuleDict({s: residual_stage(channels[s], 1) for s in scales})
         self.heads = nn.ModuleDict({s: nn.Conv2d(channels[s], channels[s], 1) for s in scales})
@@ -69,8 +68,7 @@ class StandInNetwork(nn.Module):
         inner: dict[str, Tensor] = {}
         finer: Tensor | None = None
         for scale in self.scales:
-            entered = self.entries[scale](images[scale])
-            x = entered if finer is None else entered + self.downs[scale](finer)
+            x = images[scale] if finer is None else images[scale] + self.downs[scale](finer)
             inner[scale] = finer = self.first[scale](x)
         masks: dict[str, Tensor] = {}
         coarser: Tensor | None = None
@@ -81,11 +79,6 @@ class StandInNetwork(nn.Module):
             coarser = self.second[scale](x)
             masks[scale] = self.heads[scale](F.silu(coarser)).float()
         return Latents(masks)
-
-
-def _entry(inputs: int, outputs: int) -> nn.Module:
-    """To the network's own width, where the latents have another."""
-    return nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
 
 def train_mapper(
@@ -126,13 +119,15 @@ def fit_stand_in(
 ) -> MapLatents:
     """Train a stand-in on image latents and the mask latents of the same slices and scales.
 
+    Image latents of fewer channels than mask latents have zeros for the others.
+
     :raises CancelledError: from ``report``.
     """
-    place = device or torch.device("cpu")
+    place, shapes = device or torch.device("cpu"), targets.shapes
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = StandInNetwork(inputs.shapes).to(place)
+        network = StandInNetwork(tuple(inputs)).to(place)
 
     def prepared(_: str, values: Tensor) -> Tensor:
         # Cloned into the usual order: group normalization's backward crashes on the strides of channels side by side,
@@ -140,7 +135,7 @@ def fit_stand_in(
         return values.to(place, torch.float32).clone(memory_format=torch.contiguous_format)
 
     def loss_of(index: Tensor) -> Tensor:
-        mapped = network(inputs.select(index).map(prepared))
+        mapped = network(inputs.select(index).widened(shapes).map(prepared))
         truth = targets.select(index).map(prepared)
         return torch.stack([F.mse_loss(mapped[s], truth[s]) for s in inputs]).sum()
 
@@ -150,7 +145,7 @@ def fit_stand_in(
     def map_latents(latents: Latents) -> Latents:
         with mixed_precision(place):
             parts = [
-                network(latents.select(slice(first, first + BATCH)).to(place))
+                network(latents.select(slice(first, first + BATCH)).widened(shapes).to(place))
                 for first in range(0, len(latents), BATCH)
             ]
         return concatenate(parts)
