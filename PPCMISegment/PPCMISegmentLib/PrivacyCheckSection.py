@@ -15,6 +15,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from PPCMISegmentLib.CasePair import WRONG
 from PPCMISegmentLib.CasePairs import CasePairs
 from PPCMISegmentLib.Dependencies import Dependencies, DependencyError
 from PPCMISegmentLib.DeviceSelector import DeviceSelector
@@ -25,12 +26,13 @@ from PPCMISegmentLib.SiteAccess import SiteAccess
 from PPCMISegmentLib.Steps import Steps, sentenceOf
 
 if TYPE_CHECKING:
-    from ppcmi.privacy_check import PrivacyCheck
+    from ppcmi.privacy_check import Notice, PrivacyCheck
     from ppcmi.site import TaskProfile
 
 QUICK, FULL = "quick", "full"
 KEY = "privacyCheckAttacks"
 BAR_PARTS = 1000
+NOTICE_STYLE = "margin-top:0px; margin-bottom:4px"
 
 
 class PrivacyCheckSection:
@@ -93,6 +95,8 @@ class PrivacyCheckSection:
             self.ui.messageLabel.text = escape(sentenceOf(error))
         self._table.show(check)
         self.ui.stateLabel.text = escape(_stateText(part, check))
+        self.ui.noticesLabel.text = "".join(map(_noticeText, check.notices)) if check else ""
+        self.ui.noticesLabel.visible = bool(self.ui.noticesLabel.text)
         self._showRunning()
 
     def showCases(self) -> None:
@@ -223,13 +227,15 @@ def _stateText(part: TaskProfile | None, check: PrivacyCheck | None) -> str:
             "chosen above, on this computer, and shows what attackers get beside the Dice of each privacy profile. "
             "Nothing is sent."
         )
-    from ppcmi.privacy_check import QUICK_IN_WORDS, few_in_words, is_quick, unseen_in_words
+    from ppcmi.privacy_check import unseen_in_words
 
     text = _("Checked on {day} ({attacks} attacks, {cases} cases of {patients} patients, {attacked} attacked).").format(
         day=check.time[:10], attacks=check.attacks, cases=check.cases, patients=check.patients, attacked=check.attacked
     )
-    quick = QUICK_IN_WORDS if is_quick(check.attacks) else ""
-    texts = [text, quick, few_in_words(check.attacked), unseen_in_words(check.unseen)]
-    if not check.controls_hold:
-        texts.append(_("A control did not hold, so the numbers say nothing; make the check again with more cases."))
-    return " ".join(filter(None, texts))
+    return f"{text} {unseen_in_words(check.unseen)}"
+
+
+def _noticeText(notice: Notice) -> str:
+    """As rich text; the words are those of the report."""
+    color = f' style="color:{WRONG}"' if notice.warns else ""
+    return f'<p style="{NOTICE_STYLE}"><b{color}>{escape(notice.title)}</b> {escape(notice.text)}</p>'

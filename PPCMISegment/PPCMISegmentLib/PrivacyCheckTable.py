@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ppcmi.privacy_check import CheckedProfile, PrivacyCheck
 
 PICTURE_PIXELS, PICTURES_A_ROW = 132, 3
-MARGIN_PIXELS = 4
+MARGIN_PIXELS, LINE_PIXELS = 4, 16
 USUAL = "coarse"
 
 
@@ -40,7 +40,7 @@ class PrivacyCheckTable:
             return  # the row that a user chose stays chosen, and the pictures stay
         self._check, self._pictures = check, {}
         table = self._ui.resultTable
-        header = [_("Profile"), _("Dice of a stand-in"), _bestOf(check), _("No known slice"), _("Guess")]
+        header = [_("Profile"), _("Dice of a\nstand-in"), _bestOf(check), _("No known\nslice"), _("Guess")]
         rows = [] if check is None else [_cells(row) for row in check.profiles]
         blocked = table.blockSignals(True)
         table.setColumnCount(len(header))
@@ -50,8 +50,11 @@ class PrivacyCheckTable:
             for column, text in enumerate(cells):
                 table.setItem(row, column, qt.QTableWidgetItem(text))
         table.resizeColumnsToContents()
+        table.resizeRowsToContents()
+        for row in range(len(rows)):
+            table.setRowHeight(row, table.rowHeight(row) + MARGIN_PIXELS)
         table.horizontalHeader().setStretchLastSection(True)
-        height = table.horizontalHeader().height + sum(map(table.rowHeight, range(len(rows))))
+        height = table.horizontalHeader().sizeHint.height() + sum(map(table.rowHeight, range(len(rows))))
         table.setFixedHeight(height + MARGIN_PIXELS)
         table.blockSignals(blocked)
         for widget in (table, self._ui.useButton, self._ui.sentencesLabel):
@@ -76,12 +79,14 @@ class PrivacyCheckTable:
         check, row = self._check, self._chosen()
         if check is None or row is None:
             return
-        self._ui.sentencesLabel.text = escape(" ".join(two_sentences(row, check.attacks, check.attacked)))
+        found, whatStays = two_sentences(row, check.attacks, check.attacked)
+        self._ui.sentencesLabel.text = f"<p>{escape(found)}</p><p>{escape(whatStays)}</p>"
         self._ui.useButton.text = _("Export with profile {profile}").format(profile=row.profile)
         pictures = self._pictures.get(row.profile, "")
         label = self._ui.picturesLabel
         label.text = pictures
-        label.setMinimumHeight(label.sizeHint.height())  # a layout of wrapped texts would cut the last row off
+        # A layout of wrapped texts would cut the last row off; on a scaled screen any caption may need one more line.
+        label.setMinimumHeight(label.sizeHint.height() + LINE_PIXELS * pictures.count("<tr>"))
         label.visible = bool(pictures)
 
     def _chosen(self) -> CheckedProfile | None:
@@ -96,14 +101,14 @@ class PrivacyCheckTable:
 
 def _bestOf(check: PrivacyCheck | None) -> str:
     if check is None:
-        return _("Best attack, SSIM")
+        return _("Best attack,\nSSIM")
     from ppcmi.privacy_check import is_quick
 
-    return _("Best quick attack, SSIM") if is_quick(check.attacks) else _("Best attack, SSIM")
+    return _("Best quick\nattack, SSIM") if is_quick(check.attacks) else _("Best attack,\nSSIM")
 
 
 def _cells(row: CheckedProfile) -> list[str]:
-    best = _("{value:.2f} ({low:.2f} to {high:.2f})").format(value=row.best_ssim, low=row.best_low, high=row.best_high)
+    best = _("{value:.2f}\n({low:.2f} to {high:.2f})").format(value=row.best_ssim, low=row.best_low, high=row.best_high)
     return [row.profile, _value(row.dice), best, _value(row.unaided_ssim), _value(row.chance_ssim)]
 
 
@@ -116,7 +121,7 @@ def _pictureRows(pictures: list[list[str]]) -> str:
     captions = {"slice": _("The slice"), "leaving": _("What leaves"), "guess": _("A guess: the mean slice")}
     cells = [
         f'<td width="{PICTURE_PIXELS + MARGIN_PIXELS}"><img src="data:image/png;base64,{data}" '
-        f'width="{PICTURE_PIXELS}"><br>{escape(captions.get(name, name))}</td>'
+        f'width="{PICTURE_PIXELS}"><br>{escape(captions.get(name) or _("Attack {name}").format(name=name))}</td>'
         for name, data in pictures
     ]
     rows = [cells[first : first + PICTURES_A_ROW] for first in range(0, len(cells), PICTURES_A_ROW)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ppcmi.site import TaskProfile, make_private_folder
 from ppcmi.strict_json import parse_object
 from ppcmi.wording import counted
 
-FORMAT, EARLIER = "ppcmi-privacy-check/2", "ppcmi-privacy-check/1"
+FORMAT, EARLIER, FIRST = "ppcmi-privacy-check/3", "ppcmi-privacy-check/2", "ppcmi-privacy-check/1"
 FOLDER = "privacy-checks"
 LARGEST_BYTES = 1 << 20
 
@@ -38,6 +38,35 @@ DICE_IN_WORDS = (
     "network that comes with the codec: it compares profiles, and is not what a trained consortium reaches."
 )
 QUICK_IN_WORDS = "These quick attacks train no decoder for what leaves; a full check does, and usually finds more."
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What has to be read before a check's numbers: a few words, and what follows from them.
+
+    :param warns: whether numbers mean less because of it than they seem to.
+    """
+
+    title: str
+    text: str
+    warns: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.title} {self.text}"
+
+
+@dataclass(frozen=True)
+class BrokenControl:
+    """A check of the attacks themselves that did not hold.
+
+    :param guards: the attack whose numbers it guards, such as ``A10``; empty where it guards all.
+    """
+
+    name: str
+    guards: str = ""
+
+
+_UNNAMED = BrokenControl("one whose name an earlier version did not keep")
 
 
 @dataclass(frozen=True)
@@ -79,6 +108,9 @@ class PrivacyCheck:
     :param cases, patients: that the check was given, ``attacked`` how many of these patients were attacked.
     :param unseen: whether the codec was trained on none of the attacked cases, as far as that is known.
     :param controls_hold: whether every control of what is kept here held; where one did not, the numbers say nothing.
+    :param broken_controls: all that did not hold, also those of numbers that are not kept here.
+    :param could_not_see: whether the best attack on what nothing protects drew no better than a guess; None in a check
+        of an earlier version, which did not say.
     """
 
     time: str
@@ -94,12 +126,24 @@ class PrivacyCheck:
     seconds: float
     controls_hold: bool
     profiles: tuple[CheckedProfile, ...]
+    broken_controls: tuple[BrokenControl, ...] = ()
+    could_not_see: bool | None = None
 
     @property
     def name(self) -> str:
-        """What a log calls it: the time, and eight digits that only these numbers have."""
-        content = json.dumps(asdict(self), sort_keys=True).encode()
+        """What a log calls it: the time, and eight digits that only these numbers have.
+
+        What an earlier version did not keep is no part of them, so that its check goes on having its name.
+        """
+        said = {name: value for name, value in asdict(self).items() if value not in (None, ())}
+        content = json.dumps(said, sort_keys=True).encode()
         return f"{self.time} {hashlib.sha256(content).hexdigest()[:8]}"
+
+    @property
+    def notices(self) -> list[Notice]:
+        """What has to be read before its numbers, as the report's page says it."""
+        unnamed = () if self.controls_hold else (_UNNAMED,)
+        return notices(self.attacks, self.attacked, self.broken_controls or unnamed, self.could_not_see)
 
     def of_profile(self, profile: str) -> CheckedProfile | None:
         """What it found of a profile, None if that was not looked at."""
@@ -126,7 +170,7 @@ def write_check(site_folder: Path, task_name: str, check: PrivacyCheck) -> None:
 def read_check(site_folder: Path, part: TaskProfile) -> PrivacyCheck | None:
     """The last check of a task, None if there was none, or none with the task and the codec as they are now.
 
-    One of an earlier version, which does not say how many were attacked, counts as none.
+    One of the first version, which does not say how many were attacked, counts as none.
 
     :raises SiteError: if what is kept cannot be read.
     """
@@ -189,6 +233,50 @@ def two_sentences(found: CheckedProfile, attacks: str, attacked: int) -> tuple[s
     )
 
 
+def notices(attacks: str, attacked: int, broken: Sequence[BrokenControl], could_not_see: bool | None) -> list[Notice]:
+    """What has to be read before a check's numbers, the gravest first; the report and whoever quotes a check show it.
+
+    :param attacks, attacked, could_not_see: see :class:`PrivacyCheck`; ``broken`` is its ``broken_controls``.
+    """
+    found = []
+    if "shortened" in attacks:
+        text = "This run is for trying out: real attackers see and train more, and its numbers judge nothing."
+        found.append(Notice("The attackers were held short.", text))
+    for guarded in dict.fromkeys(control.guards for control in broken):
+        names = "; ".join(control.name for control in broken if control.guards == guarded)
+        found.append(Notice("A control did not hold.", _broken_in_words(names, guarded)))
+    if could_not_see is None:
+        text = "It does not say whether these attacks could see anything; make the check again."
+        found.append(Notice("An earlier version made this check.", text))
+    elif could_not_see:
+        found.append(Notice("These attacks could not see.", _blind_in_words(attacks)))
+    if few_in_words(attacked):
+        found.append(Notice("Few patients.", few_in_words(attacked)))
+    if is_quick(attacks):
+        found.append(Notice("A quick check.", QUICK_IN_WORDS, warns=False))
+    return found
+
+
+def _broken_in_words(names: str, guarded: str) -> str:
+    if guarded:
+        return (
+            f"The numbers of {guarded} in the report say nothing about privacy until it does: {names}. Other numbers "
+            "do not depend on it."
+        )
+    return (
+        f"The numbers of this check say nothing about privacy until it does: {names}. More cases may help, or a codec "
+        "that was trained for longer."
+    )
+
+
+def _blind_in_words(attacks: str) -> str:
+    more = "A codec that was trained for longer shows more"
+    return (
+        "Without any protection, too, their best pictures are no more like the slices than a guess: the numbers of "
+        f"pictures say nothing about protection. {more}{', and a full check finds more' if is_quick(attacks) else ''}."
+    )
+
+
 def few_in_words(attacked: int) -> str:
     """What to say of intervals by so few patients; empty if they are enough."""
     if attacked >= FEWEST_ATTACKED:
@@ -219,13 +307,7 @@ def checked_in_words(check: PrivacyCheck | None, profile: Profile) -> str:
         f"{counted(check.patients, 'patient')} attacked): the best picture without the inner key has SSIM "
         f"{_number(found.best_ssim)}, a guess {_number(found.chance_ssim)} (similarity; 1 is the slice itself)."
     ]
-    if is_quick(check.attacks):
-        sentences.append(QUICK_IN_WORDS)
-    if few_in_words(check.attacked):
-        sentences.append(few_in_words(check.attacked))
-    if not check.controls_hold:
-        sentences.append("A control of it did not hold, so these numbers say nothing.")
-    return " ".join(sentences)
+    return " ".join([*sentences, *map(str, check.notices)])
 
 
 def _number(value: float) -> str:
@@ -250,13 +332,14 @@ def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
 def _parsed(content: bytes) -> PrivacyCheck | None:
     document = parse_object(content)
     written = document.pop("format")
-    if written == EARLIER:
+    if written == FIRST:
         return None
-    if len(content) > LARGEST_BYTES or written != FORMAT:
+    if len(content) > LARGEST_BYTES or written not in (FORMAT, EARLIER):
         raise ValueError("another format")
     rows = [CheckedProfile(**_with_nan(row)) for row in document.pop("profiles")]
-    check = PrivacyCheck(**document, profiles=tuple(rows))
-    few_in_words(check.attacked)
+    broken = [BrokenControl(**control) for control in document.pop("broken_controls", [])]
+    check = PrivacyCheck(**document, profiles=tuple(rows), broken_controls=tuple(broken))
+    list(map(str, check.notices))  # what is kept can be said
     for row in rows:
-        two_sentences(row, check.attacks, check.attacked)  # what is kept can be said
+        two_sentences(row, check.attacks, check.attacked)
     return check

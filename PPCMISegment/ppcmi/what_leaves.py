@@ -31,7 +31,7 @@ from ppcmi.task import Task
 from ppcmi.volume import Geometry
 from ppcmi.wording import counted, megabytes
 
-TEXT_VERSION = 3
+TEXT_VERSION = 4
 """Raised whenever :func:`consent_text` says something else, so that a log tells what a user agreed to."""
 
 _FRACTIONS = {8: "an eighth", 16: "a sixteenth", 32: "a thirty-second"}

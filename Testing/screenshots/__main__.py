@@ -24,7 +24,7 @@ TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
 PICTURED = ("scans", "privacy-check", "site")
 WIDTH, HEIGHT, SCALE = 500, 820, 2.0
 VIEW = (640, 640)
-CHECK_HEIGHT, CHECKED_AFTER_S = 900, 1200.0
+CHECK_HEIGHT, CHECK_SCALE, CHECKED_AFTER_S = 900, 1.5, 2400.0
 
 
 class Photographer:
@@ -95,10 +95,10 @@ class Photographer:
         self._host.wait_until(lambda: not section.running, timeout=CHECKED_AFTER_S)
         button = panel.ui.privacyCollapsibleButton
         button.collapsed = False
-        self._save("privacy-check", HEIGHT + CHECK_HEIGHT)  # lays it out; a folder's path is no part of a picture
-        self._host.grab(button, self._folder / "privacy-check.png", button.width, button.height, SCALE)
+        self._save("privacy-check", HEIGHT + CHECK_HEIGHT)  # lays the section out, whose picture comes in its place
+        self._host.grab(button, self._folder / "privacy-check.png", button.width, button.height, CHECK_SCALE)
         button.collapsed = True
-        source.currentIndex = source.findData("scene")
+        source.currentIndex = source.findData("scene")  # a folder's path is no part of a picture
         self._host.wait_until(lambda: not panel.pairs.checking, timeout=60)
 
     def _site_tab(self) -> None:

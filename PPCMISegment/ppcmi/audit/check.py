@@ -6,15 +6,17 @@ import datetime as dt
 from dataclasses import fields
 
 from ppcmi.audit.document import AuditReport, ProfileRow
+from ppcmi.audit.metrics import SSIM
+from ppcmi.audit.settings import NO_PROTECTION
 from ppcmi.audit.wording import YES
-from ppcmi.privacy_check import CheckedProfile, PrivacyCheck, codec_digest
+from ppcmi.privacy_check import BrokenControl, CheckedProfile, PrivacyCheck, codec_digest
 from ppcmi.site import TaskProfile
 
 
 def check_of(
     report: AuditReport, part: TaskProfile, attacks: str, cases: int, patients: int, seed: int
 ) -> PrivacyCheck:
-    """What is kept of a report: numbers of pictures and Dice, no picture, nothing of membership."""
+    """What is kept of a report: numbers of pictures and Dice, no picture, of membership only which controls broke."""
     return PrivacyCheck(
         time=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         task=part.task.identity,
@@ -29,9 +31,22 @@ def check_of(
         seconds=report.seconds,
         controls_hold=not report.broken_controls(),
         profiles=tuple(checked_profile(row) for row in report.profiles),
+        broken_controls=broken_controls(report),
+        could_not_see=could_not_see(report),
     )
 
 
 def checked_profile(row: ProfileRow) -> CheckedProfile:
     """A profile's row as it is kept: some of its columns."""
     return CheckedProfile(**{field.name: getattr(row, field.name) for field in fields(CheckedProfile)})
+
+
+def broken_controls(report: AuditReport) -> tuple[BrokenControl, ...]:
+    """The controls that did not hold, with what they guard."""
+    return tuple(BrokenControl(control.name, control.guards) for control in report.controls if not control.holds)
+
+
+def could_not_see(report: AuditReport) -> bool:
+    """Whether attacks on what nothing protects were tried, and the best drew no better than a guess."""
+    plain = [found for found in report.findings if found.measure == SSIM and found.setting == NO_PROTECTION]
+    return bool(plain) and all(finding.value <= finding.chance for finding in plain)

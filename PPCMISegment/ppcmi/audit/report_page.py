@@ -11,16 +11,14 @@ from string import Template
 
 from ppcmi.audit import report_parts as parts
 from ppcmi.audit.attacker import Finding
-from ppcmi.audit.check import checked_profile
+from ppcmi.audit.check import broken_controls, checked_profile, could_not_see
 from ppcmi.audit.document import AuditReport
 from ppcmi.audit.report_plots import Bar, Interval, TradeOff, interval_plot, trade_off_plot
-from ppcmi.audit.settings import NO_PROTECTION
 from ppcmi.audit.wording import METHOD, YES
 from ppcmi.privacy_check import (
     DICE_IN_WORDS,
-    QUICK_IN_WORDS,
-    few_in_words,
     is_quick,
+    notices,
     two_sentences,
     unseen_in_words,
 )
@@ -118,24 +116,8 @@ $config
 </html>
 """)
 
-_SHORTENED = """\
-<p class="notice warning"><b class="bad">The attackers were held short.</b> This run is for trying out: real attackers
-see and train more, and its numbers judge nothing.</p>"""
-
-_WARNING = """\
-<p class="notice warning"><b class="bad">A control did not hold.</b> {what} privacy until it does: {names}.</p>"""
-
-_QUICK = """\
-<p class="notice"><b>A quick check.</b> {text}</p>"""
-
-_FEW = """\
-<p class="notice warning"><b class="bad">Few patients.</b> {text}</p>"""
-
-
-_BLIND = """\
-<p class="notice warning"><b class="bad">These attacks could not see.</b> Without any protection, too, their best
-pictures are no more like the slices than a guess: the numbers of pictures say nothing about protection. A codec that
-was trained for longer shows more, and a full check finds more.</p>"""
+_NOTICE = '<p class="notice{kind}"><b{mark}>{title}</b> {text}</p>'
+_WARNS = {True: {"kind": " warning", "mark": ' class="bad"'}, False: {"kind": "", "mark": ""}}
 
 
 def page(report: AuditReport) -> str:
@@ -198,24 +180,10 @@ def _attacked(report: AuditReport) -> int:
 
 
 def _warning(report: AuditReport) -> str:
-    notices = [_SHORTENED] if "shortened" in _attacks(report) else []
-    for guards in dict.fromkeys(control.guards for control in report.controls if not control.holds):
-        what = f"The numbers of {guards} say nothing about" if guards else "The numbers on this page say nothing about"
-        names = "; ".join(report.broken_controls(guards))
-        notices.append(_WARNING.format(what=escape(what), names=escape(names)))
-    if _could_not_see(report):
-        notices.append(_BLIND)
-    if few_in_words(_attacked(report)):
-        notices.append(_FEW.format(text=few_in_words(_attacked(report))))
-    if is_quick(_attacks(report)):
-        notices.append(_QUICK.format(text=QUICK_IN_WORDS))
-    return "".join(notices)
-
-
-def _could_not_see(report: AuditReport) -> bool:
-    """Whether attacks on what nothing protects were tried, and the best drew no better than a guess."""
-    plain = [f for f in report.findings if f.measure == parts.SSIM and f.setting == NO_PROTECTION]
-    return bool(plain) and all(finding.value <= finding.chance for finding in plain)
+    found = notices(_attacks(report), _attacked(report), broken_controls(report), could_not_see(report))
+    return "".join(
+        _NOTICE.format(title=escape(notice.title), text=escape(notice.text), **_WARNS[notice.warns]) for notice in found
+    )
 
 
 def _trade_off(report: AuditReport) -> str:

@@ -27,10 +27,9 @@ from ppcmi.fitting import FitReport, Report
 from ppcmi.png import encode_png
 from ppcmi.privacy_check import (
     DICE_IN_WORDS,
-    QUICK_IN_WORDS,
     PrivacyCheck,
-    few_in_words,
     is_quick,
+    notices,
     two_sentences,
     unseen_in_words,
     write_check,
@@ -176,8 +175,9 @@ def _show(check: PrivacyCheck, console: Console) -> None:
     header = ["profile", "numbers a slice", "Dice of a stand-in", best, "95 %", "no known slice", "guess"]
     console.table(header, rows)
     sentences = [two_sentences(row, check.attacks, check.attacked) for row in check.profiles]
-    about = [QUICK_IN_WORDS] if is_quick(check.attacks) else []
-    about += [text for text in (few_in_words(check.attacked), DICE_IN_WORDS, unseen_in_words(check.unseen)) if text]
+    # Controls that did not hold come last, where they decide on the exit code.
+    about = list(map(str, notices(check.attacks, check.attacked, (), check.could_not_see)))
+    about += [DICE_IN_WORDS, unseen_in_words(check.unseen)]
     for text in dict.fromkeys([*about, *(first for first, _ in sentences), *(second for _, second in sentences)]):
         console.result(text)
 
