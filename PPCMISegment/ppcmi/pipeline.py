@@ -31,6 +31,7 @@ from ppcmi.in_flight import BUNDLES_IN_FLIGHT, LARGEST_BUNDLE, InFlight, slices_
 from ppcmi.latents import Latents, concatenate, joined
 from ppcmi.methods.method import CaseAtWork
 from ppcmi.methods.mixup.case import PatchCase, Unmixing
+from ppcmi.methods.shapes import item_shapes
 from ppcmi.methods.slices import SliceCase, Slices
 from ppcmi.protection import Protection
 from ppcmi.scales import Profile, Stream
@@ -267,11 +268,13 @@ class _Request:
     def open(self, answer: bytes) -> Latents:
         """Plain mask latents.
 
-        :raises BundleError: if the answer is to another request or of another model.
+        :raises BundleError: if the answer is to another request, of another model, or has other shapes than masks have.
         """
         header, latents = self.link.protection.unprotect_reply(answer, self.header)
         if header.model != self.link.model:
             raise BundleError("The server answered with another model than the one asked for; nothing of it was used.")
+        if header.shapes != item_shapes(self.link.task, header.profile, (Stream.MASK,)):
+            raise BundleError("The server's answer has other shapes than the task's masks; nothing of it was used.")
         return latents
 
 

@@ -183,6 +183,16 @@ def test_an_answer_of_another_model_is_refused(a_codec, a_volume, model):
         run(segment(a_volume, link_to(server, a_codec)))
 
 
+@pytest.mark.parametrize("times", [(1, 2, 1, 1), (1, 1, 2, 1), (1, 1, 1, 2)])
+def test_an_answer_of_other_shapes_than_masks_have_is_refused(a_codec, a_volume, times):
+    class Larger(HalvingServer):
+        def seal(self, header, latents, **changes):
+            return super().seal(header, latents.map(lambda _, values: values.repeat(times)), **changes)
+
+    with pytest.raises(BundleError, match="other shapes than the task's masks"):
+        run(segment(a_volume, link_to(Larger(task=a_codec.task.identity), a_codec)))
+
+
 def test_an_answer_under_another_link_key_is_an_error_not_noise(a_codec, a_volume):
     class OtherKey(HalvingServer):
         def seal(self, header, latents, **changes):
