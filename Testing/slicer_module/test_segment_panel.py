@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -189,8 +190,8 @@ def test_a_volume_in_which_nothing_was_found_says_so(a_panel, slicer_host, a_vol
     a_volume.GetIJKToRASMatrix(matrix)
     slicer.util.addVolumeFromArray(dark, slicer.util.arrayFromVTKMatrix(matrix), "dark")
     segment_and_wait(slicer_host, a_panel)
-    assert status_of(a_panel, 0).startswith("done, 0.")
-    assert status_of(a_panel, 1).startswith("done, no structure was found in it, 0.")
+    assert re.fullmatch(r"done, \d+\.\d kB sent", status_of(a_panel, 0))
+    assert re.fullmatch(r"done, no structure was found in it, \d+\.\d kB sent", status_of(a_panel, 1))
     assert a_panel.ui.messageLabel.text == "Done. No structure was found in 1 of the volumes."
     table = a_panel.ui.resultsTable
     assert {table.item(row, 1).text() for row in range(table.rowCount)} == {"not found"}
