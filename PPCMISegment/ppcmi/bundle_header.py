@@ -86,7 +86,7 @@ class BundleHeader:
         _require(len(set(self.slice_indices)) == len(self.slice_indices), "slice_indices")
         _require(self.shapes, "shapes")
         for stream, shapes in self.shapes.items():
-            _require(tuple(shapes) == self.profile.scales_of((stream,)), "shapes")
+            _require(tuple(shapes) == self.profile.scales_of(stream), "shapes")
             for channels, rows, columns in shapes.values():
                 _require(0 < channels <= 1024 and 0 < rows <= 128 and 0 < columns <= 128, "shapes")
         _require(self.in_reply_to is None or _CASE.fullmatch(self.in_reply_to), "in_reply_to")

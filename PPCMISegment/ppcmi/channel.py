@@ -67,7 +67,7 @@ class Channel:
 
         :raises BundleError: if a parameter is not valid or the latents are not finite.
         """
-        leaving = {stream: latents.only(profile.scales_of((stream,))) for stream, latents in streams.items()}
+        leaving = {stream: latents.only(profile.scales_of(stream)) for stream, latents in streams.items()}
         content = _content(leaving, codec, quantization, *slice_indices, in_reply_to, model, variant)
         nonce = self._link.nonce(content)
         header = BundleHeader(

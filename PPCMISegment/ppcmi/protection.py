@@ -41,7 +41,7 @@ class Protection:
         :param streams: image latents, and mask latents of a labelled case, on any device.
         :param case: pseudonym, 32 hex digits.
         """
-        leaving = {stream: latents.only(self.profile.scales_of((stream,))) for stream, latents in streams.items()}
+        leaving = {stream: latents.only(self.profile.scales_of(stream)) for stream, latents in streams.items()}
         if self.inner is not None:
             leaving = {stream: self.inner.apply(latents, stream) for stream, latents in leaving.items()}
         return self.channel.seal(

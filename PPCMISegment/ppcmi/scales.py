@@ -7,7 +7,7 @@ channels. A privacy profile names the scales that leave.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 SCALES = ("s3", "s4", "b")
@@ -52,14 +52,11 @@ class Profile(StrEnum):
         """Names of the scales that leave, finest first."""
         return {Profile.COARSE: ("s4", "b"), Profile.MINIMAL: ("b",), Profile.MIXUP: PATCH_SCALES}.get(self, SCALES)
 
-    def scales_of(self, streams: Iterable[Stream]) -> tuple[str, ...]:
-        """Those that one of the streams has: all, but of mixed patches an image has one and a mask the other."""
+    def scales_of(self, stream: Stream) -> tuple[str, ...]:
+        """Those that a stream has: all, but of mixed patches an image has one and a mask the other."""
         if self is not Profile.MIXUP:
             return self.scales
-        present = set(streams)
-        return tuple(
-            s for s, stream in zip(PATCH_SCALES, (Stream.IMAGE, Stream.MASK), strict=True) if stream in present
-        )
+        return PATCH_SCALES[:1] if stream is Stream.IMAGE else PATCH_SCALES[1:]
 
 
 PRIVACY_PROFILES = tuple(profile for profile in Profile if profile is not Profile.MIXUP)

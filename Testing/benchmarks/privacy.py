@@ -23,6 +23,7 @@ from benchmarks.federation import join_consortium
 from benchmarks.kept import KeptRows, show
 from benchmarks.privacy_report import AUTOENCODER, FLOOR, report
 from benchmarks.results import REPOSITORY
+from benchmarks.sites import TASKS
 from ppcmi.audit.attack_list import Lengths, picture_attacks, scores_of
 from ppcmi.audit.attacker import Finding, ReconstructionAttack
 from ppcmi.audit.attacks.channel_map import draw as draw_plain
@@ -49,7 +50,6 @@ from ppcmi.scales import Profile
 from ppcmi.task import Task, load_task
 from ppcmi_server.umn.model import TrainedUmn
 
-TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
 PROFILES = (Profile.FULL, Profile.COARSE, Profile.MINIMAL)
 SEED, LEAKED, QUICK_CASES = 1, 20, 50
 

@@ -14,13 +14,13 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
+from benchmarks.sites import TASKS
 from ppcmi.data_folders import find_cases
 from slicer_host.host import SlicerHost
 from support.trained_site import REPOSITORY, TASK_FILE, TrainedSite, trained_site
 
 MODULE = REPOSITORY / "PPCMISegment" / "PPCMISegment.py"
 PICTURES = REPOSITORY / "Resources" / "Screenshots"
-TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
 PICTURED = ("scans", "privacy-check", "site")
 WIDTH, HEIGHT, SCALE = 500, 820, 2.0
 VIEW = (640, 640)

@@ -102,8 +102,8 @@ def test_a_cohort_whose_bundles_differ_in_their_channels_is_not_trained_on(tmp_p
     with app_server(tmp_path / "server") as server:
         (site,) = server.add_consortium("Hospital A")
         mixed = (MINIMIZED_CHANNELS, SCALE_CHANNELS)
-        site.upload(site.write_cohort(tmp_path / "mixed.ppcmi", [1, 2], image_channels=mixed))
-        with pytest.raises(TrainingError, match="differ in their channels"):
+        cohort_id = site.upload(site.write_cohort(tmp_path / "mixed.ppcmi", [1, 2], image_channels=mixed))
+        with pytest.raises(TrainingError, match=f"{cohort_id} differ in their channels"):
             load(server, Profile.COARSE)
 
 

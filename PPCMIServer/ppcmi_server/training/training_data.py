@@ -149,11 +149,13 @@ def load_dataset(
     for stored, frame in frames:
         where = slice(start, start + frame.slices)
         opened = _open(services, task, stored, frame)
-        streams = {stream: latents.only(profile.scales_of((stream,))) for stream, latents in opened.items()}
+        streams = {stream: latents.only(profile.scales_of(stream)) for stream, latents in opened.items()}
         try:
             wide = streams[Stream.IMAGE].widened(images.shapes)
         except ValueError as error:
-            raise TrainingError("A cohort's bundles differ in their channels; leave out the site's cohorts.") from error
+            raise TrainingError(
+                f"The bundles of cohort {stored.cohort.id} differ in their channels; withdraw it, or exclude its site."
+            ) from error
         images.put(start, fit_for_training(wide))
         masks.put(start, fit_for_training(streams[Stream.MASK]))
         seen.append(SliceFacts.of(streams[Stream.IMAGE], streams[Stream.MASK]))
@@ -183,7 +185,7 @@ def _widest_shapes(
     ]
 
     def of(stream: Stream) -> dict[str, Shape]:
-        return {scale: max(shapes[stream][scale] for shapes in found) for scale in profile.scales_of((stream,))}
+        return {scale: max(shapes[stream][scale] for shapes in found) for scale in profile.scales_of(stream)}
 
     return of(Stream.IMAGE), of(Stream.MASK)
 
