@@ -16,6 +16,7 @@ from ppcmi_server.api import (
     map_route,
     metrics_routes,
     model_routes,
+    network_routes,
     task_routes,
     token_routes,
 )
@@ -84,6 +85,8 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
         token_routes.router,
         task_routes.router,
         task_routes.binary,
+        network_routes.router,
+        network_routes.binary,
         cohort_routes.router,
         cohort_routes.binary,
         model_routes.router,

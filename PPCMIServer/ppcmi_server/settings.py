@@ -84,6 +84,7 @@ class Limits:
     frame_bytes: int = _setting(260 * MEBIBYTE, "one frame of a cohort")
     bundle_bytes: int = _setting(128 * MEBIBYTE, "body of a mapping request")
     codec_bytes: int = _setting(256 * MEBIBYTE, "body of a published codec")
+    network_bytes: int = _setting(64 * MEBIBYTE, "body of a network that a member shares")
     sealed_bytes: int = _setting(64 << 10, "an invitation")
     memory_bytes: int = _setting(
         4 * GIBIBYTE, f"for bodies and what is unpacked from them, all together; a byte counts {MEMORY_OF_A_BYTE} times"

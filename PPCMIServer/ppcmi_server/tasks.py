@@ -14,7 +14,7 @@ from ppcmi.task import Task as TaskDocument
 from ppcmi.task import parse_task, task_to_json
 from ppcmi_server import audit, clock
 from ppcmi_server.access.identity import Caller
-from ppcmi_server.database.schema import Consortium, Invitation, Member, Site, Task
+from ppcmi_server.database.schema import Consortium, Invitation, Member, SharedNetwork, Site, Task
 from ppcmi_server.errors import conflict, forbidden, not_found, unprocessable
 
 
@@ -172,11 +172,20 @@ def require_codec_publisher(found: TaskMembership, caller: Caller) -> None:
         )
 
 
-def set_codec(session: Session, name: str, caller: Caller, fingerprint: str, blob: str) -> str | None:
-    """Publish the codec in ``blob``; returns the blob of the one that it replaces."""
+def set_codec(session: Session, name: str, caller: Caller, fingerprint: str, blob: str) -> list[str]:
+    """Publish the codec in ``blob``; returns the blobs that nothing names any longer.
+
+    These are the codec that it replaces and, if it is another one, the networks that members shared: they belong to
+    the earlier codec, and nobody could use them.
+    """
     found = membership(session, name, caller)
     require_codec_publisher(found, caller)
-    earlier = found.consortium.codec_blob
-    found.consortium.codec, found.consortium.codec_blob = fingerprint, blob
+    consortium = found.consortium
+    unneeded = [] if consortium.codec_blob is None else [consortium.codec_blob]
+    if consortium.codec != fingerprint:
+        for network in list(session.scalars(select(SharedNetwork).where(SharedNetwork.task_id == found.task.id))):
+            unneeded.append(network.blob)
+            session.delete(network)
+    consortium.codec, consortium.codec_blob = fingerprint, blob
     audit.record(session, caller.site_id, "codec.publish", task=found.task.name, codec=fingerprint)
-    return earlier
+    return unneeded

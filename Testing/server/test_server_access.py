@@ -16,6 +16,7 @@ from ppcmi_server.access.identity import add_site, revoke_site, tokens_of
 from ppcmi_server.api.rates import FailedAttempts
 from ppcmi_server.database.schema import Token
 from support.app_server import CODEC, TASK, app_server, pseudonym
+from support.shared_networks import networks, share_network
 
 pytestmark = pytest.mark.usefixtures("every_storage")
 
@@ -50,6 +51,13 @@ GUARDED = {
     ("POST", f"{TASK_PATH}/members"): (MEMBERS, {JSON: {}}),
     ("PUT", f"{TASK_PATH}/codec"): (MEMBERS, {OCTETS: b"codec", "headers": {"X-PPCMI-Codec": CODEC}}),
     ("GET", f"{TASK_PATH}/codec"): (MEMBERS, {}),
+    ("PUT", f"{TASK_PATH}/network"): (
+        MEMBERS,  # but it is of another codec
+        {OCTETS: b"network", "headers": {"X-PPCMI-Codec": "0" * 32}},
+    ),
+    ("DELETE", f"{TASK_PATH}/network"): (MEMBERS, {}),
+    ("GET", f"{TASK_PATH}/networks"): (MEMBERS, {}),
+    ("GET", f"{TASK_PATH}/networks/{{site_id}}"): (MEMBERS, {}),
     ("POST", f"{TASK_PATH}/cohorts"): (MEMBERS, {JSON: {"header": "{header}"}}),
     ("GET", f"{TASK_PATH}/models"): (MEMBERS, {}),
     ("POST", f"{TASK_PATH}/models/{{number}}/validations"): (MEMBERS, {JSON: {"cases": 1, "labels": {}}}),
@@ -75,7 +83,7 @@ SCOPE_OF = {  # what a token needs for whatever changes something; to look at wh
     **{
         route: "contribute"
         for route in GUARDED
-        if "cohort" in route[1] or route[1].endswith(("/consortium", "/invitations", "/members"))
+        if "cohort" in route[1] or route[1].endswith(("/consortium", "/invitations", "/members", "/network"))
     },
     ("PUT", f"{TASK_PATH}/codec"): "contribute",
     ("POST", "/v1/tokens"): ALL_SCOPES,
@@ -95,6 +103,7 @@ class World:
         self.outsider, self.revoked = server.add_site("Hospital C"), server.add_site("Hospital D")
         self.cohort = self.owner.write_cohort(folder / "a.ppcmi", cases=[1])
         self.cohort_id = self.owner.upload(self.cohort)
+        share_network(self.owner, b"encrypted network")
         server.app.state.failed_attempts = FailedAttempts(per_minute=1_000_000)  # here every door is tried
         with server.services.database.writing() as session:
             revoke_site(session, "Hospital D")
@@ -112,6 +121,7 @@ class World:
         ids = {
             "name": TASK.name, "number": 1, "cohort_id": self.cohort_id, "index": 0, "offset": 0,
             "pseudonym": pseudonym(1), "token_id": self.token_id, "digest": self.digest,
+            "site_id": self.owner.site_id,
         }  # fmt: skip
         return route[1].format(**{**ids, **changes})
 
@@ -280,6 +290,7 @@ def test_after_all_attempts_the_owner_still_has_everything(world):
     state = world.owner.client.cohort(world.cohort_id)
     assert (state["state"], state["cases"], state["frames"]) == ("whole", 1, [0, 1])
     assert world.owner.client.codec(TASK.name) == (b"encrypted codec", CODEC)
+    assert networks(world.owner) == {world.owner.site_id: b"encrypted network"}
     with world.server.services.database.reading() as session:
         assert [site_tokens.public_id(t) for t in tokens_of(session, world.owner.site_id) if t.label] == [
             world.token_id

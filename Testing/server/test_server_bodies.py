@@ -23,6 +23,7 @@ LIMITS = {
     "frame_bytes": 64 * KIB,
     "bundle_bytes": 64 * KIB,
     "codec_bytes": 64 * KIB,
+    "network_bytes": 64 * KIB,
     "sealed_bytes": KIB,
     "memory_bytes": MEMORY_OF_A_BYTE * 96 * KIB,
     "idle_seconds": 0.5,
@@ -75,6 +76,7 @@ BINARY = [
     ("PUT", "/v1/cohorts/{cohort_id}/frames/0"),
     ("POST", f"/v1/tasks/{TASK.name}/map"),
     ("PUT", f"/v1/tasks/{TASK.name}/codec"),
+    ("PUT", f"/v1/tasks/{TASK.name}/network"),
 ]
 
 
@@ -202,6 +204,9 @@ NONSENSE = {
     "nothing to map": ("POST", "/v1/tasks/tiny/map", {"data": b""}),
     "a fingerprint that is none": ("PUT", "/v1/tasks/tiny/codec", {"data": b"x", "headers": {"X-PPCMI-Codec": MARKER}}),
     "an empty codec": ("PUT", "/v1/tasks/tiny/codec", {"data": b"", "headers": {"X-PPCMI-Codec": CODEC}}),
+    "a network of no codec": ("PUT", "/v1/tasks/tiny/network", {"data": b"x", "headers": {"X-PPCMI-Codec": MARKER}}),
+    "an empty network": ("PUT", "/v1/tasks/tiny/network", {"data": b"", "headers": {"X-PPCMI-Codec": CODEC}}),
+    "a network that is nobody's": ("GET", f"/v1/tasks/tiny/networks/{MARKER}", {}),
     "an invitation too long": (
         "POST",
         "/v1/tasks/tiny/invitations",

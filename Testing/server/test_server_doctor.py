@@ -12,15 +12,17 @@ from ppcmi_server.operation import backup
 from ppcmi_server.operation.doctor import examine
 from support.app_server import app_server
 from support.finished_models import add_model
+from support.shared_networks import share_network
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server with a cohort and a model; whoever damages it mends it."""
+    """A server with a cohort, a shared network and a model; whoever damages it mends it."""
     folder = tmp_path_factory.mktemp("doctor")
     with app_server(folder / "server") as server:
         (site,) = server.add_consortium("Hospital A")
         site.upload(site.write_cohort(folder / "a.ppcmi", [1]))
+        share_network(site, b"encrypted network")
         add_model(server.services)
         backup.create_backup(server.services, folder / "backup.tar")
         yield server
@@ -56,6 +58,17 @@ def test_missing_and_emptied_blobs_are_counted(server):
         for blob, content in zip(blobs, kept, strict=True):
             blob.write_bytes(content)
     assert problems(server) == set()
+
+
+def test_a_missing_network_that_a_member_shares_is_counted(server):
+    (blob,) = (server.services.config.folder / "blobs" / "networks").iterdir()
+    kept = blob.read_bytes()
+    blob.unlink()
+    try:
+        assert problems(server) == {"frames"}
+        assert findings(server)["frames"].says.startswith("1 of ")
+    finally:
+        blob.write_bytes(kept)
 
 
 def test_an_altered_model_file_is_noticed(server):

@@ -9,7 +9,7 @@ from ppcmi_server.access import identity, operators
 from ppcmi_server.access.tokens import digest_of
 from ppcmi_server.config import create_folder
 from ppcmi_server.database.engine import Database
-from ppcmi_server.database.schema import Base, Token
+from ppcmi_server.database.schema import Base, SharedNetwork, Token
 from ppcmi_server.errors import OperatorError
 from support.storages import storage_settings
 
@@ -111,6 +111,22 @@ def test_down_and_up_again_loses_nothing_but_what_the_first_version_cannot_know(
         assert session.execute(text("SELECT count(*) FROM tokens")).scalar() == 1
     database.upgrade()
     expect_all(database, tokens={"scopes": ["contribute", "segment", "validate"]})
+
+
+def test_a_server_from_before_networks_were_shared_has_none_and_its_members_can_share(database):
+    database.migrate("0002")
+    database.upgrade()
+    network = SharedNetwork(
+        task_id=1, site_id=SITE, codec="0" * 32, blob="networks/x", stored_bytes=5 << 30, shared=WHEN
+    )
+    with database.writing() as session:
+        assert session.scalars(select(SharedNetwork)).all() == []
+        session.add(network)
+    with database.reading() as session:
+        assert session.get_one(SharedNetwork, (1, SITE)).stored_bytes == 5 << 30
+    database.migrate("0002")
+    expect_all(database, tokens={"scopes": ["contribute", "segment", "validate"]})
+    database.upgrade()
 
 
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(database):

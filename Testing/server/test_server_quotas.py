@@ -7,6 +7,7 @@ import pytest
 from ppcmi_server.access import identity
 from ppcmi_server.settings import StorageSettings
 from support.app_server import TASK, app_server
+from support.shared_networks import networks, share_network, withdraw_network
 from support.uploads import blobs_of, frames_of, refused
 
 MEBIBYTE = 1 << 20
@@ -71,6 +72,24 @@ def test_a_site_is_refused_what_goes_beyond_its_quota_and_others_are_not(server,
     assert usage(site) == (0, QUOTA)
     with refused(409, "withdrawn"):
         site.client.put_frame(cohort_id, 3, fourth)
+
+
+def test_a_shared_network_counts_until_it_is_taken_back_and_a_smaller_one_always_replaces_it(server, site):
+    before, _ = usage(site)
+    assert share_network(site, bytes(2 * MEBIBYTE)).status_code == 204
+    assert share_network(site, bytes(MEBIBYTE)).status_code == 204
+    assert usage(site)[0] == before + MEBIBYTE
+    for body in (bytes(QUOTA + 1), iter([bytes(QUOTA + 1)])):  # its length is said, or not
+        answer = share_network(site, body)
+        assert (answer.status_code, answer.json()["type"]) == (507, "urn:ppcmi:problem:quota-exceeded")
+    set_quota(server, site, 0)
+    assert share_network(site, bytes(MEBIBYTE)).status_code == 204
+    assert share_network(site, bytes(MEBIBYTE + 1)).status_code == 507
+    set_quota(server, site, None)
+    assert networks(site) == {site.site_id: bytes(MEBIBYTE)}
+    assert len(server.services.blobs.names("networks")) == 1  # of what was refused nothing is left
+    withdraw_network(site)
+    assert usage(site)[0] == before
 
 
 def test_chunks_count_until_they_are_a_frame_and_a_withdrawn_case_counts_no_longer(server, site, tmp_path):

@@ -1,7 +1,7 @@
 """Request bodies: capped by counting bytes as they come, whatever Content-Length says, and not for ever.
 
 JSON routes use :class:`JsonRoute`, whose bodies are small. Routes with binary bodies use :class:`BinaryRoute` and read
-the body themselves, after the caller is known, with :func:`read_body` or :func:`receive_chunks`.
+the body themselves, after the caller is known, with :func:`read_body`, :func:`receive_chunks` or :func:`receive_blob`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from ppcmi_server.errors import RefusalError
+from ppcmi_server.errors import RefusalError, unprocessable
 from ppcmi_server.settings import MEMORY_OF_A_BYTE, Limits
+from ppcmi_server.storage.blobs import BlobStore
 
 OCTETS = "application/octet-stream"
 PIECE_BYTES = 256 << 10
@@ -123,6 +126,39 @@ async def read_body(request: Request, limit: int, idle_seconds: float, take: Cal
     return body.getvalue()  # CPython hands its buffer over, as nothing is written any more
 
 
+async def receive_blob(request: Request, blobs: BlobStore, name: str, limit: int, what: str) -> int:
+    """A body as a blob, written piece by piece as it comes; its bytes. Of one that fails nothing is left.
+
+    :param what: the body is, in a word, for whoever sent none.
+    :raises HTTPException: as :func:`receive_chunks`.
+    :raises RefusalError: 422 without a byte.
+    """
+    size = 0
+    with blobs.writing(name) as file:
+        async for chunk in receive_chunks(request, limit, _limits_of(request).idle_seconds):
+            size += len(chunk)
+            await run_in_threadpool(file.write, chunk)
+        if size == 0:
+            raise unprocessable(f"The request has no body; send the encrypted {what}.")
+    return size
+
+
+def answer_with_blob(blobs: BlobStore, name: str, headers: Mapping[str, str]) -> StreamingResponse:
+    """A blob as an answer, read piece by piece.
+
+    :raises FileNotFoundError: if there is none.
+    """
+    chunks = blobs.chunks(name)
+    first = next(chunks, b"")  # what cannot be read fails here, not in the middle of an answer
+    return StreamingResponse(_joined(first, chunks), media_type=OCTETS, headers=dict(headers))
+
+
+def declared_size(request: Request) -> int:
+    """How many bytes a body says that it has; 0 if it does not say."""
+    length = request.headers.get("Content-Length", "")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
+
+
 class OctetsInPieces(Response):
     """Bytes as an answer, handed over as fast as the client reads: no second copy waits in the connection."""
 
@@ -136,6 +172,11 @@ class OctetsInPieces(Response):
             piece = bytes(body[start : start + PIECE_BYTES])
             more = start + PIECE_BYTES < len(body)
             await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+
+def _joined(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
 
 
 def _limits_of(request: Request) -> Limits:

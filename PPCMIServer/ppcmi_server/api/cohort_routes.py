@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, HTTPException, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from ppcmi_server.api.access import ContributeCaller, UsesBodyMemory, UsesServices
-from ppcmi_server.api.bodies import OCTETS_BODY, BinaryRoute, JsonRoute, read_body
+from ppcmi_server.api.bodies import OCTETS_BODY, BinaryRoute, JsonRoute, declared_size, read_body
 from ppcmi_server.api.documents import CohortAnswer, CohortCreated, CohortRequest, CommitAnswer, CommitRequest
 from ppcmi_server.api.problems import describe_problems
 from ppcmi_server.api.task_routes import TaskName
@@ -62,7 +62,7 @@ async def put_frame(
     """Send one frame of the file; it is durable when the answer comes. The same again: status 200."""
     limits = services.config.limits
     uploads = services.cohorts.uploads
-    await run_in_threadpool(uploads.require_room, cohort_id, caller, index, _declared(request))
+    await run_in_threadpool(uploads.require_room, cohort_id, caller, index, declared_size(request))
     with memory.account() as take:
         body = await read_body(request, limits.frame_bytes, limits.idle_seconds, take)
         new = await run_in_threadpool(uploads.put_frame, cohort_id, caller, index, body)
@@ -98,7 +98,7 @@ async def put_chunk(
         raise HTTPException(413, headers={"Connection": "close"})
     place = ChunkPlace(index, offset, bytes.fromhex(digest), frame_bytes, bytes.fromhex(frame_digest))
     uploads = services.cohorts.uploads
-    await run_in_threadpool(uploads.require_room_for_chunk, cohort_id, caller, place, _declared(request))
+    await run_in_threadpool(uploads.require_room_for_chunk, cohort_id, caller, place, declared_size(request))
     with memory.account() as take:
         body = await read_body(request, limits.chunk_bytes, limits.idle_seconds, take)
         new = await run_in_threadpool(uploads.put_chunk, cohort_id, caller, place, body, take)
@@ -123,9 +123,3 @@ def withdraw(cohort_id: CohortId, caller: ContributeCaller, services: UsesServic
 def withdraw_case(cohort_id: CohortId, pseudonym: Pseudonym, caller: ContributeCaller, services: UsesServices) -> None:
     """Take one case back."""
     services.cohorts.withdraw_case(cohort_id, caller, pseudonym)
-
-
-def _declared(request: Request) -> int:
-    """How many bytes a body says that it has; 0 if it does not say."""
-    length = request.headers.get("Content-Length", "")
-    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0

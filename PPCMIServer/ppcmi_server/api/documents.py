@@ -88,7 +88,7 @@ class EnrolAnswer(Document):
 
 
 class Me(Document):
-    """The caller, and how much its cohorts take of what it may store."""
+    """The caller, and how much its cohorts and shared networks take of what it may store."""
 
     site_id: SiteId
     site_name: SiteName
@@ -193,6 +193,16 @@ class InvitationAnswer(Document):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, populate_by_name=True)
     sealed: Base64
     sender: Annotated[SiteName, Field(alias="from")]
+
+
+class SharedNetworkAnswer(Document):
+    """A network that a member shares; ``version`` is another one whenever it shares again."""
+
+    site_id: SiteId
+    site_name: SiteName
+    shared: Moment
+    version: Hex32
+    bytes: Annotated[int, Field(ge=0, examples=[5242880])]
 
 
 class Nothing(Document):

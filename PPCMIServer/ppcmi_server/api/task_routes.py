@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request, Response
@@ -15,7 +14,14 @@ from starlette.concurrency import run_in_threadpool
 from ppcmi_server import models, tasks
 from ppcmi_server.access.identity import Caller
 from ppcmi_server.api.access import AnyCaller, ContributeCaller, UsesServices
-from ppcmi_server.api.bodies import OCTETS, OCTETS_ANSWER, OCTETS_BODY, BinaryRoute, JsonRoute, receive_chunks
+from ppcmi_server.api.bodies import (
+    OCTETS_ANSWER,
+    OCTETS_BODY,
+    BinaryRoute,
+    JsonRoute,
+    answer_with_blob,
+    receive_blob,
+)
 from ppcmi_server.api.documents import (
     ActiveModel,
     ConsortiumRequest,
@@ -101,13 +107,7 @@ async def put_codec(
     """Publish the codec, encrypted by its founder; the server cannot read it."""
     await run_in_threadpool(_require_publisher, services, name, caller)
     blob = f"codecs/{secrets.token_hex(16)}"
-    limits, size = services.config.limits, 0
-    with services.blobs.writing(blob) as file:
-        async for chunk in receive_chunks(request, limits.codec_bytes, limits.idle_seconds):
-            size += len(chunk)
-            await run_in_threadpool(file.write, chunk)
-        if size == 0:
-            raise unprocessable("The request has no body; send the encrypted codec.")
+    await receive_blob(request, services.blobs, blob, services.config.limits.codec_bytes, "codec")
     await run_in_threadpool(_publish, services, name, caller, fingerprint, blob)
     return Response(status_code=204)
 
@@ -119,14 +119,7 @@ def get_codec(name: TaskName, caller: AnyCaller, services: UsesServices) -> Stre
         consortium = tasks.membership(session, name, caller).consortium
     if consortium.codec is None or consortium.codec_blob is None:
         raise not_found("codec")
-    chunks = services.blobs.chunks(consortium.codec_blob)
-    first = next(chunks, b"")  # what cannot be read fails here, not in the middle of an answer
-    return StreamingResponse(_joined(first, chunks), media_type=OCTETS, headers={CODEC_HEADER: consortium.codec})
-
-
-def _joined(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
+    return answer_with_blob(services.blobs, consortium.codec_blob, {CODEC_HEADER: consortium.codec})
 
 
 def _require_publisher(services: Services, name: str, caller: Caller) -> None:
@@ -136,8 +129,8 @@ def _require_publisher(services: Services, name: str, caller: Caller) -> None:
 
 def _publish(services: Services, name: str, caller: Caller, fingerprint: str, blob: str) -> None:
     with services.database.writing() as session:
-        earlier = tasks.set_codec(session, name, caller, fingerprint, blob)
-    if earlier is not None:
+        unneeded = tasks.set_codec(session, name, caller, fingerprint, blob)
+    for earlier in unneeded:
         services.blobs.delete(earlier)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -14,6 +13,7 @@ from ppcmi_server import clock
 from ppcmi_server.access import tokens
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.schema import Cohort, EnrolmentCode, Member, Site, Task, Token
+from ppcmi_server.intake.quota import stored_by_site
 
 NEAR_QUOTA = 0.9
 
@@ -51,8 +51,8 @@ class SiteFacts:
 
 def site_facts(session: Session, config: ServerConfig, sites: Sequence[Site]) -> list[SiteFacts]:
     """What is known of the sites, in their order."""
-    stored = _of_cohorts(session, func.sum(Cohort.stored_bytes))
-    cohorts = _of_cohorts(session, func.count())
+    stored = stored_by_site(session)
+    cohorts = _cohorts(session)
     members: dict[str, list[str]] = {}
     of_members = select(Member.site_id, Task.name).join(Task, Task.id == Member.task_id).order_by(Task.name)
     for site_id, task in session.execute(of_members):
@@ -93,10 +93,10 @@ def _codes(session: Session) -> dict[str, str]:
     return {row[0]: row[1] for row in session.execute(usable.group_by(EnrolmentCode.site_id))}
 
 
-def _of_cohorts(session: Session, what: Any) -> dict[str, int]:
-    """A sum over each site's cohorts that were not withdrawn."""
-    query = select(Cohort.site_id, what).where(Cohort.state != "withdrawn").group_by(Cohort.site_id)
-    return {site_id: int(value or 0) for site_id, value in session.execute(query)}
+def _cohorts(session: Session) -> dict[str, int]:
+    """How many cohorts each site has that were not withdrawn."""
+    query = select(Cohort.site_id, func.count()).where(Cohort.state != "withdrawn").group_by(Cohort.site_id)
+    return {site_id: int(count) for site_id, count in session.execute(query)}
 
 
 def _state(site: Site) -> str:

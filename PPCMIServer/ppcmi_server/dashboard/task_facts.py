@@ -1,4 +1,4 @@
-"""What the pages show of a task: its consortium, members, cohorts and models."""
+"""What the pages show of a task: its consortium, members, shared networks, cohorts and models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from ppcmi.task import Task as TaskDocument
 from ppcmi.task import parse_task
-from ppcmi_server import models
+from ppcmi_server import models, shared_networks
 from ppcmi_server.database.schema import Cohort, Consortium, Member, Model, Site, Task
 
 
@@ -22,6 +22,7 @@ class TaskFacts:
     consortium: Consortium | None
     founder: str | None
     members: tuple[tuple[Site, str], ...]
+    networks: int
     cohorts: int
     cases: int
     slices: int
@@ -48,6 +49,7 @@ def task_facts(session: Session, task: Task) -> TaskFacts:
         consortium=consortium,
         founder=None if founder is None else founder.name,
         members=tuple((site, joined) for site, joined in members),
+        networks=0 if consortium is None else len(shared_networks.networks_of(session, consortium)),
         cohorts=cohorts,
         cases=cases or 0,
         slices=slices or 0,

@@ -113,6 +113,23 @@ class Member(Base):
     joined: Mapped[str] = mapped_column(String(20))
 
 
+class SharedNetwork(Base):
+    """A member's local network for the other members, of the codec ``codec``; a blob that the server cannot read."""
+
+    __tablename__ = "shared_networks"
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), primary_key=True)
+    site_id: Mapped[str] = mapped_column(ForeignKey("sites.id"), primary_key=True)
+    codec: Mapped[str] = mapped_column(String(32))
+    blob: Mapped[str] = mapped_column(String(100))
+    stored_bytes: Mapped[int] = mapped_column(BigInteger)
+    shared: Mapped[str] = mapped_column(String(20))
+
+    @property
+    def version(self) -> str:
+        """Another one whenever the member shares again, also twice in a second: the blob's random name."""
+        return self.blob.rpartition("/")[2]
+
+
 class Invitation(Base):
     """A sealed message from a member to a site, opaque to the server."""
 

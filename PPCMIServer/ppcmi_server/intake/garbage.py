@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from ppcmi_server import audit, clock
 from ppcmi_server.database.engine import Database
-from ppcmi_server.database.schema import Chunk, Cohort, Consortium, Frame
+from ppcmi_server.database.schema import Chunk, Cohort, Consortium, Frame, SharedNetwork
 from ppcmi_server.operation.logs import log_error
 from ppcmi_server.storage.blobs import BlobStore
 
@@ -81,11 +81,12 @@ def delete_orphans(database: Database, blobs: BlobStore, older_than_s: float) ->
         left = [name for name in there if not _delete_orphan(blobs, f"{folder}/{name}", known, older_than_s)]
         if cohort is None and not left:
             blobs.delete(folder)
-    codecs = blobs.names("codecs")
-    with database.reading() as session:
-        published = set(session.scalars(select(Consortium.codec_blob)))
-    for name in codecs:
-        _delete_orphan(blobs, f"codecs/{name}", published, older_than_s)
+    for folder, column in (("codecs", Consortium.codec_blob), ("networks", SharedNetwork.blob)):
+        there = blobs.names(folder)
+        with database.reading() as session:
+            known = set(session.scalars(select(column)))
+        for name in there:
+            _delete_orphan(blobs, f"{folder}/{name}", known, older_than_s)
 
 
 def count_bytes(database: Database, blobs: BlobStore) -> None:

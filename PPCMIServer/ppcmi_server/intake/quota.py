@@ -8,22 +8,32 @@ here the problem's type does. 413 would say that the request is too large, and h
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ppcmi_server.database.schema import Cohort, Site
+from ppcmi_server.database.schema import Cohort, SharedNetwork, Site
 from ppcmi_server.errors import RefusalError
 from ppcmi_server.settings import StorageSettings
 from ppcmi_server.storage.full_disk import storage_full
 
 
 def stored_bytes(session: Session, site_id: str) -> int:
-    """Bytes that a site's cohorts take, chunks of frames that are not whole included."""
-    found = session.scalar(select(func.sum(Cohort.stored_bytes)).where(Cohort.site_id == site_id))
-    return int(found or 0)  # PostgreSQL's sum of whole numbers is a decimal one
+    """Bytes that a site's cohorts, chunks of frames that are not whole included, and its shared networks take."""
+    return stored_by_site(session, site_id).get(site_id, 0)
+
+
+def stored_by_site(session: Session, site_id: str | None = None) -> dict[str, int]:
+    """The same for every site that stores something, or for one."""
+    stored: dict[str, int] = defaultdict(int)
+    for kind in (Cohort, SharedNetwork):
+        sums = select(kind.site_id, func.sum(kind.stored_bytes)).group_by(kind.site_id)
+        for owner, size in session.execute(sums if site_id is None else sums.where(kind.site_id == site_id)):
+            stored[owner] += int(size or 0)  # PostgreSQL's sum of whole numbers is a decimal one
+    return stored
 
 
 class Room:

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from ppcmi import passphrase_file, sealing
 from ppcmi_server import __version__, audit, clock
 from ppcmi_server.database.dump import write_dump
-from ppcmi_server.database.schema import Base, Chunk, Cohort, Consortium, Frame, Job, Model, Site
+from ppcmi_server.database.schema import Base, Chunk, Cohort, Consortium, Frame, Job, Model, SharedNetwork, Site
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.mapping.model_files import FOLDER as MODELS_FOLDER
 from ppcmi_server.operation.archive import CHUNK_BYTES, ArchiveWriter, writing_archive
@@ -128,6 +128,7 @@ def _needed(session: Session) -> Iterator[str]:
     yield from session.scalars(select(Frame.blob))
     yield from session.scalars(select(Chunk.blob))
     yield from session.scalars(select(Consortium.codec_blob).where(Consortium.codec_blob.is_not(None)))  # type: ignore[misc]
+    yield from session.scalars(select(SharedNetwork.blob))
     yield from (f"{MODELS_FOLDER}/{file}" for file in session.scalars(select(Model.file)))
 
 

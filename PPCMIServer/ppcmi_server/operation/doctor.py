@@ -20,7 +20,7 @@ from ppcmi.wording import counted
 from ppcmi_server import audit, clock
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import Database, sqlite_file
-from ppcmi_server.database.schema import AuditEvent, Chunk, Cohort, Consortium, Frame, Job, Model
+from ppcmi_server.database.schema import AuditEvent, Chunk, Cohort, Consortium, Frame, Job, Model, SharedNetwork
 from ppcmi_server.mapping.model_files import ModelFiles
 from ppcmi_server.operation.backup import CREATED
 from ppcmi_server.operation.checks import Finding, Level, serving_findings, storage_findings
@@ -143,14 +143,15 @@ def _cohorts(session: Session, config: ServerConfig) -> Finding:
 def _frames(session: Session, store: BlobStore) -> Finding:
     names = [*session.scalars(select(Frame.blob)), *session.scalars(select(Chunk.blob))]
     codecs = session.scalars(select(Consortium.codec_blob).where(Consortium.codec_blob.is_not(None)))
-    wanted = [*names, *(name for name in codecs if name)]
+    wanted = [*names, *(name for name in codecs if name), *session.scalars(select(SharedNetwork.blob))]
     missing = sum(not store.size(name) for name in wanted)
     if missing:
         return Finding(
             "frames", "problem",
-            f"{missing} of {len(wanted)} blobs are missing or empty; restore them, or have their cohorts withdrawn.",
+            f"{missing} of {len(wanted)} blobs are missing or empty; restore them, or have their sites "
+            "withdraw the cohorts, and send codecs and networks again.",
         )  # fmt: skip
-    return Finding("frames", "ok", f"The blobs of cohorts and codecs are there: {len(wanted)} of them.")
+    return Finding("frames", "ok", f"The blobs of cohorts, codecs and networks are there: {len(wanted)} of them.")
 
 
 def _models(session: Session, files: ModelFiles) -> Finding:

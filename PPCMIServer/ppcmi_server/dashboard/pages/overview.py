@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import Request, Response
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from ppcmi_server import tasks
 from ppcmi_server.access import identity
@@ -14,7 +14,7 @@ from ppcmi_server.dashboard.room import rooms
 from ppcmi_server.dashboard.site_facts import site_facts
 from ppcmi_server.dashboard.task_facts import task_facts
 from ppcmi_server.dashboard.training import job_facts
-from ppcmi_server.database.schema import Cohort, Job, Task
+from ppcmi_server.database.schema import Job, Task
 from ppcmi_server.training import jobs
 
 router = page_router()
@@ -33,6 +33,6 @@ def show_overview(request: Request, visit: UsesVisit) -> Response:
             "concerns": concerns(session, config, sites, request.app.state.dashboard.chain.lately(session), alive),
             "tasks": [task_facts(session, task) for task in tasks.list_tasks(session)],
             "jobs": [job_facts(session, config, job, task) for job, task in unfinished],
-            "stored": int(session.scalar(select(func.sum(Cohort.stored_bytes))) or 0),
+            "stored": sum(facts.stored_bytes for facts in sites),
         }
     return visit.page("overview.html", sites=sites, load=visit.services.metrics.load(), rooms=rooms(config), **content)
