@@ -52,7 +52,7 @@ bench: .venv/.dev .venv/.system
 
 bench-accuracy: .venv/.dev
 	@test -n "$(DATA)" || { echo "Say where the images are: make bench-accuracy DATA=folder"; exit 2; }
-	for labels in "" --few; do for rows in "" --minimized --comparisons; do \
+	for labels in "" --few; do for rows in "" --minimized --together --comparisons; do \
 	  $(BIN)/python -m benchmarks.accuracy "$(DATA)" $$labels $$rows || exit; done; done
 	$(BIN)/python -m benchmarks.accuracy "$(DATA)" --shifted
 	$(BIN)/python -m benchmarks.training_time "$(DATA)"

@@ -38,6 +38,7 @@ MEBIBYTE = 1 << 20
 JSON_BYTES = 4 * MEBIBYTE
 BUNDLE_BYTES = 512 * MEBIBYTE
 CODEC_BYTES = 256 * MEBIBYTE
+NETWORK_BYTES = 64 * MEBIBYTE
 NOT_FOUND = 404
 LONGEST_TOKEN = 200
 OCTETS = "application/octet-stream"
@@ -203,6 +204,24 @@ class ServerClient:
         """The consortium's codec, still encrypted, and its fingerprint."""
         body, headers = self._call("GET", f"/v1/tasks/{_part(task)}/codec", limit=CODEC_BYTES)
         return body, headers.get(CODEC_HEADER, "")
+
+    # ---- networks that members share
+
+    def put_network(self, task: str, encrypted: bytes, codec: str) -> None:
+        """Leave the site's encrypted network for the other members, in place of an earlier one."""
+        self._call("PUT", f"/v1/tasks/{_part(task)}/network", encrypted, headers={CODEC_HEADER: codec})
+
+    def withdraw_network(self, task: str) -> None:
+        """Take the site's network back: its bytes are gone from the server."""
+        self._call("DELETE", f"/v1/tasks/{_part(task)}/network")
+
+    def networks(self, task: str) -> list[dict[str, Any]]:
+        """Which members share a network that goes with the consortium's present codec."""
+        return self._list(f"/v1/tasks/{_part(task)}/networks")
+
+    def network(self, task: str, site_id: str) -> bytes:
+        """A member's network, still encrypted; 404 if there is none any longer."""
+        return self._call("GET", f"/v1/tasks/{_part(task)}/networks/{_part(site_id)}", limit=NETWORK_BYTES)[0]
 
     # ---- cohorts
 

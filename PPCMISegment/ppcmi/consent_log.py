@@ -17,9 +17,11 @@ from typing import Any
 
 from ppcmi.errors import WriteError
 from ppcmi.privacy_check import PrivacyCheck
-from ppcmi.what_leaves import TEXT_VERSION, Leaving
+from ppcmi.what_leaves import TEXT_VERSION, Leaving, NetworkLeaving
 
 FILE_NAME = "consents.jsonl"
+NETWORK = "network"
+"""The action of entries that say that a network goes to the other members."""
 
 
 class Answer(StrEnum):
@@ -35,8 +37,9 @@ class Consent:
     """One entry.
 
     :param time: UTC, ISO 8601, to the second.
-    :param action: ``export``, ``upload`` or ``segment``.
-    :param what: numbers of what leaves, as :meth:`~ppcmi.what_leaves.Leaving.document` gives them.
+    :param action: ``export``, ``upload``, ``segment`` or ``network``.
+    :param what: numbers of what leaves, as ``document`` of :class:`~ppcmi.what_leaves.Leaving` or
+        :class:`~ppcmi.what_leaves.NetworkLeaving` gives them.
     :param privacy_check: name of the check that measured the profile and whose controls held, empty where there was
         none; None in entries that are older than the check.
     """
@@ -67,9 +70,14 @@ class ConsentLog:
         :param check: the task's last privacy check, None if there is none.
         :raises WriteError: if it cannot be written: then nothing should be sent either.
         """
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         seen = check.name if check is not None and check.measured(leaving.sending.profile) else ""
-        entry = Consent(now, action, leaving.task, leaving.document(), TEXT_VERSION, str(answer), seen)
+        return self._append(Consent(_now(), action, leaving.task, leaving.document(), TEXT_VERSION, str(answer), seen))
+
+    def record_network(self, leaving: NetworkLeaving, answer: Answer) -> Consent:
+        """Add an entry for a network that goes to the other members; as :meth:`record`."""
+        return self._append(Consent(_now(), NETWORK, leaving.task, leaving.document(), TEXT_VERSION, str(answer)))
+
+    def _append(self, entry: Consent) -> Consent:
         line = json.dumps(asdict(entry), separators=(",", ":")).encode() + b"\n"
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
@@ -111,3 +119,7 @@ class ConsentLog:
             return b""
         os.lseek(descriptor, size - 1, os.SEEK_SET)
         return b"" if os.read(descriptor, 1) == b"\n" else b"\n"
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

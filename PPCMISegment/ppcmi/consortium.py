@@ -12,21 +12,15 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-from ppcmi import sealing
+from ppcmi import among_members, sealing
 from ppcmi.client import NOT_FOUND, ServerClient, decode_binary
 from ppcmi.codec.codec import Codec
-from ppcmi.errors import CodecError, KeyMismatchError, ServerRefusedError, SiteError, UsageError
+from ppcmi.errors import BundleError, CodecError, KeyMismatchError, ServerRefusedError, SiteError, UsageError
 from ppcmi.files import write_atomically
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.methods.rules import rules_of
@@ -36,7 +30,6 @@ from ppcmi.task import Task
 
 INVITATION = "ppcmi-invitation/1"
 CODEC_MAGIC = b"PPCMI-K1"
-GCM_NONCE_BYTES = 12
 
 
 class NotInvitedError(SiteError):
@@ -179,9 +172,8 @@ def inner_check_of(part: TaskProfile) -> str | None:
 
 def publish_codec(client: ServerClient, part: TaskProfile, codec: Codec) -> None:
     """Leave the codec, encrypted, for the other members."""
-    nonce = os.urandom(GCM_NONCE_BYTES)
-    key, context = _codec_key(part, codec.fingerprint)
-    encrypted = CODEC_MAGIC + nonce + AESGCM(key).encrypt(nonce, codec.to_bytes(), context)
+    context = _codec_context(part, codec.fingerprint)
+    encrypted = among_members.encrypt(part.inner_key, CODEC_MAGIC, context, codec.to_bytes())
     client.put_codec(part.task.name, encrypted, codec.fingerprint)
 
 
@@ -192,13 +184,13 @@ def fetch_codec(client: ServerClient, part: TaskProfile) -> Codec:
     :raises KeyMismatchError: if it cannot be decrypted with this consortium's inner key.
     """
     encrypted, fingerprint = client.codec(part.task.name)
-    start = len(CODEC_MAGIC) + GCM_NONCE_BYTES
-    if not encrypted.startswith(CODEC_MAGIC) or len(encrypted) < start:
-        raise CodecError("The codec on the server is damaged; have the consortium's founder publish it again.")
-    key, context = _codec_key(part, fingerprint)
     try:
-        content = AESGCM(key).decrypt(encrypted[len(CODEC_MAGIC) : start], encrypted[start:], context)
-    except InvalidTag as error:
+        content = among_members.decrypt(part.inner_key, CODEC_MAGIC, _codec_context(part, fingerprint), encrypted)
+    except BundleError as error:
+        raise CodecError(
+            "The codec on the server is damaged; have the consortium's founder publish it again."
+        ) from error
+    except KeyMismatchError as error:
         raise KeyMismatchError(
             "The codec on the server was not made by this consortium; have its founder publish it again."
         ) from error
@@ -277,7 +269,6 @@ def _read_invitation(content: bytes, task: Task, agreed: bytes) -> tuple[Members
     return Membership(scope, mode, founder=False), shared
 
 
-def _codec_key(part: TaskProfile, fingerprint: str) -> tuple[bytes, bytes]:
-    """Key and associated data for the codec's encryption."""
-    context = b"|".join((b"ppcmi codec", part.task.identity.encode(), fingerprint.encode()))
-    return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=context).derive(part.inner_key), context
+def _codec_context(part: TaskProfile, fingerprint: str) -> bytes:
+    """What the codec is encrypted as."""
+    return b"|".join((b"ppcmi codec", part.task.identity.encode(), fingerprint.encode()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +52,13 @@ def find_cases(folder: Path) -> list[CaseFiles]:
         label = labels.get(name, image if image.name.lower().endswith(SCENE_ENDING) else None)
         cases.append(CaseFiles(name, image, label, row.get("fold") or None, row.get("site") or None, others))
     return cases
+
+
+def of_fold(cases: Sequence[CaseFiles], fold: str) -> list[CaseFiles]:
+    """The cases of a fold; all of them where none has a fold."""
+    if all(case.fold is None for case in cases):
+        return list(cases)
+    return [case for case in cases if case.fold == fold]
 
 
 def _by_stem(paths: list[Path]) -> dict[str, Path]:

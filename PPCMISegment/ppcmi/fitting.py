@@ -29,6 +29,7 @@ class FitConfig:
     :param learning_rate: peak, reached after ``warm_up`` of all steps, then cosine to a hundredth of it.
     :param minimum_steps: small sets repeat their items in an epoch until the whole run has at least so many steps.
     :param patience: epochs without a better validation score before it stops; 0 keeps the last weights.
+    :param part: of the learning rate's course that this run is, where a training has several; 0 to 1 is all of it.
     """
 
     epochs: int
@@ -38,11 +39,17 @@ class FitConfig:
     warm_up: float = 0.05
     minimum_steps: int = 0
     patience: int = 0
+    part: tuple[float, float] = (0.0, 1.0)
 
     def scaled(self, effort: float) -> FitConfig:
         """A run that is ``effort`` times as long; at least one epoch."""
         epochs, minimum_steps = max(1, round(self.epochs * effort)), round(self.minimum_steps * effort)
         return replace(self, epochs=epochs, minimum_steps=minimum_steps)
+
+    def rounds(self, count: int) -> list[FitConfig]:
+        """The same run cut into ``count`` runs of the same length, one learning rate's course over all of them."""
+        each = self.scaled(1 / count)
+        return [replace(each, part=(number / count, (number + 1) / count)) for number in range(count)]
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,10 @@ def fit(
     epoch_items = items * max(1, math.ceil(config.minimum_steps / steps))
     steps = config.epochs * max(1, math.ceil(epoch_items / config.batch_size))
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step / steps, config.warm_up))
+    begin, end = config.part
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rate_factor(begin + (end - begin) * step / steps, config.warm_up)
+    )
     best: tuple[float, dict[str, Tensor]] | None = None
     stale = 0
     for epoch in range(config.epochs):

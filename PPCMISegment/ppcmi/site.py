@@ -278,6 +278,11 @@ class TaskProfile:
         return cls(folder, load_task(folder / "task.json"), membership)
 
     @property
+    def learns_together(self) -> bool:
+        """Whether members can share networks with each other: they have one codec, and a network at each site."""
+        return self.task.method == "ppcmi" and self.membership.scope == "consortium"
+
+    @property
     def inner_key(self) -> bytes:
         """The 32 bytes that never reach the server (without an inner layer they only encrypt the codec)."""
         return _read_secret(self.folder / "inner.key")
@@ -309,6 +314,11 @@ class TaskProfile:
     def decoder_path(self) -> Path:
         """Where the site's own decoder lies, once it is refined."""
         return self.folder / "decoder.safetensors"
+
+    @property
+    def network_path(self) -> Path:
+        """Where the network lies that the site trained last, if it learns together with the other members."""
+        return self.folder / "network.safetensors"
 
 
 def task_from_server(client: ServerClient, name: str) -> tuple[Task, dict[str, Any]]:

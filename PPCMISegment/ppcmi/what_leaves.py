@@ -31,8 +31,9 @@ from ppcmi.task import Task
 from ppcmi.volume import Geometry
 from ppcmi.wording import counted, megabytes
 
-TEXT_VERSION = 4
-"""Raised whenever :func:`consent_text` says something else, so that a log tells what a user agreed to."""
+TEXT_VERSION = 5
+"""Raised whenever :func:`consent_text` or :func:`network_text` says something else, so that a log tells what a user
+agreed to."""
 
 _FRACTIONS = {8: "an eighth", 16: "a sixteenth", 32: "a thirty-second"}
 
@@ -119,6 +120,41 @@ class Leaving:
         streams = tuple(Stream(name) for name in document["streams"].split("+"))
         numbers = {name: int(document[name]) for name in ("cases", "slices", "times", "numbers_a_slice", "bytes")}
         return cls(task, sending, streams, **numbers)
+
+
+@dataclass(frozen=True)
+class NetworkLeaving:
+    """What leaves for the other members when this site shares its network.
+
+    :param cases: labelled cases that it learns from.
+    :param bytes: of one network, which leaves once a round.
+    """
+
+    task: str
+    cases: int
+    rounds: int
+    bytes: int
+
+    def document(self) -> dict[str, int]:
+        """As JSON-ready values, for a log."""
+        return {"cases": self.cases, "rounds": self.rounds, "bytes": self.bytes}
+
+
+def network_text(leaving: NetworkLeaving) -> str:
+    """Paragraphs that say what it means to share the site's network with the other members."""
+    rounds = "once" if leaving.rounds == 1 else f"{leaving.rounds} times"
+    return "\n\n".join(
+        [
+            f"This site's own network, which learns from {counted(leaving.cases, 'labelled case')}, leaves {rounds} "
+            f"for the other members, {megabytes(leaving.bytes)} each time. No image, no label, no latents, no names "
+            "and no key leave with it.",
+            "The server keeps it encrypted and cannot open it. Every member can: a network may tell whoever holds it "
+            "whether a case was among those that it learned from, and something of how these look. A member that "
+            "colludes with the server gives it away.",
+            "It stays on the server until another one replaces it, or until it is taken back; members that have it "
+            "keep it, and what they learned from it.",
+        ]
+    )
 
 
 def segmentation_leaves(volumes: Sequence[Geometry], task: Task, sending: Sending) -> Leaving:

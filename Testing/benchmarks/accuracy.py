@@ -18,9 +18,21 @@ from pathlib import Path
 import torch
 
 from benchmarks.accuracy_budget import SMALLEST_PAPER_SLICE, Budget, budget
-from benchmarks.accuracy_report import ALONE, COARSE, FOURTH, MINIMIZED, PAPER, POOLED, report
+from benchmarks.accuracy_report import (
+    ALONE,
+    COARSE,
+    FOURTH,
+    MINIMIZED,
+    PAPER,
+    POOLED,
+    TOGETHER,
+    USUAL,
+    WITHOUT_LABELS,
+    report,
+)
 from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium
 from benchmarks.kept import KeptNetworks, KeptRows, Row, show
+from benchmarks.learning_together import learn_in_step
 from benchmarks.sites import SITES, TASKS, load_site
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.codec import Preset as CodecPreset
@@ -42,6 +54,8 @@ from ppcmi.task import Task, load_task
 from ppcmi_server.umn.model import TrainedUmn
 
 TWIN = "each site in the consortium, the server switched off"
+ROUNDS = 12
+"""Of a refinement where members learn together."""
 PROFILES = (Profile.COARSE, Profile.FULL, Profile.MINIMAL)
 FEW = {"hippocampus_mr": 5, "fetal_head_us": 20}
 
@@ -107,10 +121,30 @@ class Run:
             for quantization in (FOR_MAPPING, Quantization.F32):
                 self._asked_with(quantization, codec, own, plains, MINIMIZED)
 
+    def measure_together(self) -> None:
+        """The usual codec, and members that share their networks with each other in rounds of the refinement."""
+        codec, plains = self.minimized_codec()
+        *labelled, unseen = self.sites
+        decoders = self._learnt_together(codec, self.sites)
+        common = decoders.pop("")
+        self.row(TWIN + TOGETHER, lambda: self.scores(lambda s: decoders[s.name].alone(s.test.slices).argmax(dim=1)))
+        members = [join_consortium(codec, Profile.COARSE, link_key=bytes([number]) * 32) for number in (1, 2, 3)]
+        umn = self.networks.umn(USUAL, members, plains, replace(self.budget.umn, profile=Profile.COARSE))
+        self._together(USUAL + TOGETHER, dict(zip(SITES, members, strict=True)), umn, decoders, common)
+        decoder = self._learnt_together(codec, labelled)[""]
+        self.row(USUAL + TOGETHER + WITHOUT_LABELS, lambda: self._fourth_member(codec, plains, unseen, decoder))
+
+    def _learnt_together(self, codec: Codec, sites: Sequence[Site]) -> dict[str, SiteDecoder]:
+        """Every site's decoder by its name; "" is that of a member without labels."""
+        names = [site.name for site in sites]
+        config = RefinementConfig(rounds=ROUNDS, local=self.budget.refine)
+        title = f"together-of-{''.join(names)}"
+        return self.networks.decoders(title, codec, [*names, ""], lambda: learn_in_step(codec, sites, config))
+
     def measure_fourth_member(self) -> None:
         """A member that nobody's labels are from."""
         codec, _, plains = self._shared_codec()
-        self.row(FOURTH, lambda: self._fourth_member(codec, plains))
+        self.row(FOURTH, lambda: self._fourth_member(codec, plains, self.sites[-1], SiteDecoder(codec)))
 
     def measure_comparisons(self) -> None:
         """What the product's choices cost or gain: quantization, inner layer, codec scope, the published system."""
@@ -191,12 +225,12 @@ class Run:
         umn = self.networks.umn(name, members, plains, replace(self.budget.umn, profile=profile))
         self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
 
-    def _fourth_member(self, codec: Codec, plains: Sequence[PlainLatents]) -> dict[str, object]:
+    def _fourth_member(
+        self, codec: Codec, plains: Sequence[PlainLatents], unseen: Site, decoder: SiteDecoder
+    ) -> dict[str, object]:
         """A scanner that nobody's labels are from: the last site, whose labels are used nowhere."""
-        *labelled, unseen = self.sites
-        member = join_consortium(codec, Profile.COARSE)
-        umn = self.networks.umn("fourth member", [member] * len(labelled), plains[: len(labelled)], self.budget.umn)
-        decoder = SiteDecoder(codec)
+        member, labelled = join_consortium(codec, Profile.COARSE), plains[:-1]
+        umn = self.networks.umn(f"fourth member {codec.preset}", [member] * len(labelled), labelled, self.budget.umn)
         labels = decoder.decode(
             member.ask_each_case(unseen.test, umn).masks, unseen.test.slices, Profile.COARSE
         ).argmax(dim=1)
@@ -209,8 +243,12 @@ class Run:
         members: dict[str, Member],
         umn: TrainedUmn,
         decoders: dict[str, SiteDecoder],
+        common: SiteDecoder | None = None,
     ) -> None:
-        """Rows of a trained consortium: as used, the server alone, the site's refined network alone, no labels."""
+        """Rows of a trained consortium: as used, the server alone, and a member without labels.
+
+        :param common: the decoder of such a member; None for the one that comes with its codec.
+        """
         answers = {site.name: members[site.name].ask_each_case(site.test, umn).masks for site in self.sites}
         profile = umn.description.profile
         weights = {}
@@ -230,7 +268,7 @@ class Run:
             return codec.decode_masks(answers[site.name], site.test.slices, profile).argmax(dim=1)
 
         def without_labels(site: Site) -> torch.Tensor:
-            decoder = SiteDecoder(decoders[site.name].codec)
+            decoder = common or SiteDecoder(decoders[site.name].codec)
             return decoder.decode(answers[site.name], site.test.slices, profile).argmax(dim=1)
 
         facts = {"weights": weights, "umn_gflop": umn.flops() / 1e9, "umn_parameters": umn.parameters_count}
@@ -325,6 +363,7 @@ def main() -> int:
         "--comparisons", action="store_true", help="the rows to compare with: f32, no inner layer, codec a site, paper"
     )
     parser.add_argument("--minimized", action="store_true", help="the rows of the usual, minimized codec")
+    parser.add_argument("--together", action="store_true", help="the rows of members that share their networks")
     parser.add_argument("--profiles", nargs="+", type=Profile, default=list(PROFILES), help="which privacy profiles")
     parser.add_argument("--store", type=Path, default=Path("bench-output"), help="where finished rows are kept")
     parser.add_argument("--threads", type=int, default=2)
@@ -339,6 +378,8 @@ def main() -> int:
     run = Run(options.data, task, labelled, budget(task, options.few), store, column)
     if options.comparisons:
         run.measure_comparisons()
+    elif options.together:
+        run.measure_together()
     elif options.minimized:
         run.measure_minimized(options.profiles)
     elif options.shifted:

@@ -89,6 +89,16 @@ class KeptNetworks:
             refine_local_network(codec, site.train, config, report=show).save(kept)
         return SiteDecoder.load(kept, codec)
 
+    def decoders(
+        self, name: str, codec: Codec, members: Sequence[str], learn: Callable[[], dict[str, SiteDecoder]]
+    ) -> dict[str, SiteDecoder]:
+        """The decoders of ``members`` that ``learn`` trains together."""
+        files = {member: self._file(f"{name}-{member}-{codec.fingerprint}") for member in members}
+        if not all(file.exists() for file in files.values()):
+            for member, decoder in learn().items():
+                decoder.save(files[member])
+        return {member: SiteDecoder.load(file, codec) for member, file in files.items()}
+
     def umn(
         self,
         name: str,

@@ -12,8 +12,9 @@ from ppcmi.codec.refinement import (
     SiteDecoder,
     choose_share,
     choose_weight,
+    fit_share,
     leave_alone,
-    refine_decoder,
+    refine_local_network,
 )
 from ppcmi.codec.training import predict_locally, train_codec, train_local_network
 from ppcmi.errors import CodecError
@@ -49,7 +50,8 @@ def test_a_useless_server_gets_a_small_share(codec):
     def useless(latents):
         return latents.map(lambda _, values: 3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0)))
 
-    decoder, refinement = refine_decoder(codec, labelled, validation, useless, profile=Profile.COARSE, config=QUICK)
+    decoder = refine_local_network(codec, labelled, QUICK)
+    refinement = fit_share(decoder, validation, useless, Profile.COARSE)
     assert refinement.weight < USUAL_WEIGHT
     answers = useless(codec.encode_masks(validation.labels).of(Profile.COARSE))
     together = decoder.decode(answers, validation.slices, Profile.COARSE).argmax(dim=1)
@@ -58,9 +60,8 @@ def test_a_useless_server_gets_a_small_share(codec):
 
 
 def test_without_validation_cases_the_usual_weight_stays(codec):
-    decoder, refinement = refine_decoder(
-        codec, quick_slice_set(cases=2, seed=3), None, lambda z: z, profile=Profile.COARSE, config=QUICK
-    )
+    decoder = SiteDecoder(codec)
+    refinement = fit_share(decoder, None, lambda z: z, Profile.COARSE)
     assert refinement.weight == decoder.weight(Profile.COARSE) == USUAL_WEIGHT
 
 

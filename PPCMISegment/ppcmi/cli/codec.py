@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from ppcmi import consortium
+from ppcmi.cli import network
 from ppcmi.cli.console import Console
 from ppcmi.cli.model import add_model, chosen_model
 from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_task, chosen_cases, fitting_cases
@@ -16,19 +17,27 @@ from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.presets import Preset
 from ppcmi.codec.quality import CodecQuality, require_good_masks
-from ppcmi.codec.refinement import RefinementConfig, leave_alone, refine_decoder
+from ppcmi.codec.refinement import (
+    Refinement,
+    RefinementConfig,
+    SiteDecoder,
+    fit_share,
+    leave_alone,
+    refine_local_network,
+)
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
+from ppcmi.codec.together import learn_together
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
 from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.errors import CodecError, SiteError, UsageError
 from ppcmi.fitting import FitReport, Report
-from ppcmi.latents import Latents
 from ppcmi.methods.mixup import site_unmixing
 from ppcmi.methods.mixup.references import References
 from ppcmi.methods.rules import rules_of
 from ppcmi.pipeline import PrivateLink, map_latents, run
 from ppcmi.scales import Profile
 from ppcmi.session import LinkOptions, open_link
+from ppcmi.shared_networks import require_sharing
 from ppcmi.site import TaskProfile
 from ppcmi.task import Task
 from ppcmi.wording import counted
@@ -71,6 +80,7 @@ def add_parsers(groups: Groups) -> None:
     add_cases(parser, fold="train")
     add_model(parser)
     _add_training(parser)
+    network.add_together(parser)
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +136,8 @@ def _publish(command: Command) -> int:
     if part.membership.scope == "consortium":
         consortium.publish_codec(command.site().client(), part, codec)
     part.candidate_path.replace(part.codec_path)
-    part.decoder_path.unlink(missing_ok=True)  # it belonged to the codec before
+    for earlier in (part.decoder_path, part.network_path):  # they belonged to the codec before
+        earlier.unlink(missing_ok=True)
     console.result(f"Codec {codec.fingerprint} is {'published' if part.membership.scope == 'consortium' else 'kept'}.")
     console.remark(f"Next: 'ppcmi cohort export --task {part.task.name} --cases FOLDER -o FILE.ppcmi'.")
     return 0
@@ -135,6 +146,9 @@ def _publish(command: Command) -> int:
 def _refine(command: Command) -> int:
     site, options, console = command.site(), command.options, command.console
     client, part = site.client(), site.task(options.task)
+    network.require_sensible(options)
+    if options.together:
+        require_sharing(part)
     number = chosen_model(options, client)
     if part.task.method == "privacy-sf":
         raise UsageError("With the method privacy-sf the server's answer alone decides: there is nothing to refine.")
@@ -145,43 +159,53 @@ def _refine(command: Command) -> int:
     if link.unmixing is not None:
         return _refine_unmixing(command, part, link, link.unmixing.references, labelled)
     validation = _held_out(command, part.task, site.uploaded_cases(part.task.name))
-    left_alone = validation is None and part.membership.scope == "site"
-    if left_alone:
+    decoder, refinement = _fitted(command, part, link, labelled, validation)
+    decoder.save(part.decoder_path)
+    weight = decoder.weight(link.profile)
+    figures = {
+        "model": link.model,
+        "profile": link.profile,
+        "share": weight,
+        "dice_by_share": refinement.dice_by_weight,
+    }
+    console.figures("refinement", figures)
+    console.result(
+        f"The server's share in this site's predictions is {weight:.2f} (model {link.model}, {link.profile})."
+    )
+    if refinement.dice_by_weight:
+        dice = refinement.dice_by_weight
+        mixed = dice[min(dice, key=lambda other: abs(other - weight))]
+        console.result(
+            f"Mean Dice on the site's validation cases: {dice[0.0]:.3f} alone, {dice[1.0]:.3f} the server alone, "
+            f"{mixed:.3f} together."
+        )
+    console.remark(f"Next: 'ppcmi model validate --task {part.task.name} --cases FOLDER'.")
+    return 0
+
+
+def _fitted(
+    command: Command, part: TaskProfile, link: PrivateLink, labelled: SliceSet, validation: SliceSet | None
+) -> tuple[SiteDecoder, Refinement]:
+    """The site's decoder as its cases, a model's answers and, if it shall, the other members make it."""
+    options, console, report = command.options, command.console, _report_to(command.console)
+    config = RefinementConfig(options.seed, rounds=options.rounds if options.together else 1)
+    config = replace(config, local=config.local.scaled(options.effort))
+    if validation is None and part.membership.scope == "site":
         console.remark(
             "There are no labelled cases of fold 'val', and this site's codec is its own: without cases to choose a "
             "share of the server on, the site's own network decides."
         )
-    elif validation is None:
+        return leave_alone(link.codec, labelled, link.profile, config, report=report)
+    if validation is None:
         console.remark("There are no labelled cases of fold 'val', so the server's share keeps its usual value.")
-
-    def map_images(latents: Latents) -> Latents:
-        return run(map_latents(latents, link))
-
-    config = RefinementConfig(options.seed)
-    config = replace(config, local=config.local.scaled(options.effort))
-    profile, report = link.profile, _report_to(console)
-    if left_alone:
-        decoder, refinement = leave_alone(link.codec, labelled, profile, config, report=report)
+    if options.together:
+        members = network.members_of(command, part, link.codec, labelled.cases)
+        own = network.earlier_network(part, link.codec)
+        decoder, together = learn_together(link.codec, labelled, validation, members, config, own=own, report=report)
+        network.show_together(console, together, members.names)
     else:
-        decoder, refinement = refine_decoder(
-            link.codec, labelled, validation, map_images, profile=profile, config=config, report=report
-        )
-    decoder.save(part.decoder_path)
-    share = decoder.weight(link.profile)
-    figures = {"model": link.model, "profile": link.profile, "share": share, "dice_by_share": refinement.dice_by_weight}
-    console.figures("refinement", figures)
-    console.result(
-        f"The server's share in this site's predictions is {share:.2f} (model {link.model}, {link.profile})."
-    )
-    if refinement.dice_by_weight:
-        dice = refinement.dice_by_weight
-        together = dice[min(dice, key=lambda other: abs(other - share))]
-        console.result(
-            f"Mean Dice on the site's validation cases: {dice[0.0]:.3f} alone, {dice[1.0]:.3f} the server alone, "
-            f"{together:.3f} together."
-        )
-    console.remark(f"Next: 'ppcmi model validate --task {part.task.name} --cases FOLDER'.")
-    return 0
+        decoder = refine_local_network(link.codec, labelled, config, report=report)
+    return decoder, fit_share(decoder, validation, lambda latents: run(map_latents(latents, link)), link.profile)
 
 
 def _own_part(command: Command) -> TaskProfile:

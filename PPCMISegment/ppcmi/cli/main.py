@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ppcmi.cli import audit, codec, cohort, consortium, model, node, preview, segment, site
+from ppcmi.cli import audit, codec, cohort, consortium, model, network, node, preview, segment, site
 from ppcmi.cli.console import Console
 from ppcmi.cli.ending import end_with_stdin, interrupted_by_termination
 from ppcmi.cli.events import EventConsole
@@ -30,7 +30,7 @@ A site's way, in order:
   ppcmi codec train          the first member; others get the codec by themselves
   ppcmi audit                what attackers make of what would leave, before anything does
   ppcmi cohort export        labelled cases as protected latents; then ppcmi cohort upload
-  ppcmi codec refine         once the server has trained a model
+  ppcmi codec refine         once the server has trained a model; --together learns with the other members
   ppcmi model validate       on the site's held-out cases
   ppcmi segment              files, DICOM folders, a directory of them, or a study in an archive
   ppcmi node                 studies that are sent to it over DICOM
@@ -69,7 +69,7 @@ def build_parser() -> Parser:
     """The parser of every command."""
     parser = Parser(prog="ppcmi", description=DESCRIPTION)
     groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="group")
-    for module in (site, consortium, codec, audit, cohort, model, preview, segment, node):
+    for module in (site, consortium, codec, audit, cohort, network, model, preview, segment, node):
         module.add_parsers(groups)
     return parser
 

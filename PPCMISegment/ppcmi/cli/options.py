@@ -11,7 +11,7 @@ import torch
 
 from ppcmi.cli.console import Console
 from ppcmi.cli.parsers import Groups, Parser, add_runnable
-from ppcmi.data_folders import CaseFiles, find_cases
+from ppcmi.data_folders import CaseFiles, find_cases, of_fold
 from ppcmi.device import choose_device
 from ppcmi.errors import UsageError
 from ppcmi.site import SiteProfile, TaskProfile
@@ -114,8 +114,8 @@ def chosen_cases(options: argparse.Namespace) -> list[CaseFiles]:
     :raises UsageError: if there are none.
     """
     found = fitting_cases(options)
-    if options.fold != "all" and any(case.fold is not None for case in found):
-        found = [case for case in found if case.fold == options.fold]
+    if options.fold != "all":
+        found = of_fold(found, options.fold)
     if not found:
         raise UsageError("No case of the folder fits --fold and --where; look into its split.csv.")
     return found

@@ -12,11 +12,12 @@ from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.cli.passphrase import add_passphrase, ask_new_passphrase, ask_passphrase
 from ppcmi.connection_check import check_site
 from ppcmi.connections import ClientCertificate
-from ppcmi.consent_log import ConsentLog
+from ppcmi.consent_log import NETWORK, Consent, ConsentLog
 from ppcmi.errors import UsageError
 from ppcmi.site import SiteProfile, printable
 from ppcmi.site_token import rotate_token
 from ppcmi.site_transfer import export_profile, export_whole_profile, import_profile
+from ppcmi.wording import counted, megabytes
 
 
 def add_parsers(groups: Groups) -> None:
@@ -129,22 +130,21 @@ def _show(command: Command) -> int:
 
 def _consents(command: Command) -> int:
     entries = ConsentLog(command.site().folder).entries()
-    rows = [
-        [
-            entry.time,
-            entry.action,
-            entry.task,
-            str(entry.what.get("profile")),
-            str(entry.what.get("slices")),
-            entry.answer,
-        ]
-        for entry in entries
-    ]
+    rows = [[entry.time, entry.action, entry.task, _numbers_of(entry), entry.answer] for entry in entries]
     if not rows:
         command.console.remark("Nothing was exported from here yet.")
         return 0
-    command.console.table(["time", "action", "task", "profile", "slices", "answer"], rows)
+    command.console.table(["time", "action", "task", "what", "answer"], rows)
     return 0
+
+
+def _numbers_of(entry: Consent) -> str:
+    """What was agreed to leave, as far as a line says it."""
+    what = entry.what
+    if entry.action == NETWORK:
+        rounds = counted(what.get("rounds", 0), "round")
+        return f"{counted(what.get('cases', 0), 'case')}, {rounds}, {megabytes(what.get('bytes', 0))} each"
+    return f"{counted(what.get('slices', 0), 'slice')}, profile {what.get('profile', '?')}"
 
 
 def _export(command: Command) -> int:

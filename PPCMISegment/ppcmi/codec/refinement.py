@@ -107,9 +107,11 @@ class RefinementConfig:
 
     :param local: long and bold, although it starts from the consortium's network: that one may have missed a
         structure that is rare at the founder, and saw another scanner.
+    :param rounds: parts of that training, where members learn together; see :mod:`ppcmi.codec.together`.
     """
 
     seed: int = 1
+    rounds: int = 1
     local: FitConfig = field(default_factory=lambda: FitConfig(epochs=20, minimum_steps=1000))
 
 
@@ -123,29 +125,6 @@ class Refinement:
     def document(self) -> dict[str, object]:
         """As JSON-ready numbers."""
         return asdict(self)
-
-
-def refine_decoder(
-    codec: Codec,
-    labelled: SliceSet,
-    validation: SliceSet | None,
-    map_images: Callable[[Latents], Latents],
-    *,
-    profile: Profile,
-    config: RefinementConfig,
-    report: Report = ignore_report,
-) -> tuple[SiteDecoder, Refinement]:
-    """Fit the site's network to the site's cases, and the server's share to cases that nobody trained on.
-
-    :param labelled: the site's training cases.
-    :param validation: labelled cases that were never exported; without any the server's share is the usual one.
-    :param map_images: the server: standardized image latents of the profile's scales of one case to mask latents.
-    """
-    decoder = refine_local_network(codec, labelled, config, report=report)
-    if validation is None or not validation.cases:
-        decoder.weights[profile.value] = decoder.weight(profile)
-        return decoder, Refinement(decoder.weight(profile), {})
-    return decoder, choose_share(decoder, validation, map_images, profile)
 
 
 def refine_local_network(
@@ -177,10 +156,27 @@ def leave_alone(
     return decoder, Refinement(0.0, {})
 
 
+def fit_share(
+    decoder: SiteDecoder,
+    validation: SliceSet | None,
+    map_images: Callable[[Latents], Latents],
+    profile: Profile,
+) -> Refinement:
+    """Fit the server's share in ``decoder`` to cases that nobody trained on; without any it is the usual one.
+
+    :param validation: labelled cases that were never exported.
+    :param map_images: the server: standardized image latents of the profile's scales of one case to mask latents.
+    """
+    if validation is None or not validation.cases:
+        decoder.weights[profile.value] = decoder.weight(profile)
+        return Refinement(decoder.weight(profile), {})
+    return choose_share(decoder, validation, map_images, profile)
+
+
 def choose_share(
     decoder: SiteDecoder, validation: SliceSet, map_images: Callable[[Latents], Latents], profile: Profile
 ) -> Refinement:
-    """Set the server's share in ``decoder`` by the validation cases' mean Dice; see :func:`refine_decoder`."""
+    """Set the server's share in ``decoder`` by the validation cases' mean Dice; see :func:`fit_share`."""
     codec = decoder.codec
     alone = decoder.alone(validation.slices)
     server = torch.cat(
