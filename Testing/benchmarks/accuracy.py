@@ -139,7 +139,7 @@ class Run:
         names = [site.name for site in sites]
         config = RefinementConfig(rounds=ROUNDS, local=self.budget.refine)
         title = f"together-of-{''.join(names)}"
-        return self.networks.decoders(title, codec, [*names, ""], lambda: learn_in_step(codec, sites, config))
+        return self.networks.decoders(title, codec, [*names, ""], lambda: learn_in_step(codec, sites, config)[0])
 
     def measure_fourth_member(self) -> None:
         """A member that nobody's labels are from."""

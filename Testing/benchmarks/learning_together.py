@@ -40,8 +40,11 @@ class _Neighbors:
         self._table.networks[self._name] = network
 
 
-def learn_in_step(codec: Codec, sites: Sequence[Site], config: RefinementConfig) -> dict[str, SiteDecoder]:
-    """Every site's decoder after ``config.rounds`` rounds of all of them; "" is that of a member without labels."""
+def learn_in_step(
+    codec: Codec, sites: Sequence[Site], config: RefinementConfig
+) -> tuple[dict[str, SiteDecoder], dict[str, TrainedNetwork]]:
+    """Every site's decoder after ``config.rounds`` rounds of all of them, "" is that of a member without labels; and
+    the network that each site shared last."""
     table = _Table(len(sites))
 
     def learn(site: Site) -> SiteDecoder:
@@ -56,4 +59,4 @@ def learn_in_step(codec: Codec, sites: Sequence[Site], config: RefinementConfig)
         decoders = dict(zip([site.name for site in sites], threads.map(learn, sites), strict=True))
     decoders[""] = SiteDecoder(codec)
     decoders[""].local.load_state_dict(mean_weights([table.networks[site.name] for site in sites]))
-    return decoders
+    return decoders, table.networks

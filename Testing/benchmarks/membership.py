@@ -23,9 +23,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from benchmarks.accuracy import ROUNDS
+from benchmarks.accuracy_budget import budget
 from benchmarks.federation import Member, encode_site, join_consortium, received
+from benchmarks.learning_together import learn_in_step
 from benchmarks.private_training import PrivacyConfig, train_privately
 from benchmarks.results import REPOSITORY, SEPARATOR, Measurement, add_text, here_and_now, measurement, merge
+from benchmarks.sites import SITES, load_site
 from ppcmi.audit.attacker import Finding
 from ppcmi.audit.attacks.likelihood_ratio import Evidence
 from ppcmi.audit.attacks.membership import (
@@ -33,13 +37,15 @@ from ppcmi.audit.attacks.membership import (
     Records,
     draw_halves,
     judge,
-    measure_codec_membership,
     overfitted,
     quantile_findings,
 )
+from ppcmi.audit.attacks.membership_among_members import measure_codec_membership, measure_network_membership
 from ppcmi.audit.mapping import MapLatents
 from ppcmi.audit.subjects import patients_of, thin
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.local_network import LocalNetwork
+from ppcmi.codec.refinement import RefinementConfig, SiteDecoder
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
 from ppcmi.data_folders import CaseFiles, find_cases
@@ -72,7 +78,9 @@ left out where there are too few decisions about non-members to measure it (1,00
 must be caught. "mislabelled" rows are the worst case: 50 patients have each other's masks, which nothing but memory can
 tell, and only they are asked about. The error of other patients (mean squared, of standardized mask latents; 1 is a
 network that knows nothing) is what privacy costs. DP-SGD rows: the same network, the guarantee is by patient (delta
-0.001), 5 networks each, trained as briefly as it takes to compare them.
+0.001), 5 networks each, trained as briefly as it takes to compare them. "network that a site shares" is what another
+member could tell from it: three sites learned together on all of their training cases, and one compares another's
+network with its own; the patients asked about are that site's.
 
 The networks are trained briefly on few patients. A longer training remembers more, and more patients are remembered
 less; a site measures its own cases with `ppcmi audit --attacks full`.
@@ -231,6 +239,32 @@ def attack_codec(codec: Codec, other: Codec, cases: Sequence[CaseFiles], task: T
     )  # fmt: skip
 
 
+def attack_shared_networks(codec: Codec, data: Path, task: Task) -> list[Finding]:
+    """The network that site B shared last, of three sites that learned together; a member compares it with C's."""
+    sites = [load_site(data, task, name, None) for name in SITES]
+    config = RefinementConfig(rounds=ROUNDS, local=budget(task, few=False).refine)
+    networks = learn_in_step(codec, sites, config)[1]
+
+    def of_site(name: str) -> LocalNetwork:
+        decoder = SiteDecoder(codec)
+        decoder.local.load_state_dict(networks[name].weights)
+        return decoder.local
+
+    own = [case for case in find_cases(data) if case.site == "B"]
+    names = patients_of(own, None)
+    number = {name: place for place, name in enumerate(sorted(set(names)))}
+
+    def part(*folds: str) -> tuple[SliceSet, Tensor]:
+        chosen = [place for place, case in enumerate(own) if case.fold in folds]
+        cases = thin(read_slice_set([own[place] for place in chosen], task), SLICES_A_CASE)
+        return cases, torch.tensor([number[names[place]] for place in chosen])
+
+    return measure_network_membership(
+        of_site("B"), [of_site("C")], part("train"), part("val", "test"), SEED,
+        setting=f"network that a site shares, {ROUNDS} rounds",
+    )  # fmt: skip
+
+
 def find_codec(site: str, cases: Sequence[CaseFiles], task: Task, folder: Path) -> Codec:
     """The site's codec from ``folder``, or trained now, briefly, and kept there."""
     path = folder / f"autoencoder-codec-{site}.safetensors"
@@ -259,7 +293,7 @@ def measurements_of(findings: Sequence[Finding]) -> list[Measurement]:
 
 def main() -> int:
     """Measure what is named, or all."""
-    rows = ("codec", "usual", "gate", "mislabelled", "epsilon-8", "epsilon-1")
+    rows = ("codec", "shared", "usual", "gate", "mislabelled", "epsilon-8", "epsilon-1")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the data folder hippocampus_mr")
     parser.add_argument("rows", nargs="*", default=rows, help=f"of {', '.join(rows)} (default: all)")
@@ -276,6 +310,8 @@ def main() -> int:
     member = join_consortium(codec, Profile.COARSE)
     if "codec" in options.rows:
         _keep(attack_codec(codec, find_codec("B", cases, task, folder), cases, task))
+    if "shared" in options.rows:
+        _keep(attack_shared_networks(codec, options.data, task))
     pools = read_pools([case for case in cases if case.site != "A"], task, member)
     run = Run(*pools, member, options.store)
     usual = "server's network, coarse"

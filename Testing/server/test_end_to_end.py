@@ -83,11 +83,13 @@ def test_three_sites_train_together_and_a_new_scan_is_segmented_privately(tmp_pa
         assert [report["cases"] for report in model["validations"]] == [1]
         assert model["validations"][0]["alone"]["Organ"]["dice"] >= 0
 
+        _learn_together(a, b, c, own)
+
         scan = cases / "images" / "phantom_B_04.nii.gz"
         b("segment", "--task", "phantom", scan, "-o", tmp_path / "early", code=10)  # nobody has activated the model
         server.command("model", "activate", "phantom", "1")
 
-        # C has no decoder of its own: it uses the consortium's.
+        # C never refined: its decoder is the mean of what A and B learned.
         for hospital, folder in ((b, tmp_path / "b"), (c, tmp_path / "c")):
             assert "done" in hospital("segment", "--task", "phantom", scan, "-o", folder)
             assert "done before" in hospital("segment", "--task", "phantom", scan, "-o", folder)
@@ -100,6 +102,31 @@ def test_three_sites_train_together_and_a_new_scan_is_segmented_privately(tmp_pa
         assert "withdrawn" in c("cohort", "list")
         (model,) = b.profile.client().models("phantom")
         assert model["withdrawn_data"]
+
+
+def _learn_together(a, b, c, own):
+    """A, then B from what A shared; C, as a member without labels, takes their mean; B takes its network back."""
+    task = ("--task", "phantom")
+    c("network", "gather", *task, code=10)  # nobody shares one yet
+    b("network", "share", *task, code=10)  # it has none: it refined on its own
+    first = a("codec", "refine", *own[a], *TINY, "--together", "--rounds", "2")
+    assert "No other member shares a network yet" in first
+    second = b(
+        "codec", "refine", *own[b], *TINY, "--together", "--rounds", "2", "--wait-for", "1", "--wait-minutes", "0"
+    )
+    assert "The mean with the network of Hospital A" in second
+    assert "Hospital A" in c("network", "show", *task)
+    gathered = c("network", "gather", *task)
+    assert "Hospital A and Hospital B" in gathered
+    decoder = c.profile.task("phantom").decoder_path.read_bytes()
+    c("network", "gather", *task)
+    assert c.profile.task("phantom").decoder_path.read_bytes() == decoder  # again is the same
+    assert "network" in b("site", "consents")
+
+    b("network", "withdraw", *task)
+    assert "Hospital B" not in c("network", "show", *task)
+    b("network", "share", *task)
+    assert "Hospital B (this site)" in b("network", "show", *task)
 
 
 def _check_results(scan, folder):

@@ -1,6 +1,7 @@
 """A10: a model that remembers its patients is caught, another is not, and the gates tell whether to believe it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,16 +19,18 @@ from ppcmi.audit.attacks.membership import (
     Records,
     decision_findings,
     draw_halves,
-    measure_codec_membership,
     measure_membership,
     pooled,
     records_of,
     without_model,
 )
+from ppcmi.audit.attacks.membership_among_members import measure_codec_membership, measure_network_membership
 from ppcmi.audit.training_membership import VOID, gates, judged
 from ppcmi.audit.wording import MEASURES
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.training import train_local_network
 from ppcmi.errors import CancelledError
+from ppcmi.fitting import FitConfig
 from ppcmi.latents import Latents
 from ppcmi.scales import Profile
 from support.codecs import quick_slice_set, tiny_task
@@ -230,3 +233,18 @@ def test_a_codec_is_asked_by_how_well_it_rebuilds_a_patients_images():
     records = records_of(codec, inside, torch.tensor([7, 7, 3, 3, 5, 5]), Profile.COARSE)
     assert records.patients == 3
     assert tuple(records.images) == tuple(records.masks) == ("s4", "b")
+
+
+def test_a_shared_network_gives_away_the_cases_that_it_segments_better_than_another_network_does():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        codec, other = Codec(tiny_task(), "autoencoder"), Codec(tiny_task(), "autoencoder")
+    inside, outside = quick_slice_set(6, seed=1), quick_slice_set(6, seed=2)
+    fit = FitConfig(epochs=6, batch_size=8)
+    train_local_network(codec.local, inside, fit, torch.Generator().manual_seed(1))
+    strange = replace(outside, labels=(outside.known_labels + 1) % 3)  # as little like what it learned as can be
+    findings = measure_network_membership(
+        codec.local, [other.local.eval()], (inside, torch.arange(6)), (strange, torch.arange(6, 12)), seed=1
+    )
+    for title in ("loss alone", "loss, compared with other members' networks"):
+        assert value(findings, title).value > 0.95

@@ -225,43 +225,6 @@ def overfitted(train: TrainMapping, evidence: Evidence, records: Records, settin
     return _area(OVERFITTED, setting, decisions, seed, time.monotonic() - started, "must be far above chance")
 
 
-def measure_codec_membership(
-    codec: Codec,
-    members: tuple[SliceSet, Tensor],
-    others: tuple[SliceSet, Tensor],
-    seed: int,
-    *,
-    surrogate: Codec | None = None,
-    setting: str = "the codec",
-) -> list[Finding]:
-    """Membership by the reconstruction error of a stolen codec, alone and compared with another codec's.
-
-    :param members, others: cases that the codec was and was not trained on, each with the cases' patients; no patient
-        is in both, and all are of the same kind.
-    :param surrogate: a codec that was trained on neither; None leaves the comparison out.
-    """
-    started = time.monotonic()
-    profile = Profile.PAPER if codec.preset == "paper" else Profile.FULL
-    patient = torch.cat((members[1][members[0].case], others[1][others[0].case]))
-    inside = torch.cat((torch.ones(len(members[0]), dtype=torch.bool), torch.zeros(len(others[0]), dtype=torch.bool)))
-    slices = torch.cat((members[0].slices, others[0].slices))
-    error = _reconstruction_losses(codec, slices, profile)
-    ways = {"reconstruction error": -error}
-    if surrogate is not None:
-        ways["reconstruction error, compared with another codec's"] = (
-            _reconstruction_losses(surrogate, slices, profile) - error
-        )
-    names, of_slice = torch.unique(patient, return_inverse=True)
-    counts = torch.bincount(of_slice).double()
-    is_member = torch.zeros(len(names), dtype=torch.bool).index_fill(0, of_slice[inside], value=True)
-    findings = []
-    for name, scores in ways.items():
-        mean = torch.zeros(len(names), dtype=torch.float64).index_add(0, of_slice, scores) / counts
-        decisions = Decisions(mean, is_member, torch.arange(len(names)))
-        findings += decision_findings(name, setting, decisions, seed, time.monotonic() - started)
-    return findings
-
-
 def pooled(evidence: Evidence, scores: Sequence[Tensor]) -> Decisions:
     """Scores ``(patients,)`` of every target as one list."""
     return _pooled_of(evidence, range(evidence.models), scores)
@@ -304,12 +267,6 @@ def _pooled_of(evidence: Evidence, targets: range, scores: Sequence[Tensor]) -> 
     patients = evidence.member.shape[1]
     member = torch.cat([evidence.member[target] for target in targets])
     return Decisions(torch.cat(list(scores)).double(), member, torch.arange(patients).repeat(len(targets)))
-
-
-def _reconstruction_losses(codec: Codec, slices: Tensor, profile: Profile) -> Tensor:
-    rebuilt = codec.reconstruct_images(codec.encode_images(slices), profile).to("cpu").float()
-    error = (rebuilt - slices).square().flatten(1).mean(dim=1).double()
-    return torch.as_tensor(error.clamp_min(1e-12).log())
 
 
 def _regression(items: int) -> Pipeline:
