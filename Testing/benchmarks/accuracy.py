@@ -124,13 +124,17 @@ class Run:
     def measure_together(self) -> None:
         """The usual codec, and members that share their networks with each other in rounds of the refinement."""
         codec, plains = self.minimized_codec()
-        *labelled, unseen = self.sites
         decoders = self._learnt_together(codec, self.sites)
         common = decoders.pop("")
         self.row(TWIN + TOGETHER, lambda: self.scores(lambda s: decoders[s.name].alone(s.test.slices).argmax(dim=1)))
         members = [join_consortium(codec, Profile.COARSE, link_key=bytes([number]) * 32) for number in (1, 2, 3)]
         umn = self.networks.umn(USUAL, members, plains, replace(self.budget.umn, profile=Profile.COARSE))
         self._together(USUAL + TOGETHER, dict(zip(SITES, members, strict=True)), umn, decoders, common)
+
+    def measure_fourth_member_together(self) -> None:
+        """A member that nobody's labels are from, where the others learn together."""
+        codec, plains = self.minimized_codec()
+        *labelled, unseen = self.sites
         decoder = self._learnt_together(codec, labelled)[""]
         self.row(USUAL + TOGETHER + WITHOUT_LABELS, lambda: self._fourth_member(codec, plains, unseen, decoder))
 
@@ -358,6 +362,7 @@ def main() -> int:
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--few", action="store_true", help="5 labelled volumes (20 images) a site instead of all")
+    which.add_argument("--labelled", type=int, metavar="N", help="as --few, with N labelled cases a site")
     which.add_argument("--shifted", action="store_true", help="sites whose data differ, by the column site_shifted")
     parser.add_argument(
         "--comparisons", action="store_true", help="the rows to compare with: f32, no inner layer, codec a site, paper"
@@ -371,15 +376,17 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     tasks = Path(__file__).resolve().parents[2] / "Resources" / "Tasks"
     task = load_task(tasks / f"{TASKS[options.data.name]}.json")
-    kind = "few" if options.few else "shifted" if options.shifted else "all"
+    few = FEW[options.data.name] if options.few else options.labelled
+    kind = "few" if options.few else "shifted" if options.shifted else str(few or "all")
     store = options.store / f"accuracy-{options.data.name}-{kind}.json"
-    labelled = FEW[options.data.name] if options.few else None
     column = "site_shifted" if options.shifted else "site"
-    run = Run(options.data, task, labelled, budget(task, options.few), store, column)
+    run = Run(options.data, task, few, budget(task, few is not None), store, column)
     if options.comparisons:
         run.measure_comparisons()
     elif options.together:
         run.measure_together()
+        if not options.shifted:
+            run.measure_fourth_member_together()
     elif options.minimized:
         run.measure_minimized(options.profiles)
     elif options.shifted:
