@@ -1,4 +1,4 @@
-"""The question before anything of a labelled case leaves, every time, and the site's log of the answers."""
+"""The question before anything of a labelled case leaves, or a network, every time, and the site's log of answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ppcmi.consent_log import Consent
     from ppcmi.privacy_check import PrivacyCheck
     from ppcmi.site import TaskProfile
-    from ppcmi.what_leaves import Leaving
+    from ppcmi.what_leaves import Leaving, NetworkLeaving
 
 LAST_ENTRIES = 20
 
@@ -37,7 +37,7 @@ class ConsentQuestion:
 
         :raises SiteError: if the last check cannot be read.
         """
-        from ppcmi.consent_log import ConsentLog
+        from ppcmi.consent_log import NETWORK, ConsentLog
         from ppcmi.privacy_check import read_check
 
         if part.membership.mode != "two-layer":
@@ -46,7 +46,7 @@ class ConsentQuestion:
         if check is not None and check.measured(profile):
             return False
         if any(
-            entry.task == part.task.identity and entry.answer != "no"
+            entry.task == part.task.identity and entry.answer != "no" and entry.action != NETWORK
             for entry in ConsentLog(self._site.folder).entries()
         ):
             return False
@@ -72,22 +72,23 @@ class ConsentQuestion:
         from ppcmi.what_leaves import consent_text
 
         check = self._checkOf(leaving)
-
         titles = {"export": _("Write a file for the server?"), "upload": _("Send to the server?")}
         endings = {
             "export": _("Write the file? It can be opened by this site's server alone."),
             "upload": _("Send them?"),
         }
-        buttons = qt.QMessageBox.Yes | qt.QMessageBox.No
-        answer = qt.QMessageBox.question(
-            slicer.util.mainWindow(),
-            titles[action],
-            f"{consent_text(leaving, check)}\n\n{endings[action]}",
-            buttons,
-            qt.QMessageBox.No,
-        )
-        yes = answer == qt.QMessageBox.Yes
+        yes = _saysYes(titles[action], f"{consent_text(leaving, check)}\n\n{endings[action]}")
         ConsentLog(self._site.folder).record(action, leaving, Answer.YES if yes else Answer.NO, check)
+        return yes
+
+    def agreedToShareNetwork(self, leaving: NetworkLeaving) -> bool:
+        """Whether the user agrees that the other members get this site's network; as :meth:`agreed`."""
+        from ppcmi.consent_log import Answer, ConsentLog
+        from ppcmi.what_leaves import network_text
+
+        title, question = _("Give the members this site's network?"), _("Learn together?")
+        yes = _saysYes(title, f"{network_text(leaving)}\n\n{question}")
+        ConsentLog(self._site.folder).record_network(leaving, Answer.YES if yes else Answer.NO)
         return yes
 
     def _checkOf(self, leaving: Leaving) -> PrivacyCheck | None:
@@ -113,22 +114,48 @@ def _stateOf(check: PrivacyCheck | None, profile: str) -> str:
     return _("A control of the last privacy check did not hold, so its numbers say nothing")
 
 
-def _line(entry: Consent) -> str:
-    from ppcmi.wording import counted, megabytes
+def _saysYes(title: str, text: str) -> bool:
+    """What the user answers; without a look at it that is No."""
+    buttons = qt.QMessageBox.Yes | qt.QMessageBox.No
+    answer = qt.QMessageBox.question(slicer.util.mainWindow(), title, text, buttons, qt.QMessageBox.No)
+    return answer == qt.QMessageBox.Yes
 
-    actions = {"export": _("write a file"), "upload": _("send"), "segment": _("segment")}
+
+def _line(entry: Consent) -> str:
+    from ppcmi.consent_log import NETWORK
+
+    actions = {
+        "export": _("write a file"), "upload": _("send"), "segment": _("segment"), NETWORK: _("learn together")
+    }  # fmt: skip
     answers = {"yes": _("agreed"), "no": _("declined"), "command": _("by command")}
-    checks = {None: "", "": _(", without a privacy check of it that held")}
-    what = entry.what
-    return _("{time}  {answer}: {action}, {task}, {cases}, {slices}, {size}, profile {profile}{check}").format(
+    return _("{time}  {answer}: {action}, {task}, {numbers}").format(
         time=entry.time[:16].replace("T", " "),
         answer=answers.get(entry.answer, entry.answer),
         action=actions.get(entry.action, entry.action),
         task=entry.task,
-        cases=counted(what.get("cases", 0), "case"),
-        slices=counted(what.get("slices", 0), "slice"),
-        size=megabytes(what.get("bytes", 0)),
-        profile=what.get("profile", "?"),
+        numbers=_networkNumbers(entry) if entry.action == NETWORK else _latentNumbers(entry),
+    )
+
+
+def _networkNumbers(entry: Consent) -> str:
+    from ppcmi.wording import counted, megabytes
+
+    return _("{cases}, {rounds}, {size} each").format(
+        cases=counted(entry.what.get("cases", 0), "case"),
+        rounds=counted(entry.what.get("rounds", 0), "round"),
+        size=megabytes(entry.what.get("bytes", 0)),
+    )
+
+
+def _latentNumbers(entry: Consent) -> str:
+    from ppcmi.wording import counted, megabytes
+
+    checks = {None: "", "": _(", without a privacy check of it that held")}
+    return _("{cases}, {slices}, {size}, profile {profile}{check}").format(
+        cases=counted(entry.what.get("cases", 0), "case"),
+        slices=counted(entry.what.get("slices", 0), "slice"),
+        size=megabytes(entry.what.get("bytes", 0)),
+        profile=entry.what.get("profile", "?"),
         check=checks.get(
             entry.privacy_check, _(", privacy check of {time}").format(time=str(entry.privacy_check)[:10])
         ),

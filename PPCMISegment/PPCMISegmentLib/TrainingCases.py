@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import slicer
@@ -82,6 +83,15 @@ class TrainingCases:
             return judgingSteps(words, self._selection(part), part.task, self._context.worker)
         return commandSteps([*words, "--cases", self._folder])
 
+    def fittingCount(self, part: TaskProfile) -> Callable[[], int]:
+        """Gives the number of labelled cases that :meth:`fittingSteps` would learn from; it may be called anywhere."""
+        if self._fromScene:
+            selection = self._selection(part)
+            count = len(selection.cases) - len(selection.apart)
+            return lambda: count
+        folder = Path(self._folder)
+        return lambda: _labelledToFit(folder)
+
     # ---- inside
 
     @property
@@ -137,3 +147,17 @@ class TrainingCases:
 
     def _onTyped(self, _path: str) -> None:
         self._onChanged()
+
+
+def _labelledToFit(folder: Path) -> int:
+    """How many cases of a folder there are to learn from, as the commands choose them.
+
+    :raises PpcmiError: if there are none.
+    """
+    from ppcmi.data_folders import find_cases, of_fold
+    from ppcmi.errors import UsageError
+
+    count = sum(case.label is not None for case in of_fold(find_cases(folder), "train"))
+    if not count:
+        raise UsageError(_("The folder has no labelled case to learn from; look into its labels and its split.csv."))
+    return count

@@ -9,7 +9,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from PPCMISegmentLib.ChildProcess import ChildFailedError, commandSteps
+from PPCMISegmentLib.Consent import ConsentQuestion
 from PPCMISegmentLib.DeviceSelector import DeviceSelector
+from PPCMISegmentLib.LearningTogether import LearningTogether, networkLeaving
 from PPCMISegmentLib.SiteSection import BAD, GOOD, SiteContext, SiteSection, sentenceFor
 from PPCMISegmentLib.TrainingCases import CommandSteps, TrainingCases
 from PPCMISegmentLib.TrainingPlot import TrainingPlot
@@ -17,6 +19,7 @@ from PPCMISegmentLib.TrainingReport import TrainingReport, progressText, stageNa
 
 if TYPE_CHECKING:
     from ppcmi.site import TaskProfile
+    from ppcmi.what_leaves import NetworkLeaving
 
 
 class TrainingSection(SiteSection):
@@ -28,6 +31,8 @@ class TrainingSection(SiteSection):
         self._plot = TrainingPlot()
         self._report = TrainingReport(self.ui.reportTable, self.ui.legendLabel)
         self.cases = TrainingCases(self.ui, context, self.showState)
+        self._together, self._consent = LearningTogether(self.ui), ConsentQuestion(context.site)
+        self._sharing = False
         self._device = DeviceSelector(self.ui.deviceSelector, context.settings)
         for effort, text in (
             ("0.25", _("Short, a quarter of usual")),
@@ -40,6 +45,8 @@ class TrainingSection(SiteSection):
         self.ui.trainButton.connect("clicked()", self.onTrainButton)
         self.ui.refineButton.connect("clicked()", self.onRefineButton)
         self.ui.validateButton.connect("clicked()", self.onValidateButton)
+        self.ui.gatherButton.connect("clicked()", self.onGatherButton)
+        self.ui.withdrawNetworkButton.connect("clicked()", self.onWithdrawNetworkButton)
         self.ui.publishButton.connect("clicked()", self.onPublishButton)
         self.ui.cancelButton.connect("clicked()", self.onCancelButton)
 
@@ -97,12 +104,14 @@ class TrainingSection(SiteSection):
         # A member gets the codec by itself; who trains it must have done so.
         usable = part is not None and hasCases and (not trains or part.codec_path.exists())
         self.ui.refineButton.enabled = self.ui.validateButton.enabled = usable
+        self._together.show(part, free=free)
 
     def _onChosen(self, _index: int) -> None:
         part = self._part()
         if part is not None:
             self.context.settings.keep("task", part.task.name)
         self._report.clear()
+        self._together.forget()
         self.showMessage("")
         self.cases.show(part)
         self.showState()
@@ -131,8 +140,33 @@ class TrainingSection(SiteSection):
         self._run(command, self.cases.fittingSteps, _("Codec"))
 
     def onRefineButton(self) -> None:
-        """Fit the site's decoder."""
-        self._run(["codec", "refine", *self._fittingOptions()], self.cases.fittingSteps, _("Decoder"))
+        """Fit the site's decoder, alone or, after asking, together with the other members."""
+        part = self._part()
+        if part is None or self.busy:
+            return
+        if not self._together.isWanted(part):
+            self._refine()
+            return
+        try:
+            count = self.cases.fittingCount(part)
+        except Exception as error:
+            self.showError(error)
+            return
+        self.work(_("Looking at what would leave..."), lambda: networkLeaving(part.task, count), self._refineIfAgreed)
+
+    def _refineIfAgreed(self, leaving: NetworkLeaving) -> None:
+        try:
+            agreed = self._consent.agreedToShareNetwork(leaving)
+        except Exception as error:
+            self.showError(error)
+            return
+        if agreed:
+            self._refine(self._together.words(leaving))
+        else:
+            self.showMessage(_("Nothing was sent, and nothing was trained."))
+
+    def _refine(self, together: Sequence[str] = ()) -> None:
+        self._run(["codec", "refine", *self._fittingOptions(), *together], self.cases.fittingSteps, _("Decoder"))
 
     def onValidateButton(self) -> None:
         """Score the newest model."""
@@ -148,13 +182,32 @@ class TrainingSection(SiteSection):
             ),
             _("Publish anyway"),
         ):
-            self._run(["codec", "publish", "--publish-anyway"], lambda words, _part: commandSteps(words))
+            self._run(["codec", "publish", "--publish-anyway"], _withoutCases)
+
+    def onGatherButton(self) -> None:
+        """Take the mean of the members' networks as the site's decoder."""
+        self._run(["network", "gather"], _withoutCases)
+
+    def onWithdrawNetworkButton(self) -> None:
+        """Take the site's network back, after asking."""
+        if slicer.util.confirmOkCancelDisplay(
+            _(
+                "Take this site's network back from the server? Members that have it keep it, and what they learned "
+                "from it; others do not get it any more."
+            ),
+            _("Take back ours"),
+        ):
+            self._run(["network", "withdraw"], _withoutCases)
 
     def onCancelButton(self) -> None:
         """End the child; nothing it would have replaced has changed."""
         self._steps.cancel()
         self._finish()
-        self.showMessage(_("Cancelled; what there was before is as it was."))
+        self.showMessage(
+            _("Cancelled; the decoder is as it was. A network that was sent by now stays, until you take it back.")
+            if self._sharing
+            else _("Cancelled; what there was before is as it was.")
+        )
 
     def _deviceOptions(self) -> list[str]:
         return ["--device", self._device.chosen]
@@ -180,6 +233,7 @@ class TrainingSection(SiteSection):
         if title is not None:
             self._plot.start(f"{title}: {part.task.title}")
         self._report.clear()
+        self._sharing = "--together" in command
         words = [*command, "--task", part.task.name, "--site", str(self.context.site.folder)]
         try:
             steps = stepsOf(words, part)
@@ -243,6 +297,11 @@ class TrainingSection(SiteSection):
         self.cases.setEditable(True)
         self.cases.show(self._part())
         self.showState()
+
+
+def _withoutCases(words: Sequence[str], _part: TaskProfile) -> CommandSteps:
+    """Run a command that needs no cases."""
+    return commandSteps(words)
 
 
 def _inWords(part: TaskProfile) -> str:

@@ -1,0 +1,62 @@
+"""Learning together with the consortium's other members: its widgets, and what would leave for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppcmi.site import TaskProfile
+    from ppcmi.task import Task
+    from ppcmi.what_leaves import NetworkLeaving
+
+
+class LearningTogether:
+    """Whether to learn together is chosen anew every time, as something leaves: nothing of it is remembered.
+
+    :param ui: with togetherCheckBox, waitForSpinBox, membersRow and withdrawNetworkButton.
+    """
+
+    def __init__(self, ui: Any) -> None:
+        self.ui = ui
+        self._can = False
+        ui.togetherCheckBox.connect("toggled(bool)", self._showWaiting)
+
+    def show(self, part: TaskProfile | None, *, free: bool) -> None:
+        """Show the widgets where members can share networks; ``free`` if no command runs."""
+        self._can = part is not None and part.learns_together
+        self.ui.togetherCheckBox.visible = self._can
+        self._showWaiting(self.ui.togetherCheckBox.checked)
+        self.ui.membersRow.visible = self._can and free
+        self.ui.withdrawNetworkButton.enabled = self._can and part.network_path.exists()
+
+    def forget(self) -> None:
+        """Choose the site's own network alone."""
+        self.ui.togetherCheckBox.checked = False
+        self.ui.waitForSpinBox.value = 0
+
+    def isWanted(self, part: TaskProfile) -> bool:
+        """Whether the user wants to learn together."""
+        return part.learns_together and self.ui.togetherCheckBox.checked
+
+    def words(self, leaving: NetworkLeaving) -> list[str]:
+        """Options of a refinement whose user agreed to exactly this."""
+        waiting = ["--wait-for", str(self.ui.waitForSpinBox.value)]
+        return ["--together", "--rounds", str(leaving.rounds), *waiting, "--agreed"]
+
+    def _showWaiting(self, checked: bool) -> None:
+        self.ui.waitForSpinBox.visible = self._can and checked
+
+
+def networkLeaving(task: Task, countCases: Callable[[], int]) -> NetworkLeaving:
+    """What leaves for the other members; it loads torch, so it is for the background.
+
+    :param countCases: how many labelled cases there are to learn from.
+    :raises PpcmiError: if there are none.
+    """
+    from ppcmi.cli.network import USUAL_ROUNDS
+    from ppcmi.codec.trained_network import network_bytes
+    from ppcmi.what_leaves import NetworkLeaving
+
+    cases = countCases()
+    return NetworkLeaving(task.identity, cases, USUAL_ROUNDS, network_bytes(task, cases))
