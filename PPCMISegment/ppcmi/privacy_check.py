@@ -26,7 +26,8 @@ from ppcmi.site import TaskProfile, make_private_folder
 from ppcmi.strict_json import parse_object
 from ppcmi.wording import counted
 
-FORMAT, EARLIER, FIRST = "ppcmi-privacy-check/3", "ppcmi-privacy-check/2", "ppcmi-privacy-check/1"
+FORMAT, FIRST = "ppcmi-privacy-check/4", "ppcmi-privacy-check/1"
+EARLIER = ("ppcmi-privacy-check/2", "ppcmi-privacy-check/3")
 FOLDER = "privacy-checks"
 LARGEST_BYTES = 1 << 20
 
@@ -80,6 +81,9 @@ class CheckedProfile:
     :param unaided_ssim: of the best that knew no slice of this site.
     :param chance_ssim: what drawing the mean slice gives, for which nothing has to be seen.
     :param numbers_a_slice, bytes_a_slice: of image latents that leave.
+    :param image_again: share of tries in which the server's first guess finds, among all cases of the site, the one
+        whose images come again, a little changed; None where that was not tried, or by an earlier version.
+    :param patient_again: the same for another case of a patient.
     """
 
     profile: str
@@ -94,6 +98,8 @@ class CheckedProfile:
     chance_ssim: float
     numbers_a_slice: int
     bytes_a_slice: int
+    image_again: float | None = None
+    patient_again: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ class PrivacyCheck:
 
         What an earlier version did not keep is no part of them, so that its check goes on having its name.
         """
-        said = {name: value for name, value in asdict(self).items() if value not in (None, ())}
+        said = _known(asdict(self)) | {"profiles": [_known(asdict(row)) for row in self.profiles]}
         content = json.dumps(said, sort_keys=True).encode()
         return f"{self.time} {hashlib.sha256(content).hexdigest()[:8]}"
 
@@ -228,9 +234,15 @@ def two_sentences(found: CheckedProfile, attacks: str, attacked: int) -> tuple[s
         f"and the best that knew no slice of this site {_number(found.unaided_ssim)}, where drawing the mean slice, "
         f"having seen nothing, gives {_number(found.chance_ssim)} and the slice itself 1{dice}{more}.",
         "What leaves stays personal data about health, at the server and for every member who helps it, and can be "
-        "recognized when it comes again, however unlike the pictures are: it needs the legal basis, the contracts and "
-        "the access rules that images need, and nobody here calls it anonymous.",
+        f"recognized when it comes again{_recognized_in_words(found)}, however unlike the pictures are: it needs the "
+        "legal basis, the contracts and the access rules that images need, and nobody here calls it anonymous.",
     )
+
+
+def _recognized_in_words(found: CheckedProfile) -> str:
+    tried = {"images that were sent again": found.image_again, "another case of a patient": found.patient_again}
+    shares = [f"{what} in {_number(share)} of the tries" for what, share in tried.items() if share is not None]
+    return f" (here the server's first guess found {' and '.join(shares)})" if shares else ""
 
 
 def notices(attacks: str, attacked: int, broken: Sequence[BrokenControl], could_not_see: bool | None) -> list[Notice]:
@@ -325,8 +337,13 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
+def _known(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if value not in (None, ())}
+
+
 def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: math.nan if value is None else value for name, value in row.items()}
+    none = ("image_again", "patient_again")
+    return {name: math.nan if value is None and name not in none else value for name, value in row.items()}
 
 
 def _parsed(content: bytes) -> PrivacyCheck | None:
@@ -334,7 +351,7 @@ def _parsed(content: bytes) -> PrivacyCheck | None:
     written = document.pop("format")
     if written == FIRST:
         return None
-    if len(content) > LARGEST_BYTES or written not in (FORMAT, EARLIER):
+    if len(content) > LARGEST_BYTES or written not in (FORMAT, *EARLIER):
         raise ValueError("another format")
     rows = [CheckedProfile(**_with_nan(row)) for row in document.pop("profiles")]
     broken = [BrokenControl(**control) for control in document.pop("broken_controls", [])]

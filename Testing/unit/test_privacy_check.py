@@ -10,6 +10,8 @@ from html import escape
 
 import pytest
 
+from ppcmi.audit.attacker import Finding
+from ppcmi.audit.attacks.linkage import REPEATS, RESENT
 from ppcmi.audit.check import check_of
 from ppcmi.audit.report_page import page
 from ppcmi.consent_log import Answer, ConsentLog
@@ -31,7 +33,7 @@ from ppcmi.scales import Profile
 from ppcmi.site import Membership, TaskProfile
 from ppcmi.task import task_to_json
 from ppcmi.what_leaves import TEXT_VERSION, Sending, consent_text, export_of_slices
-from support.audit_reports import a_report, without_protection
+from support.audit_reports import COLLUDING, KEYED, a_report, without_protection
 from support.codecs import tiny_task
 
 
@@ -93,7 +95,7 @@ def test_without_a_codec_there_is_no_check(tmp_path, a_part):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"format": "ppcmi-privacy-check/3"}', b'{"format": "other"}', b"\xff", b"{" * 5000]
+    "content", [b"", b"[]", b'{"format": "ppcmi-privacy-check/4"}', b'{"format": "other"}', b"\xff", b"{" * 5000]
 )
 def test_a_damaged_file_is_said_in_one_sentence(tmp_path, a_part, content):
     write_check(tmp_path, "tiny", a_check(a_part))
@@ -106,7 +108,7 @@ def test_a_check_of_the_first_version_is_none(tmp_path, a_part):
     """It does not say how many patients were attacked, and a failed gate of A10 voided all of it."""
     write_check(tmp_path, "tiny", a_check(a_part))
     path = tmp_path / FOLDER / "tiny.json"
-    path.write_text(path.read_text().replace("ppcmi-privacy-check/3", "ppcmi-privacy-check/1"))
+    path.write_text(path.read_text().replace("ppcmi-privacy-check/4", "ppcmi-privacy-check/1"))
     assert read_check(tmp_path, a_part) is None
 
 
@@ -129,6 +131,8 @@ def test_a_check_of_the_second_version_keeps_the_name_that_the_log_has(a_part):
     check = a_check(a_part, could_not_see=None)
     document = asdict(check)
     del document["broken_controls"], document["could_not_see"]
+    for row in document["profiles"]:
+        del row["image_again"], row["patient_again"]
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
     assert check.name == f"{check.time} {digest[:8]}"
 
@@ -140,6 +144,40 @@ def test_a_dice_that_was_not_measured_stays_so(tmp_path, a_part):
     assert math.isnan(kept.of_profile("coarse").dice)
     assert kept.name == check.name
     assert "Dice" not in two_sentences(kept.of_profile("coarse"), "quick", 3)[0]
+
+
+def test_a_check_of_the_third_version_does_not_know_what_is_recognized(tmp_path, a_part):
+    write_check(tmp_path, "tiny", a_check(a_part))
+    path = tmp_path / FOLDER / "tiny.json"
+    document = {**json.loads(path.read_text()), "format": "ppcmi-privacy-check/3"}
+    for row in document["profiles"]:
+        del row["image_again"], row["patient_again"]
+    path.write_text(json.dumps(document))
+    found = read_check(tmp_path, a_part).of_profile("coarse")
+    assert found.image_again is None
+    assert "first guess" not in two_sentences(found, "full", 3)[1]
+
+
+def test_how_often_the_server_recognizes_what_comes_again_is_the_best_of_its_guesses(tmp_path, a_part):
+    report = a_report()
+    for setting, kind, share in (
+        (KEYED, RESENT, 0.56),
+        (KEYED, RESENT, 0.31),
+        ("two layers, coarse; server without the codec", RESENT, 0.48),
+        (COLLUDING, RESENT, 0.99),  # a member helped: not the server by itself
+        ("two layers, coarse; network", RESENT, 0.98),
+        (KEYED, REPEATS, 0.16),
+    ):
+        report.findings.append(Finding("A9", f"{kind}, by maps", setting, "top-1", share, 0.0, 1.0, 0.02, 1.0))
+    check = check_of(report, a_part, "quick", cases=12, patients=10, seed=1)
+    write_check(tmp_path, "tiny", check)
+    found = read_check(tmp_path, a_part).of_profile("coarse")
+    assert (found.image_again, found.patient_again) == (0.56, 0.16)
+    _, second = two_sentences(found, "quick", 3)
+    assert (
+        "images that were sent again in 0.56 of the tries and another case of a patient in 0.16 of the tries" in second
+    )
+    assert "first guess" not in two_sentences(check.of_profile("minimal"), "quick", 3)[1]
 
 
 def test_checks_with_other_numbers_have_other_names(a_part):
@@ -252,7 +290,7 @@ def test_the_consent_and_its_log_name_the_check_that_was_seen(tmp_path, a_part):
     )
     entries = log.entries()
     assert [entry.privacy_check for entry in entries] == ["", check.name, None]
-    assert entries[0].text_version == TEXT_VERSION == 4
+    assert entries[0].text_version == TEXT_VERSION == 5
 
 
 def test_the_log_names_no_check_that_says_nothing_of_what_leaves(tmp_path, a_part):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from dataclasses import fields
 
+from ppcmi.audit.attacks.comparison import TOP_1
+from ppcmi.audit.attacks.linkage import ATTACK as LINKAGE
+from ppcmi.audit.attacks.linkage import REPEATS, RESENT
 from ppcmi.audit.document import AuditReport, ProfileRow
 from ppcmi.audit.metrics import SSIM
-from ppcmi.audit.settings import NO_PROTECTION
+from ppcmi.audit.settings import NO_PROTECTION, server_settings
 from ppcmi.audit.wording import YES
 from ppcmi.privacy_check import BrokenControl, CheckedProfile, PrivacyCheck, codec_digest
+from ppcmi.scales import Profile
 from ppcmi.site import TaskProfile
 
 
@@ -30,15 +35,31 @@ def check_of(
         seed=seed,
         seconds=report.seconds,
         controls_hold=not report.broken_controls(),
-        profiles=tuple(checked_profile(row) for row in report.profiles),
+        profiles=tuple(checked_profile(row, report) for row in report.profiles),
         broken_controls=broken_controls(report),
         could_not_see=could_not_see(report),
     )
 
 
-def checked_profile(row: ProfileRow) -> CheckedProfile:
-    """A profile's row as it is kept: some of its columns."""
-    return CheckedProfile(**{field.name: getattr(row, field.name) for field in fields(CheckedProfile)})
+def checked_profile(row: ProfileRow, report: AuditReport) -> CheckedProfile:
+    """A profile's row as it is kept: some of its columns, and how often the server recognizes what comes again."""
+    kept = {field.name: getattr(row, field.name) for field in fields(CheckedProfile) if hasattr(row, field.name)}
+    return CheckedProfile(
+        **kept, image_again=_first_guess(row, report, RESENT), patient_again=_first_guess(row, report, REPEATS)
+    )
+
+
+def _first_guess(row: ProfileRow, report: AuditReport, kind: str) -> float | None:
+    """The best of the server's ways to link cases (A9); None if none was tried or could be measured."""
+    tried = [
+        found.value
+        for found in report.findings
+        if (found.attack, found.measure) == (LINKAGE, TOP_1)
+        and found.title.startswith(kind)
+        and found.setting in server_settings(Profile(row.profile))
+        and not math.isnan(found.value)
+    ]
+    return max(tried, default=None)
 
 
 def broken_controls(report: AuditReport) -> tuple[BrokenControl, ...]:

@@ -201,7 +201,7 @@ def _trade_off(report: AuditReport) -> str:
 
 def _sentences(report: AuditReport) -> str:
     attacks, attacked = _attacks(report), _attacked(report)
-    found = [(row.profile, *two_sentences(checked_profile(row), attacks, attacked)) for row in report.profiles]
+    found = [(row.profile, *two_sentences(checked_profile(row, report), attacks, attacked)) for row in report.profiles]
     firsts = [f"<p><b>{escape(profile).capitalize()}.</b> {escape(first)}</p>" for profile, first, _ in found]
     seconds = [f"<p>{escape(second)}</p>" for second in dict.fromkeys(second for _, _, second in found)]
     return "".join(firsts + seconds)

@@ -23,6 +23,7 @@ Scope = Literal["consortium", "site"]
 
 NOISES = (0.1, 0.5, 1.0)
 NO_PROTECTION, PUBLISHED, LINK_ALONE = "no protection", "KLT as published", "link layer alone"
+WITHOUT_CODEC, WITH_CODEC = "server without the codec", "server with the codec"
 
 _ATTACKER = 1 << 40
 """Sets the attacker's randomness apart from the site's keys, which the same seed gives."""
@@ -31,6 +32,12 @@ _ATTACKER = 1 << 40
 def two_layers(profile: Profile, noise: float = 0.0) -> str:
     """The defense's name for a privacy profile."""
     return f"two layers, {profile.value}" + (f", noise {noise:g}" if noise else "")
+
+
+def server_settings(profile: Profile) -> tuple[str, str]:
+    """The names of the rows where the server itself looks at what leaves in a privacy profile."""
+    defense = two_layers(profile)
+    return f"{defense}; {WITHOUT_CODEC}", f"{defense}; {WITH_CODEC}"
 
 
 def settings_of(
@@ -78,11 +85,11 @@ def product_settings(codec: Codec, profile: Profile, scope: Scope, noise: float 
         seen = NoisyView(noise, protect) if noise else protect
         return Setting(f"{defense}; {words}", defense, observer, profile, codec, known, fixed, seen, noise)
 
-    rows = [row(Observer.SERVER, "server without the codec", inner, known=False)]
+    rows = [row(Observer.SERVER, WITHOUT_CODEC, inner, known=False)]
     if not noise:
         rows.insert(0, row(Observer.NETWORK, "network", NetworkView(identity, inner), fixed=False))
     if scope == "consortium":
-        rows.append(row(Observer.SERVER, "server with the codec", inner))
+        rows.append(row(Observer.SERVER, WITH_CODEC, inner))
         rows.append(row(Observer.COLLUSION, "server with a member", PlainView()))
     return rows
 

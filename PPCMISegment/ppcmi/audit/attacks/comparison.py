@@ -82,7 +82,8 @@ def average_precision(comparison: Comparison) -> Tensor:
     return (precision * relevant).sum(dim=1) / relevant.sum(dim=1)
 
 
-OF_QUERIES: Mapping[str, Callable[[Comparison], Tensor]] = {"top-1": top_1, "mAP": average_precision}
+TOP_1 = "top-1"
+OF_QUERIES: Mapping[str, Callable[[Comparison], Tensor]] = {TOP_1: top_1, "mAP": average_precision}
 OF_PAIRS: Mapping[str, PairMeasure] = {"F1": best_f1, "AUC": area_under_curve}
 
 
