@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.collusion import as_the_server_sees, collusion_attacks, network_of_both, victim_and_colluder
 from benchmarks.federation import join_consortium
 from benchmarks.kept import KeptRows, show
 from benchmarks.privacy_report import AUTOENCODER, FLOOR, report
@@ -28,6 +29,7 @@ from ppcmi.audit.attack_list import Lengths, picture_attacks, scores_of
 from ppcmi.audit.attacker import Finding, ReconstructionAttack
 from ppcmi.audit.attacks.channel_map import draw as draw_plain
 from ppcmi.audit.attacks.decoder import DecoderConfig, draw, train_decoder
+from ppcmi.audit.attacks.plain_latents import Effort
 from ppcmi.audit.attacks.rehearsal import RehearsalConfig
 from ppcmi.audit.controls import check_suite
 from ppcmi.audit.dfil import diagonal_fisher_leakage
@@ -128,6 +130,21 @@ class Run:
                     self._row(
                         "attack", f"{setting.name} / {attack.name}, {attack.title}", self._attempt, setting, attack
                     )
+
+    def measure_collusion(self) -> None:
+        """The server and a member where every site has a codec and an inner key of its own: A8 by the adapters."""
+        nets, profile = self.networks, Profile.COARSE
+        effort = Effort(self.lengths.decoder, self.lengths.rehearsal, show)
+        for prefix, victim, colluder in (
+            ("", nets.minimized, nets.minimized_surrogate),
+            (f"{AUTOENCODER} ", nets.autoencoder, nets.surrogate),
+        ):
+            sites = victim_and_colluder(victim, colluder, profile)
+            kept = self._file(f"umn-scope-site-{victim.preset}")
+            umn = network_of_both(sites, self.subjects, profile, kept)
+            setting = as_the_server_sees(sites[0], profile, prefix)
+            for attack in collusion_attacks(umn, *sites, effort):
+                self._row("attack", f"{setting.name} / {attack.name}, {attack.title}", self._attempt, setting, attack)
 
     def measure_scores(self) -> None:
         """Attacks that end in numbers."""
@@ -292,6 +309,7 @@ def _document(findings: Sequence[Finding]) -> dict[str, Any]:
 
 PARTS = {
     "use": Run.measure_use,
+    "collusion": Run.measure_collusion,
     "attacks": lambda run: run.measure_attacks(learned=False),
     "scores": Run.measure_scores,
     "rest": Run.measure_rest,
