@@ -69,6 +69,12 @@ class FitReport:
     seconds: float
     share: float = 1.0
 
+    @property
+    def seconds_left(self) -> float:
+        """How long the training takes still, at this epoch's pace; infinite where nothing is known of it yet."""
+        epochs_left = self.epochs - (self.epoch - 1 + self.share)
+        return self.seconds / self.share * epochs_left if self.share else math.inf
+
 
 Report = Callable[[FitReport], None]
 """Called after each epoch, and within one about every second. May raise CancelledError to end the training."""

@@ -1,12 +1,14 @@
 """The training loop's reports, which let a person see how far it is and end it."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from ppcmi import fitting
 from ppcmi.errors import CancelledError, TrainingError
-from ppcmi.fitting import FitConfig, fit
+from ppcmi.fitting import FitConfig, FitReport, fit
 
 
 def train(report, *, epochs=2, items=12, scale=1.0):
@@ -53,3 +55,16 @@ def test_training_can_be_cancelled_within_an_epoch(monkeypatch):
 def test_a_loss_that_is_no_number_is_an_error_that_says_what_to_do():
     with pytest.raises(TrainingError, match="learning rate"):
         train(fitting.ignore_report, scale=float("inf"))
+
+
+def test_rounds_are_one_course_of_the_learning_rate():
+    runs = FitConfig(epochs=12, minimum_steps=120).rounds(4)
+    assert [run.part for run in runs] == [(0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)]
+    assert all((run.epochs, run.minimum_steps) == (3, 30) for run in runs)
+
+
+def test_a_training_says_how_long_it_takes_still():
+    half = FitReport("x", epoch=2, epochs=4, loss=0.1, score=None, seconds=5.0, share=0.5)
+    assert half.seconds_left == 25.0  # 10 s an epoch, of which 2.5 are left
+    assert FitReport("x", epoch=4, epochs=4, loss=0.1, score=None, seconds=9.0).seconds_left == 0.0
+    assert FitReport("x", epoch=1, epochs=4, loss=0.1, score=None, seconds=0.0, share=0.0).seconds_left == math.inf

@@ -159,9 +159,3 @@ def test_what_is_cut_off_or_of_another_codec_is_refused(codec):
             TrainedNetwork.from_bytes(content[:cut], codec)
     with pytest.raises(CodecError, match="another codec"):
         TrainedNetwork.from_bytes(content, Codec(tiny_task(), "autoencoder"))
-
-
-def test_rounds_are_one_course_of_the_learning_rate():
-    runs = FitConfig(epochs=12, minimum_steps=120).rounds(4)
-    assert [run.part for run in runs] == [(0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)]
-    assert all((run.epochs, run.minimum_steps) == (3, 30) for run in runs)

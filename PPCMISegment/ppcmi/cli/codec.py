@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from ppcmi.session import LinkOptions, open_link
 from ppcmi.shared_networks import require_sharing
 from ppcmi.site import TaskProfile
 from ppcmi.task import Task
-from ppcmi.wording import counted
+from ppcmi.wording import about, counted
 
 
 def add_parsers(groups: Groups) -> None:
@@ -277,7 +278,8 @@ def _report_to(console: Console) -> Report:
         score = "" if report.score is None else f", score {report.score:.3f}"
         epoch, loss = f"epoch {report.epoch}/{report.epochs}", f"loss {report.loss:.4f}"
         share = "" if report.share == 1 else f" {report.share:.0%}"
-        text = f"{report.stage}: {epoch}{share}, {loss}{score}, {report.seconds:.0f} s"
+        left = f", {about(report.seconds_left)} left in this part" if 1 <= report.seconds_left < math.inf else ""
+        text = f"{report.stage}: {epoch}{share}, {loss}{score}, {report.seconds:.0f} s{left}"
         console.measured("fit", asdict(report), text, last=report.epoch == report.epochs and report.share == 1)
 
     return show
