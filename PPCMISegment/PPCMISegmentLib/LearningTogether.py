@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class LearningTogether:
     """Whether to learn together is chosen anew every time, as something leaves: nothing of it is remembered.
 
-    :param ui: with togetherCheckBox, waitForSpinBox, membersRow and withdrawNetworkButton.
+    :param ui: with togetherCheckBox, waitForSpinBox and membersRow.
     """
 
     def __init__(self, ui: Any) -> None:
@@ -28,7 +28,6 @@ class LearningTogether:
         self.ui.togetherCheckBox.visible = self._can
         self._showWaiting(self.ui.togetherCheckBox.checked)
         self.ui.membersRow.visible = self._can and free
-        self.ui.withdrawNetworkButton.enabled = self._can and part.network_path.exists()
 
     def forget(self) -> None:
         """Choose the site's own network alone."""

@@ -90,7 +90,8 @@ class TrainingCases:
             count = len(selection.cases) - len(selection.apart)
             return lambda: count
         folder = Path(self._folder)
-        return lambda: _labelledToFit(folder)
+        without = _("The folder has no labelled case to learn from; look into its labels and its split.csv.")
+        return lambda: _labelledToFit(folder, without)
 
     # ---- inside
 
@@ -149,9 +150,10 @@ class TrainingCases:
         self._onChanged()
 
 
-def _labelledToFit(folder: Path) -> int:
+def _labelledToFit(folder: Path, without: str) -> int:
     """How many cases of a folder there are to learn from, as the commands choose them.
 
+    :param without: what to say if there are none; Qt translates on the main thread only.
     :raises PpcmiError: if there are none.
     """
     from ppcmi.data_folders import find_cases, of_fold
@@ -159,5 +161,5 @@ def _labelledToFit(folder: Path) -> int:
 
     count = sum(case.label is not None for case in of_fold(find_cases(folder), "train"))
     if not count:
-        raise UsageError(_("The folder has no labelled case to learn from; look into its labels and its split.csv."))
+        raise UsageError(without)
     return count

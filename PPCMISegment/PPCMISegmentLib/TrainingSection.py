@@ -185,8 +185,18 @@ class TrainingSection(SiteSection):
             self._run(["codec", "publish", "--publish-anyway"], _withoutCases)
 
     def onGatherButton(self) -> None:
-        """Take the mean of the members' networks as the site's decoder."""
-        self._run(["network", "gather"], _withoutCases)
+        """Take the mean of the members' networks as the site's decoder, after asking where it has one of its own."""
+        part = self._part()
+        if part is None:
+            return
+        if not part.decoder_path.exists() or slicer.util.confirmOkCancelDisplay(
+            _(
+                "This site has a decoder of its own. Put the mean of the members' networks in its place? No cases are "
+                "asked whether that is better; Refine decoder does."
+            ),
+            _("Take members' networks"),
+        ):
+            self._run(["network", "gather"], _withoutCases)
 
     def onWithdrawNetworkButton(self) -> None:
         """Take the site's network back, after asking."""

@@ -47,9 +47,19 @@ class FitConfig:
         return replace(self, epochs=epochs, minimum_steps=minimum_steps)
 
     def rounds(self, count: int) -> list[FitConfig]:
-        """The same run cut into ``count`` runs of the same length, one learning rate's course over all of them."""
-        each = self.scaled(1 / count)
-        return [replace(each, part=(number / count, (number + 1) / count)) for number in range(count)]
+        """The same run cut into ``count`` runs, or as many as it has epochs, with one course of the learning rate."""
+        count = min(count, self.epochs)
+        cuts = [round(number * self.epochs / count) for number in range(count + 1)]
+        steps = [round(self.minimum_steps * cut / self.epochs) for cut in cuts]
+        return [
+            replace(
+                self,
+                epochs=cuts[number + 1] - cuts[number],
+                minimum_steps=steps[number + 1] - steps[number],
+                part=(cuts[number] / self.epochs, cuts[number + 1] / self.epochs),
+            )
+            for number in range(count)
+        ]
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ppcmi import among_members
 from ppcmi.client import NOT_FOUND, ServerClient
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.trained_network import TrainedNetwork
+from ppcmi.connection_errors import OffProtocolError
 from ppcmi.errors import (
     BundleError,
     CodecError,
     ConnectionFailedError,
     KeyMismatchError,
+    PpcmiError,
     ServerRefusedError,
     UsageError,
 )
@@ -27,6 +29,7 @@ from ppcmi.wording import counted
 
 MAGIC = b"PPCMI-N1"
 POLL_S = 5.0
+TOO_MANY = 429
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,20 @@ def require_sharing(part: TaskProfile) -> None:
 
 
 def list_shared(client: ServerClient, part: TaskProfile) -> list[SharedBy]:
-    """Members that share a network with the consortium's present codec, this site included."""
-    return [
-        SharedBy(
-            str(found.get("site_id", "")),
-            printable(str(found.get("site_name", ""))),
-            str(found.get("shared", "")),
-            str(found.get("version", "")),
-        )
-        for found in client.networks(part.task.name)
-    ]
+    """Members that share a network with the consortium's present codec, this site included.
+
+    :raises OffProtocolError: if a member is there twice: it would count twice in every mean.
+    """
+    try:
+        found = [
+            SharedBy(*(str(item[name]) for name in ("site_id", "site_name", "shared", "version")))
+            for item in client.networks(part.task.name)
+        ]
+    except (KeyError, TypeError) as error:
+        raise OffProtocolError from error
+    if len({member.site_id for member in found}) != len(found):
+        raise OffProtocolError
+    return [replace(member, site_name=printable(member.site_name)) for member in found]
 
 
 def share(client: ServerClient, part: TaskProfile, site_id: str, network: TrainedNetwork) -> None:
@@ -91,7 +98,7 @@ def fetch(client: ServerClient, part: TaskProfile, member: SharedBy, codec: Code
 class Telling:
     """Who is told what happens between two rounds.
 
-    :param keep: is given every network that this site trained, before it is shared.
+    :param keep: is given the network of this site's last round, before it is shared.
     :param remark: is given sentences: whose network was left out, what could not be sent.
     :param progress: is told for whom a round waits.
     """
@@ -101,15 +108,27 @@ class Telling:
     progress: Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """For whom a round waits.
+
+    :param members: a round begins once so many others have shared since the one before, ...
+    :param longest_s: ... or after so many seconds; those who did not come then are awaited no longer.
+    :param pause: sleeps for so many seconds.
+    :param clock: seconds that only grow.
+    """
+
+    members: int = 0
+    longest_s: float = 1800.0
+    pause: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+
+
 class ConsortiumMembers:
     """The other members of a task's consortium, behind the server; :class:`~ppcmi.codec.together.Members`.
 
     Once training has begun, a server that cannot be reached ends nothing: a round goes on with the networks before.
-
-    :param shares: whether this site gives the others its network, too.
-    :param wait_for: a round begins once so many others have shared since the one before, ...
-    :param longest_wait_s: ... or after so many seconds, once; then no round waits any longer.
-    :param pause: sleeps for so many seconds.
+    One that refuses, as it has another codec by now, is not asked again.
     """
 
     def __init__(
@@ -119,80 +138,104 @@ class ConsortiumMembers:
         site_id: str,
         codec: Codec,
         telling: Telling,
-        *,
-        shares: bool,
-        wait_for: int = 0,
-        longest_wait_s: float = 1800.0,
-        pause: Callable[[float], None] = time.sleep,
+        waiting: Waiting | None = None,
     ) -> None:
         self._client, self._part, self._site_id, self._codec = client, part, site_id, codec
-        self._telling, self._shares, self._pause = telling, shares, pause
-        self._wanted, self._longest_s = wait_for, longest_wait_s
-        self._begun = False
+        self._telling, self._waiting = telling, waiting or Waiting()
+        self._awaited = self._waiting.members
+        self._rounds = 0
+        self._cut_off = False
         self._networks: dict[SharedBy, TrainedNetwork] = {}
+        self._unusable: set[SharedBy] = set()
         self._at_first: frozenset[SharedBy] = frozenset()
-
-    @property
-    def names(self) -> list[str]:
-        """Of the members whose networks were last read."""
-        return [member.site_name for member in self._networks]
 
     def networks(self) -> Sequence[TrainedNetwork]:
         """The newest network of each other member.
 
         Between rounds it waits for as many members as it shall, so that all learn from each other's last round. A
-        network that cannot be used is left out, and the user is told.
+        network that cannot be used is left out, and the user is told, once.
         """
+        if self._cut_off:
+            return list(self._networks.values())
         try:
-            self._networks = self._read(self._awaited() if self._begun else self._others())
-            if not self._begun:
-                self._at_first = frozenset(self._networks)
+            self._networks = self._read(self._once_shared() if self._rounds else self._others())
         except (ConnectionFailedError, ServerRefusedError) as error:
-            if not self._begun:
+            if not self._rounds:
                 raise
-            self._telling.remark(f"The members' networks are those of the round before: {error}")
+            self._go_on(error, "The members' networks are those of the round before")
+        if not self._rounds:
+            self._at_first = frozenset(self._networks)
         return list(self._networks.values())
 
     def share(self, network: TrainedNetwork) -> None:
-        """Keep the network, and leave it for the others if this site shares."""
-        self._begun = True
-        self._telling.keep(network)
-        if not self._shares:
+        """Leave this site's network for the others; the last one is kept here first."""
+        self._rounds += 1
+        if network.last:
+            self._telling.keep(network)
+        if self._cut_off:
             return
         try:
             share(self._client, self._part, self._site_id, network)
         except (ConnectionFailedError, ServerRefusedError) as error:
-            self._telling.remark(f"This round's network was not shared: {error}")
+            self._go_on(error, "This round's network was not shared")
+
+    def left_out(self, network: TrainedNetwork) -> None:
+        """Tell the user whose network spoils the mean."""
+        for name in self.names_of([network]):
+            self._telling.remark(
+                f"The network of {name} is left out: with it, this site's own cases come out far worse."
+            )
+
+    def names_of(self, networks: Sequence[TrainedNetwork]) -> list[str]:
+        """The members whose networks these are."""
+        known = [id(network) for network in networks]
+        return [member.site_name for member, network in self._networks.items() if id(network) in known]
+
+    def _go_on(self, error: PpcmiError, what: str) -> None:
+        self._telling.remark(f"{what}: {error}")
+        # Asked too often or while it is busy, a server says so after all of the client's patience; nothing is wrong.
+        if isinstance(error, ServerRefusedError) and error.status < 500 and error.status != TOO_MANY:
+            self._cut_off = True
+            self._telling.remark("The training goes on without the other members.")
 
     def _others(self) -> list[SharedBy]:
         return [member for member in list_shared(self._client, self._part) if member.site_id != self._site_id]
 
-    def _awaited(self) -> list[SharedBy]:
+    def _once_shared(self) -> list[SharedBy]:
         """The others, once enough of them have shared since the last time or will not share again."""
-        waited = 0.0
+        began = self._waiting.clock()
         while True:
             found = self._others()
-            ready = sum(map(self._need_not_be_awaited, found))
-            if ready >= self._wanted:
+            ready = sum(map(self._is_ready, found))
+            if ready >= self._awaited:
                 return found
-            if waited >= self._longest_s:
-                self._telling.remark(f"Of {counted(self._wanted, 'other member')} {ready} shared in time; going on.")
-                self._wanted = 0
+            if self._waiting.clock() - began >= self._waiting.longest_s:
+                self._telling.remark(f"Of {counted(self._awaited, 'other member')} {ready} shared in time; going on.")
+                self._awaited = ready
                 return found
-            self._telling.progress(f"waiting for other members' networks, {ready} of {self._wanted} are there")
-            self._pause(POLL_S)
-            waited += POLL_S
+            self._telling.progress(f"waiting for other members' networks, {ready} of {self._awaited} are there")
+            self._waiting.pause(POLL_S)
 
-    def _need_not_be_awaited(self, member: SharedBy) -> bool:
+    def _is_ready(self, member: SharedBy) -> bool:
+        """Whether nobody need wait for a member, by the newest that it shared."""
+        if member in self._unusable:
+            return False
         known = self._networks.get(member)
-        return known is None or (known.last and member not in self._at_first)
+        if known is None:
+            return True
+        if member in self._at_first:  # of an earlier time, or of a training that began before this one
+            return self._rounds == 1 and not known.last
+        return known.last
 
     def _read(self, members: Sequence[SharedBy]) -> dict[SharedBy, TrainedNetwork]:
         read = {}
         for member in members:
+            if member in self._unusable:
+                continue
             try:
                 network = self._networks.get(member) or fetch(self._client, self._part, member, self._codec)
             except (BundleError, CodecError, KeyMismatchError) as error:
+                self._unusable.add(member)
                 self._telling.remark(f"The network of {member.site_name} is left out: {error}")
                 continue
             if network is not None:

@@ -146,8 +146,8 @@ def network_text(leaving: NetworkLeaving) -> str:
     return "\n\n".join(
         [
             f"This site's own network, which learns from {counted(leaving.cases, 'labelled case')}, leaves {rounds} "
-            f"for the other members, {megabytes(leaving.bytes)} each time. No image, no label, no latents, no names "
-            "and no key leave with it.",
+            f"for the other members, {megabytes(leaving.bytes)} each time, and with it how many cases these were. No "
+            "image, no label, no latents, no names and no key leave with it.",
             "The server keeps it encrypted and cannot open it. Every member can: a network may tell whoever holds it "
             "whether a case was among those that it learned from, and something of how these look. A member that "
             "colludes with the server gives it away.",

@@ -39,7 +39,6 @@ from ppcmi.codec.codec import Preset as CodecPreset
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.quality import mean_dice
 from ppcmi.codec.refinement import (
-    USUAL_WEIGHT,
     RefinementConfig,
     SiteDecoder,
     choose_share,
@@ -125,11 +124,11 @@ class Run:
         """The usual codec, and members that share their networks with each other in rounds of the refinement."""
         codec, plains = self.minimized_codec()
         decoders = self._learnt_together(codec, self.sites)
-        common = decoders.pop("")
+        del decoders[""]  # every site here has labels that it learned from: see the fourth member
         self.row(TWIN + TOGETHER, lambda: self.scores(lambda s: decoders[s.name].alone(s.test.slices).argmax(dim=1)))
         members = [join_consortium(codec, Profile.COARSE, link_key=bytes([number]) * 32) for number in (1, 2, 3)]
         umn = self.networks.umn(USUAL, members, plains, replace(self.budget.umn, profile=Profile.COARSE))
-        self._together(USUAL + TOGETHER, dict(zip(SITES, members, strict=True)), umn, decoders, common)
+        self._together(USUAL + TOGETHER, dict(zip(SITES, members, strict=True)), umn, decoders, without_labels=False)
 
     def measure_fourth_member_together(self) -> None:
         """A member that nobody's labels are from, where the others learn together."""
@@ -247,18 +246,19 @@ class Run:
         members: dict[str, Member],
         umn: TrainedUmn,
         decoders: dict[str, SiteDecoder],
-        common: SiteDecoder | None = None,
+        *,
+        without_labels: bool = True,
     ) -> None:
-        """Rows of a trained consortium: as used, the server alone, and a member without labels.
+        """Rows of a trained consortium: as used, the server alone, and a site as if it had no labels of its own.
 
-        :param common: the decoder of such a member; None for the one that comes with its codec.
+        :param without_labels: whether there is such a row.
         """
         answers = {site.name: members[site.name].ask_each_case(site.test, umn).masks for site in self.sites}
         profile = umn.description.profile
         weights = {}
         for site in self.sites:
             decoder = decoders[site.name]
-            decoder.weights.setdefault(profile.value, USUAL_WEIGHT)
+            decoder.weights.setdefault(profile.value, decoder.usual_weight)
             if site.validation is not None:
                 ask = lambda latents, member=members[site.name]: member.ask(latents, umn)  # noqa: E731
                 choose_share(decoder, site.validation, ask, profile)
@@ -271,15 +271,15 @@ class Run:
             codec = decoders[site.name].codec
             return codec.decode_masks(answers[site.name], site.test.slices, profile).argmax(dim=1)
 
-        def without_labels(site: Site) -> torch.Tensor:
-            decoder = common or SiteDecoder(decoders[site.name].codec)
+        def unlabelled(site: Site) -> torch.Tensor:
+            decoder = SiteDecoder(decoders[site.name].codec)
             return decoder.decode(answers[site.name], site.test.slices, profile).argmax(dim=1)
 
         facts = {"weights": weights, "umn_gflop": umn.flops() / 1e9, "umn_parameters": umn.parameters_count}
         self.row(name, lambda: self.scores(as_used) | facts)
         self.row(f"{name}, server's part alone", lambda: self.scores(server_only))
-        if len(umn.description.codecs) == 1:
-            self.row(f"{name}, member without labels", lambda: self.scores(without_labels))
+        if without_labels and len(umn.description.codecs) == 1:
+            self.row(f"{name}, member without labels", lambda: self.scores(unlabelled))
 
     def _asked_with(
         self,

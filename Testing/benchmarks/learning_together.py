@@ -39,6 +39,9 @@ class _Neighbors:
     def share(self, network: TrainedNetwork) -> None:
         self._table.networks[self._name] = network
 
+    def left_out(self, network: TrainedNetwork) -> None:
+        print(f"  {self._name} left a network out", flush=True)
+
 
 def learn_in_step(
     codec: Codec, sites: Sequence[Site], config: RefinementConfig

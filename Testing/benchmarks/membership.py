@@ -79,8 +79,9 @@ must be caught. "mislabelled" rows are the worst case: 50 patients have each oth
 tell, and only they are asked about. The error of other patients (mean squared, of standardized mask latents; 1 is a
 network that knows nothing) is what privacy costs. DP-SGD rows: the same network, the guarantee is by patient (delta
 0.001), 5 networks each, trained as briefly as it takes to compare them. "network that a site shares" is what another
-member could tell from it: three sites learned together on all of their training cases, and one compares another's
-network with its own; the patients asked about are that site's.
+member could tell from it: three sites learned together, and one compares another's network with its own; the patients
+asked about are that site's. A member that looks at the networks of all rounds, or trains networks to compare with, may
+see more.
 
 The networks are trained briefly on few patients. A longer training remembers more, and more patients are remembered
 less; a site measures its own cases with `ppcmi audit --attacks full`.
@@ -239,10 +240,13 @@ def attack_codec(codec: Codec, other: Codec, cases: Sequence[CaseFiles], task: T
     )  # fmt: skip
 
 
-def attack_shared_networks(codec: Codec, data: Path, task: Task) -> list[Finding]:
-    """The network that site B shared last, of three sites that learned together; a member compares it with C's."""
-    sites = [load_site(data, task, name, None) for name in SITES]
-    config = RefinementConfig(rounds=ROUNDS, local=budget(task, few=False).refine)
+def attack_shared_networks(codec: Codec, data: Path, task: Task, labelled: int | None) -> list[Finding]:
+    """The network that site B shared last, of three sites that learned together; a member compares it with C's.
+
+    :param labelled: cases that each site learns from, None for all.
+    """
+    sites = [load_site(data, task, name, labelled) for name in SITES]
+    config = RefinementConfig(rounds=ROUNDS, local=budget(task, few=labelled is not None).refine)
     networks = learn_in_step(codec, sites, config)[1]
 
     def of_site(name: str) -> LocalNetwork:
@@ -256,12 +260,14 @@ def attack_shared_networks(codec: Codec, data: Path, task: Task) -> list[Finding
 
     def part(*folds: str) -> tuple[SliceSet, Tensor]:
         chosen = [place for place, case in enumerate(own) if case.fold in folds]
+        if "train" in folds and labelled is not None:
+            chosen = chosen[:labelled]
         cases = thin(read_slice_set([own[place] for place in chosen], task), SLICES_A_CASE)
         return cases, torch.tensor([number[names[place]] for place in chosen])
 
     return measure_network_membership(
         of_site("B"), [of_site("C")], part("train"), part("val", "test"), SEED,
-        setting=f"network that a site shares, {ROUNDS} rounds",
+        setting=f"network that a site shares, {labelled or 'all'} labelled cases",
     )  # fmt: skip
 
 
@@ -311,7 +317,8 @@ def main() -> int:
     if "codec" in options.rows:
         _keep(attack_codec(codec, find_codec("B", cases, task, folder), cases, task))
     if "shared" in options.rows:
-        _keep(attack_shared_networks(codec, options.data, task))
+        for labelled in (None, 20, 5):
+            _keep(attack_shared_networks(codec, options.data, task, labelled))
     pools = read_pools([case for case in cases if case.site != "A"], task, member)
     run = Run(*pools, member, options.store)
     usual = "server's network, coarse"

@@ -110,11 +110,11 @@ def _learn_together(a, b, c, own):
     c("network", "gather", *task, code=10)  # nobody shares one yet
     b("network", "share", *task, code=10)  # it has none: it refined on its own
     first = a("codec", "refine", *own[a], *TINY, "--together", "--rounds", "2")
-    assert "No other member shares a network yet" in first
+    assert "No other member's network was there to use" in first
     second = b(
         "codec", "refine", *own[b], *TINY, "--together", "--rounds", "2", "--wait-for", "1", "--wait-minutes", "0"
     )
-    assert "The mean with the network of Hospital A" in second
+    assert "Hospital A" in second  # used, or left out as the cases of B show it
     assert "Hospital A" in c("network", "show", *task)
     gathered = c("network", "gather", *task)
     assert "Hospital A and Hospital B" in gathered

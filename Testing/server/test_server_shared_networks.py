@@ -187,16 +187,16 @@ def test_one_replaced_in_the_very_moment_it_is_asked_for_is_not_found(server, me
     expect_problem(get_network(members[1], members[0]), 404, "not-found")
 
 
-def test_the_network_of_a_revoked_site_is_offered_to_nobody_and_stays_as_its_cohorts_do(server, members, tmp_path):
+def test_the_network_of_a_revoked_site_is_offered_to_nobody_and_its_bytes_go(server, members):
     founder, leaving = members
     share_network(founder, b"founder's")
     share_network(leaving, b"leaving's")
-    leaving.upload(leaving.write_cohort(tmp_path / "b.ppcmi", [1]))
     with server.services.database.writing() as session:
         identity.revoke_site(session, leaving.name)
     assert networks(founder) == {founder.site_id: b"founder's"}
     expect_problem(get_network(founder, leaving), 404, "not-found")
-    assert stored(server) == [b"founder's", b"leaving's"]
+    server.services.cohorts.sweep(older_than_s=-1)
+    assert stored(server) == [b"founder's"]
     founder.client.put_codec(TASK.name, b"another encrypted codec", NEXT_CODEC)
     assert stored(server) == []
 

@@ -84,7 +84,7 @@ def test_it_is_offered_where_the_members_share_a_codec_and_never_by_itself(
     assert not section.ui.togetherCheckBox.isHidden()
     assert not section.ui.membersRow.isHidden()
     assert section.ui.gatherButton.enabled
-    assert not section.ui.withdrawNetworkButton.enabled
+    assert section.ui.withdrawNetworkButton.enabled  # another workstation of the site may have shared one
     assert not section.ui.togetherCheckBox.checked
     assert section.ui.waitForSpinBox.isHidden()
     section.ui.togetherCheckBox.checked = True
@@ -227,6 +227,18 @@ def test_a_member_without_cases_takes_the_members_networks(a_tab, slicer_host, a
     assert section.ui.stateLabel.text.endswith("a decoder of this site's own.")
     assert slicer_host.dialogs.shown == []
     assert a_member_s_name in sharing(a_copied_site)
+
+
+def test_a_decoder_of_the_site_s_own_is_not_replaced_without_asking(
+    a_tab, slicer_host, a_copied_site, a_part, a_member_s_name
+):
+    a_part.decoder_path.write_bytes(b"refined before")
+    slicer_host.dialogs.answer("cancel", "ok")
+    click(slicer_host, a_tab, a_tab.training.ui.gatherButton)
+    assert a_part.decoder_path.read_bytes() == b"refined before"
+    click(slicer_host, a_tab, a_tab.training.ui.gatherButton)
+    assert "This site has a decoder of its own." in slicer_host.dialogs.texts[-1]
+    assert a_part.decoder_path.read_bytes() != b"refined before"
 
 
 def test_nobody_s_networks_are_said_to_be_nobody_s(a_tab, slicer_host, a_part):

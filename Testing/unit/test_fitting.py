@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from ppcmi import fitting
@@ -61,6 +63,17 @@ def test_rounds_are_one_course_of_the_learning_rate():
     runs = FitConfig(epochs=12, minimum_steps=120).rounds(4)
     assert [run.part for run in runs] == [(0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)]
     assert all((run.epochs, run.minimum_steps) == (3, 30) for run in runs)
+
+
+@given(epochs=st.integers(1, 60), steps=st.integers(0, 5000), count=st.integers(1, 100))
+def test_rounds_are_together_as_long_as_the_run_that_they_are_cut_from(epochs, steps, count):
+    runs = FitConfig(epochs=epochs, minimum_steps=steps).rounds(count)
+    assert len(runs) == min(count, epochs)
+    assert sum(run.epochs for run in runs) == epochs
+    assert sum(run.minimum_steps for run in runs) == steps
+    assert all(run.epochs >= 1 for run in runs)
+    assert [run.part[0] for run in runs] == [0.0, *(run.part[1] for run in runs[:-1])]
+    assert runs[-1].part[1] == 1.0
 
 
 def test_a_training_says_how_long_it_takes_still():

@@ -14,8 +14,9 @@ import pytest
 from ppcmi.client import ServerClient
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.trained_network import TrainedNetwork
+from ppcmi.connection_errors import OffProtocolError
 from ppcmi.errors import ConnectionFailedError, ServerRefusedError, UsageError
-from ppcmi.shared_networks import ConsortiumMembers, Telling, list_shared, require_sharing, share
+from ppcmi.shared_networks import ConsortiumMembers, Telling, Waiting, list_shared, require_sharing, share
 from ppcmi.site import KEY_BYTES, TaskProfile
 from ppcmi.task import task_to_json
 from support.codecs import tiny_task
@@ -31,6 +32,8 @@ class Shelf(ServerClient):
         self.kept: dict[str, tuple[bytes, str]] = {}
         self.caller = ""
         self.broken = False
+        self.refusal: ServerRefusedError | None = None
+        self.asked_while_refusing = 0
         self.puts = 0
 
     def put_network(self, task: str, encrypted: bytes, codec: str) -> None:
@@ -52,6 +55,9 @@ class Shelf(ServerClient):
         return self.kept[site_id][0]
 
     def _work(self) -> None:
+        if self.refusal is not None:
+            self.asked_while_refusing += 1
+            raise self.refusal
         if self.broken:
             raise ConnectionFailedError("The server cannot be reached.")
 
@@ -82,23 +88,40 @@ def _network(codec: Codec, *, last: bool = True, by: float = 0.0) -> TrainedNetw
 
 
 def _leave(shelf: Shelf, part: TaskProfile, site: str, network: TrainedNetwork) -> None:
-    shelf.caller = site
+    before, shelf.caller = shelf.caller, site
     share(shelf, part, site, network)
+    shelf.caller = before
 
 
 class Told(list[str]):
     """Remarks and progress, in order."""
 
 
+class Clock:
+    """Time that passes only where someone pauses; ``during`` happens at the end of each pause."""
+
+    def __init__(self, during: Callable[[int], None] = lambda number: None) -> None:
+        self.seconds = 0.0
+        self.pauses = 0
+        self._during = during
+
+    def pause(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.pauses += 1
+        self._during(self.pauses)
+
+    def now(self) -> float:
+        return self.seconds
+
+
 def _members(
-    shelf: Shelf, part: TaskProfile, codec: Codec, told: Told, pause: Callable[[float], None] = lambda _: None,
-    wait_for: int = 0,
-) -> ConsortiumMembers:  # fmt: skip
+    shelf: Shelf, part: TaskProfile, codec: Codec, told: Told, clock: Clock | None = None, wait_for: int = 0
+) -> ConsortiumMembers:
+    clock = clock or Clock()
+    waiting = Waiting(wait_for, longest_s=60, pause=clock.pause, clock=clock.now)
     shelf.caller = "me"
-    return ConsortiumMembers(
-        shelf, part, "me", codec, Telling(lambda network: None, told.append, told.append),
-        shares=True, wait_for=wait_for, longest_wait_s=60, pause=pause,
-    )  # fmt: skip
+    telling = Telling(lambda network: told.append("kept"), told.append, told.append)
+    return ConsortiumMembers(shelf, part, "me", codec, telling, waiting)
 
 
 def test_what_the_server_keeps_shows_nothing_of_the_network_and_members_read_it(shelf, codec, tmp_path):
@@ -109,8 +132,10 @@ def test_what_the_server_keeps_shows_nothing_of_the_network_and_members_read_it(
     assert kept.startswith(b"PPCMI-N1")
     assert content[200:232] not in kept
     assert b"output.bias" not in kept
-    (read,) = _members(shelf, part, codec, Told()).networks()
+    members = _members(shelf, part, codec, Told())
+    (read,) = members.networks()
     assert read.to_bytes() == content
+    assert members.names_of([read]) == ["Hospital other"]
 
 
 def test_a_site_s_own_network_is_none_of_the_others(shelf, codec, tmp_path):
@@ -128,67 +153,141 @@ def test_what_no_member_made_or_what_is_another_s_is_left_out_and_told(shelf, co
     shelf.kept["cut"] = (shelf.kept["good"][0][:-9], "v9")
     shelf.kept["empty"] = (b"", "v9")
     members = _members(shelf, part, codec, told)
-    assert len(members.networks()) == 1
-    assert members.names == ["Hospital good"]
+    assert members.names_of(members.networks()) == ["Hospital good"]
+    assert members.names_of(members.networks()) == ["Hospital good"]
+    assert len(told) == 4  # once each
     for name in ("stranger", "copied", "cut", "empty"):
         assert any(f"Hospital {name} is left out" in sentence for sentence in told), name
 
 
+def test_a_server_that_shows_a_member_twice_is_not_followed(shelf, codec, tmp_path):
+    part = _part(tmp_path)
+    _leave(shelf, part, "b", _network(codec))
+    twice = [{**item, "version": f"v{number}"} for number, item in enumerate(2 * shelf.networks("tiny"))]
+    shelf.networks = lambda task: twice  # type: ignore[method-assign]
+    with pytest.raises(OffProtocolError):
+        _members(shelf, part, codec, Told()).networks()
+
+
+def test_a_member_that_spoils_the_mean_is_named(shelf, codec, tmp_path):
+    part, told = _part(tmp_path), Told()
+    _leave(shelf, part, "b", _network(codec))
+    members = _members(shelf, part, codec, told)
+    (network,) = members.networks()
+    members.left_out(network)
+    assert told == ["The network of Hospital b is left out: with it, this site's own cases come out far worse."]
+
+
 def test_a_round_waits_for_the_others_next_networks(shelf, codec, tmp_path):
-    part, told, pauses = _part(tmp_path), Told(), []
-    _leave(shelf, part, "b", _network(codec, last=False))
-
-    def b_gets_ready(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 3:
-            _leave(shelf, part, "b", _network(codec, last=False, by=0.2))
-
-    members = _members(shelf, part, codec, told, b_gets_ready, wait_for=1)
+    part, told = _part(tmp_path), Told()
+    fresh = _network(codec, last=False, by=0.2)
+    clock = Clock(lambda number: _leave(shelf, part, "b", fresh) if number == 3 else None)
+    _leave(shelf, part, "b", _network(codec, last=True))  # of an earlier time
+    members = _members(shelf, part, codec, told, clock, wait_for=1)
     assert len(members.networks()) == 1
-    assert not pauses
+    assert clock.pauses == 0  # the first round begins with what there is
     members.share(_network(codec, last=False))
-    (fresh,) = members.networks()
-    assert len(pauses) == 3
-    assert fresh.to_bytes() == _network(codec, last=False, by=0.2).to_bytes()
-    assert told.count("waiting for other members' networks, 0 of 1 are there") == 3
+    (found,) = members.networks()
+    assert clock.pauses == 3
+    assert found.to_bytes() == fresh.to_bytes()
+    assert told == ["waiting for other members' networks, 0 of 1 are there"] * 3
+
+
+def test_the_first_round_does_not_wait_for_a_member_that_is_in_the_middle_of_its_training(shelf, codec, tmp_path):
+    """It waits for this site's first: both would stand still in turns."""
+    part, clock = _part(tmp_path), Clock()
+    _leave(shelf, part, "b", _network(codec, last=False))
+    members = _members(shelf, part, codec, Told(), clock, wait_for=1)
+    members.networks()
+    members.share(_network(codec, last=False))
+    members.networks()
+    assert clock.pauses == 0
+    members.share(_network(codec, last=False))
+    members.networks()
+    assert clock.pauses > 0
 
 
 def test_nobody_waits_for_a_member_that_has_finished_meanwhile(shelf, codec, tmp_path):
-    part, pauses = _part(tmp_path), []
-    members = _members(shelf, part, codec, Told(), pauses.append, wait_for=1)
+    part, clock = _part(tmp_path), Clock()
+    members = _members(shelf, part, codec, Told(), clock, wait_for=1)
     members.networks()
     members.share(_network(codec, last=False))
     _leave(shelf, part, "b", _network(codec, last=True))
     for _ in range(3):
         assert len(members.networks()) == 1
-    assert not pauses
+    assert clock.pauses == 0
 
 
-def test_a_member_that_never_comes_is_awaited_once(shelf, codec, tmp_path):
-    part, told, pauses = _part(tmp_path), Told(), []
-    _leave(shelf, part, "b", _network(codec, last=True))  # of an earlier time: it may well train again now
-    members = _members(shelf, part, codec, told, pauses.append, wait_for=1)
-    for _ in range(4):
-        members.networks()
-        members.share(_network(codec, last=False))
-    assert sum(pauses) == 60
-    assert [sentence for sentence in told if "in time" in sentence] == ["Of 1 other member 0 shared in time; going on."]
+def test_a_member_that_never_comes_is_awaited_once_and_the_others_still_are(shelf, codec, tmp_path):
+    part, told = _part(tmp_path), Told()
+    count = iter(range(1, 100))
+
+    def b_trains(number: int) -> None:
+        if number == 2:
+            _leave(shelf, part, "b", _network(codec, last=False, by=0.01 * next(count)))
+
+    clock = Clock(b_trains)
+    members = _members(shelf, part, codec, told, clock, wait_for=2)
+    members.networks()
+    members.share(_network(codec, last=False))
+    members.networks()
+    assert clock.seconds == 60  # c never came
+    assert "Of 2 other members 1 shared in time; going on." in told
+    members.share(_network(codec, last=False))
+    members.networks()
+    assert clock.seconds == 120  # b is awaited still, and did not come this time
+    assert "Of 1 other member 0 shared in time; going on." in told
+    members.share(_network(codec, last=False))
+    members.networks()
+    assert clock.seconds == 120
+
+
+def test_nobody_waits_for_a_network_that_cannot_be_used(shelf, codec, tmp_path):
+    part, clock = _part(tmp_path), Clock()
+    shelf.kept["broken"] = (b"PPCMI-N1", "v1")
+    members = _members(shelf, part, codec, Told(), clock, wait_for=1)
+    members.networks()
+    members.share(_network(codec, last=False))
+    members.networks()
+    assert clock.seconds == 60  # it is none of those that were waited for
 
 
 def test_a_server_that_is_gone_between_rounds_ends_nothing(shelf, codec, tmp_path):
-    part, told, kept = _part(tmp_path), Told(), []
+    part, told = _part(tmp_path), Told()
     _leave(shelf, part, "b", _network(codec, by=0.3))
-    shelf.caller = "me"
-    members = ConsortiumMembers(
-        shelf, part, "me", codec, Telling(kept.append, told.append, told.append), shares=True, pause=lambda _: None
-    )
+    members = _members(shelf, part, codec, told)
     members.networks()
     shelf.broken = True
     members.share(_network(codec))
-    assert len(kept) == 1  # what was trained is kept before it is sent
+    assert told[0] == "kept"  # before it is sent
     assert [network.to_bytes() for network in members.networks()] == [_network(codec, by=0.3).to_bytes()]
     assert any("was not shared" in sentence for sentence in told)
     assert any("of the round before" in sentence for sentence in told)
+    shelf.broken = False
+    members.share(_network(codec, last=False))
+    assert shelf.puts == 2
+
+
+def test_only_the_last_round_s_network_takes_the_place_of_the_one_before(shelf, codec, tmp_path):
+    told = Told()
+    members = _members(shelf, _part(tmp_path), codec, told)
+    members.share(_network(codec, last=False))
+    assert "kept" not in told
+    members.share(_network(codec, last=True))
+    assert told.count("kept") == 1
+
+
+def test_a_server_that_refuses_is_not_asked_again(shelf, codec, tmp_path):
+    """The founder has published another codec meanwhile: the training still ends in a decoder for the one before."""
+    part, told = _part(tmp_path), Told()
+    members = _members(shelf, part, codec, told)
+    members.networks()
+    shelf.refusal = ServerRefusedError(409, "Another codec", "Get it and refine again.")
+    for last in (False, False, True):
+        members.share(_network(codec, last=last))
+        members.networks()
+    assert shelf.asked_while_refusing == 1
+    assert sum("goes on without the other members" in sentence for sentence in told) == 1
 
 
 def test_a_server_that_is_gone_at_the_beginning_is_an_error(shelf, codec, tmp_path):

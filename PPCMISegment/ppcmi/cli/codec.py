@@ -177,8 +177,8 @@ def _refine(command: Command) -> int:
         dice = refinement.dice_by_weight
         mixed = dice[min(dice, key=lambda other: abs(other - weight))]
         console.result(
-            f"Mean Dice on the site's validation cases: {dice[0.0]:.3f} alone, {dice[1.0]:.3f} the server alone, "
-            f"{mixed:.3f} together."
+            f"Mean Dice on the site's validation cases: {dice[0.0]:.3f} without the server, "
+            f"{dice[1.0]:.3f} the server alone, {mixed:.3f} together."
         )
     console.remark(f"Next: 'ppcmi model validate --task {part.task.name} --cases FOLDER'.")
     return 0
@@ -201,11 +201,11 @@ def _fitted(
         console.remark("There are no labelled cases of fold 'val', so the server's share keeps its usual value.")
     if options.together:
         members = network.members_of(command, part, link.codec, labelled.cases)
-        own = network.earlier_network(part, link.codec)
-        decoder, together = learn_together(link.codec, labelled, validation, members, config, own=own, report=report)
-        network.show_together(console, together, members.names)
+        decoder, together = learn_together(link.codec, labelled, validation, members, config, report=report)
+        network.show_together(console, together, members.names_of(together.others))
     else:
         decoder = refine_local_network(link.codec, labelled, config, report=report)
+    decoder.save(part.decoder_path)  # with the usual share: a server that is gone now costs no training
     return decoder, fit_share(decoder, validation, lambda latents: run(map_latents(latents, link)), link.profile)
 
 

@@ -8,20 +8,19 @@ from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command, add_command, add_task
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.codec.codec import Codec
-from ppcmi.codec.refinement import SiteDecoder
+from ppcmi.codec.refinement import USUAL_WEIGHT_TOGETHER, SiteDecoder
 from ppcmi.codec.together import Together
 from ppcmi.codec.trained_network import TrainedNetwork, mean_weights, network_bytes
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.consortium import ensure_codec
-from ppcmi.errors import CodecError, SiteError, UsageError
-from ppcmi.session import own_decoder
-from ppcmi.shared_networks import ConsortiumMembers, Telling, list_shared, require_sharing, share
+from ppcmi.errors import BundleError, CodecError, KeyMismatchError, SiteError, UsageError
+from ppcmi.shared_networks import ConsortiumMembers, Telling, Waiting, fetch, list_shared, require_sharing, share
 from ppcmi.site import SiteProfile, TaskProfile
 from ppcmi.what_leaves import NetworkLeaving, network_text
 
 MOST_ROUNDS = 100
 USUAL_ROUNDS = 12
-"""As many exchanges as docs/results/accuracy.md measured to be worth it."""
+"""With 4 or 6 the members' mean came out less good, once at the end not at all (docs/results/accuracy.md, "Tried")."""
 
 
 def add_parsers(groups: Groups) -> None:
@@ -39,8 +38,8 @@ def add_parsers(groups: Groups) -> None:
         group,
         "gather",
         _gather,
-        "Take the mean of the members' networks, and of this site's if it has one, as this site's decoder; nothing is "
-        "trained, no labels are needed and nothing is sent.",
+        "Take the mean of the networks that members share, this site's included, as this site's decoder, in place of "
+        "the one it has; nothing is trained, no labels are needed and nothing is sent.",
         "ppcmi network gather --task hippocampus-mr",
     )
     add_task(parser)
@@ -48,7 +47,7 @@ def add_parsers(groups: Groups) -> None:
         group,
         "share",
         _share,
-        "Leave the network that this site trained last for the other members; the server cannot open it.",
+        "Leave the network of this site's last training together for the others: again, or where that failed.",
         "ppcmi network share --task hippocampus-mr",
     )
     add_task(parser)
@@ -100,6 +99,8 @@ def require_sensible(options: argparse.Namespace) -> None:
         raise UsageError(f"--rounds is a number from 1 to {MOST_ROUNDS}.")
     if options.wait_for < 0 or not 0 <= options.wait_minutes <= 24 * 60:
         raise UsageError("--wait-for is a number of members, --wait-minutes at most a day.")
+    if options.wait_for and not options.together:
+        raise UsageError("--wait-for is for --together; add that.")
 
 
 def members_of(command: Command, part: TaskProfile, codec: Codec, cases: int) -> ConsortiumMembers:
@@ -109,26 +110,10 @@ def members_of(command: Command, part: TaskProfile, codec: Codec, cases: int) ->
     """
     site, options = command.site(), command.options
     _say_what_leaves(command, site, part, cases=cases, rounds=options.rounds)
-    return ConsortiumMembers(
-        site.client(),
-        part,
-        site.identity.site_id,
-        codec,
-        Telling(lambda network: network.save(part.network_path), command.console.remark, command.console.progress),
-        shares=True,
-        wait_for=options.wait_for,
-        longest_wait_s=60 * options.wait_minutes,
-    )
-
-
-def earlier_network(part: TaskProfile, codec: Codec) -> TrainedNetwork | None:
-    """What the site trained last together with others; None if that was with another codec, or never."""
-    if not part.network_path.exists():
-        return None
-    try:
-        return TrainedNetwork.load(part.network_path, codec)
-    except CodecError:
-        return None
+    console = command.console
+    telling = Telling(lambda network: network.save(part.network_path), console.remark, console.progress)
+    waiting = Waiting(options.wait_for, 60 * options.wait_minutes)
+    return ConsortiumMembers(site.client(), part, site.identity.site_id, codec, telling, waiting)
 
 
 def show_together(console: Console, together: Together, names: list[str]) -> None:
@@ -141,7 +126,7 @@ def show_together(console: Console, together: Together, names: list[str]) -> Non
     }
     console.figures("together", figures)
     if not names:
-        console.result("No other member shares a network yet; this site's own is what it uses.")
+        console.result("No other member's network was there to use; this site's own is what it uses.")
         return
     found = f"The mean with the {'network' if len(names) == 1 else 'networks'} of {_listed(names)}"
     if together.dice_own is None or together.dice_mean is None:
@@ -173,16 +158,25 @@ def _gather(command: Command) -> int:
     client, part = site.client(), site.task(command.options.task)
     require_sharing(part)
     codec = ensure_codec(client, part)
-    telling = Telling(lambda network: None, console.remark, console.progress)
-    members = ConsortiumMembers(client, part, site.identity.site_id, codec, telling, shares=False)
-    own, others = earlier_network(part, codec), members.networks()
-    if not others:
+    networks, names = [], []
+    for member in list_shared(client, part):
+        try:
+            network = fetch(client, part, member, codec)
+        except (BundleError, CodecError, KeyMismatchError) as error:
+            console.remark(f"The network of {member.site_name} is left out: {error}")
+            continue
+        if network is not None and not network.last:
+            console.remark(f"The network of {member.site_name} is left out: it is in the middle of a training.")
+        elif network is not None:
+            networks.append(network)
+            names.append("this site" if member.site_id == site.identity.site_id else member.site_name)
+    if not set(names) - {"this site"}:
         raise SiteError("No other member shares a network that can be used yet; ask one to share its own.")
-    decoder = _decoder(part, codec)
-    decoder.local.load_state_dict(mean_weights(others if own is None else [own, *others]))
+    decoder = SiteDecoder(codec)
+    decoder.usual_weight = USUAL_WEIGHT_TOGETHER
+    decoder.local.load_state_dict(mean_weights(networks))
     decoder.save(part.decoder_path)
-    mine = "" if own is None else " and this site's"
-    console.result(f"This site's decoder has the mean of the networks of {_listed(members.names)}{mine}.")
+    console.result(f"This site's decoder has the mean of the networks of {_listed(names)}.")
     console.remark(f"Next: with labelled cases, 'ppcmi model validate --task {part.task.name} --cases FOLDER'.")
     return 0
 
@@ -192,9 +186,9 @@ def _share(command: Command) -> int:
     client, part = site.client(), site.task(command.options.task)
     require_sharing(part)
     codec = ensure_codec(client, part)
-    network = earlier_network(part, codec)
-    if network is None:
+    if not part.network_path.exists():
         raise SiteError("This site has no network to share yet.", command="ppcmi codec refine --together")
+    network = TrainedNetwork.load(part.network_path, codec)
     _say_what_leaves(command, site, part, cases=network.cases, rounds=1)
     share(client, part, site.identity.site_id, network)
     console.result("The other members can get this site's network now; take it back with 'ppcmi network withdraw'.")
@@ -208,14 +202,6 @@ def _withdraw(command: Command) -> int:
     site.client().withdraw_network(part.task.name)
     console.result("The server no longer has this site's network. Members that got it before keep it.")
     return 0
-
-
-def _decoder(part: TaskProfile, codec: Codec) -> SiteDecoder:
-    """The site's decoder with its shares of the server; a new one where there is none for this codec."""
-    try:
-        return own_decoder(part, codec)
-    except CodecError:
-        return SiteDecoder(codec)
 
 
 def _say_what_leaves(command: Command, site: SiteProfile, part: TaskProfile, *, cases: int, rounds: int) -> None:

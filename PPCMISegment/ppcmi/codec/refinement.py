@@ -33,6 +33,10 @@ FORMAT = "ppcmi-decoder/1"
 USUAL_WEIGHT = 0.4
 """The server's share where no validation case says better (RESULTS: 0.35 to 0.5 was best)."""
 
+USUAL_WEIGHT_TOGETHER = 0.2
+"""The same where members learned together: the site's network then knows all of their labels, as the server's does
+(docs/results/accuracy.md, "Tried")."""
+
 PRIOR_CASES = 4
 """How many validation cases it takes to count as much as the usual weight."""
 
@@ -40,21 +44,21 @@ PRIOR_CASES = 4
 class SiteDecoder(nn.Module):
     """Turns the server's mask latents into probabilities with this site's own knowledge.
 
-    :param weights: the server's share by profile name; a profile that is absent takes the usual weight.
+    :param weights: the server's share by profile name; a profile that is absent takes ``usual_weight``.
     """
 
     def __init__(self, codec: Codec, weights: dict[str, float] | None = None) -> None:
         super().__init__()
         self.codec = codec
         self.weights = dict(weights or {})
+        self.usual_weight = 1.0 if codec.follows_a_paper else USUAL_WEIGHT
         self.local = build_local_network(codec.task.slicing.channels, codec.task.classes, codec.task.slicing.size)
         self.local.load_state_dict(codec.local.state_dict())
         self.to(codec.device).eval()
 
     def weight(self, profile: Profile) -> float:
         """The server's share for ``profile``; as published it is all of it, unless the site chose otherwise."""
-        usual = 1.0 if self.codec.follows_a_paper else USUAL_WEIGHT
-        return self.weights.get(profile.value, usual)
+        return self.weights.get(profile.value, self.usual_weight)
 
     def decode(self, latents: Latents, slices: Tensor, profile: Profile) -> Tensor:
         """Standardized mask latents and slices ``(n, c, h, w)`` to probabilities ``(n, K + 1, h, w)``."""
@@ -73,7 +77,12 @@ class SiteDecoder(nn.Module):
 
         :raises WriteError: if it cannot be written.
         """
-        document = {"format": FORMAT, "codec": self.codec.fingerprint, "weights": self.weights}
+        document = {
+            "format": FORMAT,
+            "codec": self.codec.fingerprint,
+            "weights": self.weights,
+            "usual_weight": self.usual_weight,
+        }
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.local.state_dict().items()}
         write_atomically(path, safetensors.torch.save(tensors, {"ppcmi": json.dumps(document, sort_keys=True)}))
 
@@ -95,6 +104,7 @@ class SiteDecoder(nn.Module):
                     "The site's decoder belongs to another codec; refine it again.", command="ppcmi codec refine"
                 )
             decoder = cls(codec, {str(k): float(v) for k, v in document["weights"].items()})
+            decoder.usual_weight = float(document.get("usual_weight", decoder.usual_weight))
             decoder.local.load_state_dict(safetensors.torch.load(data))
         except (OSError, *DAMAGE) as error:
             raise CodecError("The site's decoder is damaged; refine it again.", command="ppcmi codec refine") from error
@@ -191,19 +201,19 @@ def choose_share(
         )
         for share in range(21)
     }
-    weight = choose_weight(dice, validation.cases)
+    weight = choose_weight(dice, validation.cases, decoder.usual_weight)
     decoder.weights[profile.value] = weight
     return Refinement(weight, dice)
 
 
-def choose_weight(dice: dict[float, float], cases: int) -> float:
+def choose_weight(dice: dict[float, float], cases: int, usual: float = USUAL_WEIGHT) -> float:
     """The share with the best Dice, drawn toward the usual one when few cases speak for it, but only as far as these
     cases show that it is no worse than the site alone.
 
     :param dice: mean Dice by the server's share; share 0 is the site alone.
     """
-    best = max(dice, key=lambda share: (dice[share], -abs(share - USUAL_WEIGHT)))
-    drawn = (cases * best + PRIOR_CASES * USUAL_WEIGHT) / (cases + PRIOR_CASES)
+    best = max(dice, key=lambda share: (dice[share], -abs(share - usual)))
+    drawn = (cases * best + PRIOR_CASES * usual) / (cases + PRIOR_CASES)
     if dice[_nearest(dice, drawn)] >= dice[0.0]:
         return drawn
     return _nearest([share for share in dice if dice[share] >= dice[0.0]], drawn)

@@ -8,6 +8,7 @@ metadata. Members average the weights of networks that went on from the same sta
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,13 @@ from ppcmi.task import Task
 FORMAT = "ppcmi-network/1"
 MOST_CASES = 1_000_000
 MAXIMUM_NETWORK_BYTES = 64 << 20
+LARGEST_VALUE = 1e4
+"""No trained network comes near it, and larger ones would spoil every mean they are in."""
+
+MOST_OF_THE_SMALLER = 3
+"""A network counts in a mean at most so many times as often as the (lower) median of all: cases are only claimed."""
+
+Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class TrainedNetwork:
     codec: str
     cases: int
     last: bool
-    weights: Mapping[str, Tensor]
+    weights: Weights
 
     @classmethod
     def of(cls, network: LocalNetwork, codec: Codec, cases: int, *, last: bool) -> TrainedNetwork:
@@ -115,23 +123,27 @@ def network_bytes(task: Task, cases: int) -> int:
 
 
 def mean_weights(networks: Sequence[TrainedNetwork]) -> dict[str, Tensor]:
-    """The mean of the networks' weights, each counting as often as it has cases.
+    """The mean of the networks' weights, each counting as often as it has cases, up to :data:`MOST_OF_THE_SMALLER`.
 
     :param networks: at least one, all of one codec.
     """
-    total = sum(network.cases for network in networks)
+    most = MOST_OF_THE_SMALLER * statistics.median_low(network.cases for network in networks)
+    counts = [min(network.cases, most) for network in networks]
     mean = {}
     for name, first in networks[0].weights.items():
-        summed = sum(
-            (network.weights[name].double() * (network.cases / total) for network in networks),
-            start=torch.zeros(first.shape, dtype=torch.float64),
-        )
+        summed = torch.zeros(first.shape, dtype=torch.float64)
+        for network, count in zip(networks, counts, strict=True):
+            summed += network.weights[name].double() * (count / sum(counts))
         mean[name] = summed.to(first.dtype)
     return mean
 
 
 def _fits(name: str, values: Tensor, expected: Tensor) -> bool:
     """Whether received values have the form of the expected ones and could be theirs."""
-    if values.shape != expected.shape or values.dtype != expected.dtype or not torch.isfinite(values).all():
+    if values.shape != expected.shape or values.dtype != expected.dtype:
+        return False
+    if values.is_floating_point() and not bool(
+        (values.abs() <= LARGEST_VALUE).all()
+    ):  # what is no number is not, either
         return False
     return not name.endswith("running_var") or bool((values >= 0).all())

@@ -9,13 +9,13 @@ import os
 import secrets
 from dataclasses import dataclass, field
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from ppcmi.errors import BundleError, SiteError, UsageError
 from ppcmi_server import audit, clock
 from ppcmi_server.access import tokens
-from ppcmi_server.database.schema import EnrolmentCode, Site, Token
+from ppcmi_server.database.schema import EnrolmentCode, SharedNetwork, Site, Token
 from ppcmi_server.errors import forbidden, not_found, unprocessable
 from ppcmi_server.storage.keys import ServerKeys
 
@@ -89,7 +89,10 @@ def renew_code(session: Session, name: str, days: float = CODE_DAYS, actor: str 
 
 
 def revoke_site(session: Session, name: str, actor: str = audit.OPERATOR) -> None:
-    """End a site's access at once: tokens and unused codes no longer work. Its cohorts stay until it withdraws them.
+    """End a site's access at once: tokens and unused codes no longer work.
+
+    Its cohorts stay until they are withdrawn, as models were trained on them; a network that it shares goes, as nobody
+    is offered it any longer.
 
     :raises SiteError: if there is no such site.
     """
@@ -99,6 +102,7 @@ def revoke_site(session: Session, name: str, actor: str = audit.OPERATOR) -> Non
     session.execute(
         update(EnrolmentCode).where(EnrolmentCode.site_id == site.id, EnrolmentCode.used.is_(None)).values(used="-")
     )
+    session.execute(delete(SharedNetwork).where(SharedNetwork.site_id == site.id))  # the sweep takes its bytes
     audit.record(session, actor, "site.revoke", site=site.id)
 
 
