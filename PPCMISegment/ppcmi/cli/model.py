@@ -124,7 +124,9 @@ def show_scores(console: Console, validation: Validation) -> None:
     console.table(["label", *headers], rows)
     if not alone:
         return
-    console.remark("'alone' is this site's own network without the server.")
+    console.remark(
+        "'alone' is this site's decoder without the server's model; it may have learned together with other members."
+    )
     together, by_itself = _means(ways, "dice")
     if together < by_itself:
         console.remark(
