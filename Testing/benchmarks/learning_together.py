@@ -11,7 +11,7 @@ import torch
 from benchmarks.federation import Site
 from benchmarks.kept import show
 from ppcmi.codec.codec import Codec
-from ppcmi.codec.refinement import RefinementConfig, SiteDecoder
+from ppcmi.codec.refinement import USUAL_WEIGHT_TOGETHER, RefinementConfig, SiteDecoder
 from ppcmi.codec.together import learn_together
 from ppcmi.codec.trained_network import TrainedNetwork, mean_weights
 
@@ -61,5 +61,6 @@ def learn_in_step(
     with torch.random.fork_rng(), ThreadPoolExecutor(len(sites)) as threads:
         decoders = dict(zip([site.name for site in sites], threads.map(learn, sites), strict=True))
     decoders[""] = SiteDecoder(codec)
+    decoders[""].usual_weight = USUAL_WEIGHT_TOGETHER
     decoders[""].local.load_state_dict(mean_weights([table.networks[site.name] for site in sites]))
     return decoders, table.networks
