@@ -148,9 +148,9 @@ def network_text(leaving: NetworkLeaving) -> str:
             f"This site's own network, which learns from {counted(leaving.cases, 'labelled case')}, leaves {rounds} "
             f"for the other members, {megabytes(leaving.bytes)} each time, and with it how many cases these were. No "
             "image, no label, no latents, no names and no key leave with it.",
-            "The server keeps it encrypted and cannot open it. Every member can: a network may tell whoever holds it "
-            "whether a case was among those that it learned from, and something of how these look. A member that "
-            "colludes with the server gives it away.",
+            "The server keeps it encrypted and cannot open it. Every member can: a network tells whoever holds it who "
+            "was among the cases that it learned from, the better the fewer these were, and perhaps something of how "
+            "they look. A member that colludes with the server gives it away.",
             "It stays on the server until another one replaces it, or until it is taken back; members that have it "
             "keep it, and what they learned from it.",
         ]
