@@ -47,15 +47,18 @@ class LearningTogether:
         self.ui.waitForSpinBox.visible = self._can and checked
 
 
-def networkLeaving(task: Task, countCases: Callable[[], int]) -> NetworkLeaving:
+def networkLeaving(task: Task, countCases: Callable[[], int], effort: float) -> NetworkLeaving:
     """What leaves for the other members; it loads torch, so it is for the background.
 
     :param countCases: how many labelled cases there are to learn from.
+    :param effort: length of the training, 1 is the usual.
     :raises PpcmiError: if there are none.
     """
-    from ppcmi.cli.network import USUAL_ROUNDS
+    from ppcmi.cli.network import USUAL_ROUNDS, rounds_of
+    from ppcmi.codec.refinement import RefinementConfig
     from ppcmi.codec.trained_network import network_bytes
     from ppcmi.what_leaves import NetworkLeaving
 
     cases = countCases()
-    return NetworkLeaving(task.identity, cases, USUAL_ROUNDS, network_bytes(task, cases))
+    rounds = rounds_of(RefinementConfig().local.scaled(effort), USUAL_ROUNDS)
+    return NetworkLeaving(task.identity, cases, rounds, network_bytes(task, cases))

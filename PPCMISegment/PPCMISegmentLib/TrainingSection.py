@@ -152,7 +152,10 @@ class TrainingSection(SiteSection):
         except Exception as error:
             self.showError(error)
             return
-        self.work(_("Looking at what would leave..."), lambda: networkLeaving(part.task, count), self._refineIfAgreed)
+        effort = float(self.ui.lengthSelector.currentData)
+        self.work(
+            _("Looking at what would leave..."), lambda: networkLeaving(part.task, count, effort), self._refineIfAgreed
+        )
 
     def _refineIfAgreed(self, leaving: NetworkLeaving) -> None:
         try:

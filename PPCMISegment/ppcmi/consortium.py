@@ -197,6 +197,9 @@ def fetch_codec(client: ServerClient, part: TaskProfile) -> Codec:
     codec = Codec.from_bytes(content)
     if codec.fingerprint != fingerprint or codec.task.identity != part.task.identity:
         raise CodecError("The codec on the server is another one than it claims to be; nothing was stored.")
+    if part.codec_path.exists():
+        for earlier in (part.decoder_path, part.network_path):  # they belonged to the codec before
+            earlier.unlink(missing_ok=True)
     write_atomically(part.codec_path, content)
     return codec
 

@@ -147,6 +147,7 @@ class ConsortiumMembers:
         self._cut_off = False
         self._networks: dict[SharedBy, TrainedNetwork] = {}
         self._unusable: set[SharedBy] = set()
+        self._spoilers: set[str] = set()
         self._at_first: frozenset[SharedBy] = frozenset()
 
     def networks(self) -> Sequence[TrainedNetwork]:
@@ -180,11 +181,13 @@ class ConsortiumMembers:
             self._go_on(error, "This round's network was not shared")
 
     def left_out(self, network: TrainedNetwork) -> None:
-        """Tell the user whose network spoils the mean."""
+        """Tell the user, once, whose network spoils the mean."""
         for name in self.names_of([network]):
-            self._telling.remark(
-                f"The network of {name} is left out: with it, this site's own cases come out far worse."
-            )
+            if name not in self._spoilers:
+                self._spoilers.add(name)
+                self._telling.remark(
+                    f"The network of {name} is left out for now: with it, this site's own cases come out far worse."
+                )
 
     def names_of(self, networks: Sequence[TrainedNetwork]) -> list[str]:
         """The members whose networks these are."""
@@ -210,7 +213,10 @@ class ConsortiumMembers:
             if ready >= self._awaited:
                 return found
             if self._waiting.clock() - began >= self._waiting.longest_s:
-                self._telling.remark(f"Of {counted(self._awaited, 'other member')} {ready} shared in time; going on.")
+                missing = counted(self._awaited - ready, "other member")
+                self._telling.remark(
+                    f"The network of {missing} did not come in time; no round waits for it any longer."
+                )
                 self._awaited = ready
                 return found
             self._telling.progress(f"waiting for other members' networks, {ready} of {self._awaited} are there")

@@ -110,20 +110,23 @@ def _learn_together(a, b, c, own):
     c("network", "gather", *task, code=10)  # nobody shares one yet
     b("network", "share", *task, code=10)  # it has none: it refined on its own
     first = a("codec", "refine", *own[a], *TINY, "--together", "--rounds", "2")
-    assert "No other member's network was there to use" in first
+    assert "No other member's network was used" in first
     second = b(
         "codec", "refine", *own[b], *TINY, "--together", "--rounds", "2", "--wait-for", "1", "--wait-minutes", "0"
     )
     assert "Hospital A" in second  # used, or left out as the cases of B show it
     assert "Hospital A" in c("network", "show", *task)
-    gathered = c("network", "gather", *task)
-    assert "Hospital A and Hospital B" in gathered
+    if "uses the mean" in second:  # of networks that hardly learned: either may come of it
+        assert "Hospital A and Hospital B" in c("network", "gather", *task)
+    else:
+        assert "the network of Hospital A." in c("network", "gather", *task)  # B's did not mix at its own site
     decoder = c.profile.task("phantom").decoder_path.read_bytes()
     c("network", "gather", *task)
     assert c.profile.task("phantom").decoder_path.read_bytes() == decoder  # again is the same
     assert "network" in b("site", "consents")
 
     b("network", "withdraw", *task)
+    assert "has no network of this site" in b("network", "withdraw", *task)
     assert "Hospital B" not in c("network", "show", *task)
     b("network", "share", *task)
     assert "Hospital B (this site)" in b("network", "show", *task)

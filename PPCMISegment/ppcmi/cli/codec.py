@@ -136,6 +136,11 @@ def _publish(command: Command) -> int:
         require_good_masks(quality)
     if part.membership.scope == "consortium":
         consortium.publish_codec(command.site().client(), part, codec)
+    if part.codec_path.exists():
+        console.remark(
+            "This codec takes the place of another: networks that members shared are gone from the server, and with it "
+            "cohorts must be exported again, and the server needs a new model."
+        )
     part.candidate_path.replace(part.codec_path)
     for earlier in (part.decoder_path, part.network_path):  # they belonged to the codec before
         earlier.unlink(missing_ok=True)
@@ -189,7 +194,7 @@ def _fitted(
 ) -> tuple[SiteDecoder, Refinement]:
     """The site's decoder as its cases, a model's answers and, if it shall, the other members make it."""
     options, console, report = command.options, command.console, _report_to(command.console)
-    config = RefinementConfig(options.seed, rounds=options.rounds if options.together else 1)
+    config = RefinementConfig(options.seed)
     config = replace(config, local=config.local.scaled(options.effort))
     if validation is None and part.membership.scope == "site":
         console.remark(
@@ -200,7 +205,8 @@ def _fitted(
     if validation is None:
         console.remark("There are no labelled cases of fold 'val', so the server's share keeps its usual value.")
     if options.together:
-        members = network.members_of(command, part, link.codec, labelled.cases)
+        config = replace(config, rounds=network.rounds_of(config.local, options.rounds))
+        members = network.members_of(command, part, link.codec, cases=labelled.cases, rounds=config.rounds)
         decoder, together = learn_together(link.codec, labelled, validation, members, config, report=report)
         network.show_together(console, together, members.names_of(together.others))
     else:

@@ -14,11 +14,15 @@ from ppcmi.codec.trained_network import TrainedNetwork, mean_weights, network_by
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import BundleError, CodecError, KeyMismatchError, SiteError, UsageError
+from ppcmi.fitting import FitConfig
 from ppcmi.shared_networks import ConsortiumMembers, Telling, Waiting, fetch, list_shared, require_sharing, share
 from ppcmi.site import SiteProfile, TaskProfile
 from ppcmi.what_leaves import NetworkLeaving, network_text
 
 MOST_ROUNDS = 100
+USUAL_WAIT = 30
+"""Minutes."""
+
 USUAL_ROUNDS = 12
 """With 4 or 6 the members' mean came out less good, once at the end not at all (docs/results/accuracy.md, "Tried")."""
 
@@ -73,19 +77,18 @@ def add_together(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--rounds",
         type=int,
-        default=USUAL_ROUNDS,
         metavar="N",
-        help=f"with --together: parts of the training, networks are exchanged after each (default: {USUAL_ROUNDS})",
+        help="with --together: parts of the training, networks are exchanged after each (default: "
+        f"{USUAL_ROUNDS}, or as many as it has epochs)",
     )
     group.add_argument(
         "--wait-for",
         type=int,
-        default=0,
         metavar="N",
         help="with --together: members that train at the same time, for whose networks every round waits (default: 0)",
     )
     group.add_argument(
-        "--wait-minutes", type=float, default=30.0, metavar="M", help="with --wait-for: at most so long (default: 30)"
+        "--wait-minutes", type=float, metavar="M", help=f"with --wait-for: at most so long (default: {USUAL_WAIT})"
     )
     parser.add_argument("--agreed", action="store_true", help=argparse.SUPPRESS)  # a window asked and keeps the answer
 
@@ -95,45 +98,65 @@ def require_sensible(options: argparse.Namespace) -> None:
 
     :raises UsageError: if a number is out of range.
     """
-    if not 1 <= options.rounds <= MOST_ROUNDS:
+    together = {"--rounds": options.rounds, "--wait-for": options.wait_for, "--wait-minutes": options.wait_minutes}
+    for name, value in together.items():
+        if value is not None and not options.together:
+            raise UsageError(f"{name} is for --together; add that.")
+    if options.rounds is not None and not 1 <= options.rounds <= MOST_ROUNDS:
         raise UsageError(f"--rounds is a number from 1 to {MOST_ROUNDS}.")
-    if options.wait_for < 0 or not 0 <= options.wait_minutes <= 24 * 60:
+    if (options.wait_for or 0) < 0 or not 0 <= (options.wait_minutes or 0) <= 24 * 60:
         raise UsageError("--wait-for is a number of members, --wait-minutes at most a day.")
-    if options.wait_for and not options.together:
-        raise UsageError("--wait-for is for --together; add that.")
 
 
-def members_of(command: Command, part: TaskProfile, codec: Codec, cases: int) -> ConsortiumMembers:
+def rounds_of(local: FitConfig, rounds: int | None) -> int:
+    """How many rounds a training has, of those that were asked for: at most as many as epochs."""
+    return len(local.rounds(rounds or USUAL_ROUNDS))
+
+
+def members_of(command: Command, part: TaskProfile, codec: Codec, *, cases: int, rounds: int) -> ConsortiumMembers:
     """The other members, for a training with the options of :func:`add_together`; says what will leave.
 
     :param cases: labelled cases that this site learns from.
     """
     site, options = command.site(), command.options
-    _say_what_leaves(command, site, part, cases=cases, rounds=options.rounds)
+    _say_what_leaves(command, site, part, cases=cases, rounds=rounds)
     console = command.console
     telling = Telling(lambda network: network.save(part.network_path), console.remark, console.progress)
-    waiting = Waiting(options.wait_for, 60 * options.wait_minutes)
+    minutes = USUAL_WAIT if options.wait_minutes is None else options.wait_minutes
+    waiting = Waiting(options.wait_for or 0, 60 * minutes)
     return ConsortiumMembers(site.client(), part, site.identity.site_id, codec, telling, waiting)
 
 
 def show_together(console: Console, together: Together, names: list[str]) -> None:
-    """Say whose networks the site's decoder has, and what its validation cases say of that."""
+    """Say whose networks the site's decoder has, and what its validation cases say of that.
+
+    :param names: of the members whose networks the mean has.
+    """
     figures = {
         "members": names,
-        "uses_mean": together.uses_mean,
+        "uses_mean": together.uses == "mean",
         "dice_own": together.dice_own,
         "dice_mean": together.dice_mean,
     }
     console.figures("together", figures)
-    if not names:
-        console.result("No other member's network was there to use; this site's own is what it uses.")
-        return
-    found = f"The mean with the {'network' if len(names) == 1 else 'networks'} of {_listed(names)}"
-    if together.dice_own is None or together.dice_mean is None:
-        console.result(f"{found} is what this site uses; there are no validation cases to judge it by.")
-        return
-    dice = f"Dice {together.dice_mean:.3f} on the site's validation cases, its own network {together.dice_own:.3f}"
-    console.result(f"{found} {'is what this site uses' if together.uses_mean else 'is not used'}: {dice}.")
+    if together.uses == "consortium":
+        console.result(
+            "With the other members' networks this site's own came out worse than the consortium's: that one is what "
+            "this site uses. Refine without --together."
+        )
+    elif not names:
+        console.result(
+            "No other member's network was used: there was none, or it was left out. This site uses its own."
+        )
+    elif together.dice_own is None or together.dice_mean is None:
+        found = f"the mean of its own network and that of {_listed(names)}"
+        console.result(f"This site uses {found}; there are no validation cases to judge it by.")
+    else:
+        chosen = "the mean" if together.uses == "mean" else "its own network, not the mean,"
+        console.result(
+            f"This site uses {chosen} with {_listed(names)}: on its validation cases Dice {together.dice_mean:.3f} of "
+            f"the mean, {together.dice_own:.3f} of its own network."
+        )
 
 
 def _show(command: Command) -> int:
@@ -142,7 +165,7 @@ def _show(command: Command) -> int:
     require_sharing(part)
     found = list_shared(site.client(), part)
     if not found:
-        console.remark("No member shares a network yet; 'ppcmi codec refine --together' does.")
+        console.remark("No member shares a network now; 'ppcmi codec refine --together' does.")
         return 0
     rows = [
         [f"{member.site_name} (this site)" if member.site_id == site.identity.site_id else member.site_name,
@@ -167,17 +190,26 @@ def _gather(command: Command) -> int:
             continue
         if network is not None and not network.last:
             console.remark(f"The network of {member.site_name} is left out: it is in the middle of a training.")
+        elif network is not None and not network.mixes:
+            console.remark(
+                f"The network of {member.site_name} is left out: at its site the mean with others was worse."
+            )
         elif network is not None:
             networks.append(network)
             names.append("this site" if member.site_id == site.identity.site_id else member.site_name)
     if not set(names) - {"this site"}:
-        raise SiteError("No other member shares a network that can be used yet; ask one to share its own.")
+        raise SiteError(
+            "No other member shares a network that can be used now; try again when the members have learned together."
+        )
     decoder = SiteDecoder(codec)
     decoder.usual_weight = USUAL_WEIGHT_TOGETHER
     decoder.local.load_state_dict(mean_weights(networks))
     decoder.save(part.decoder_path)
-    console.result(f"This site's decoder has the mean of the networks of {_listed(names)}.")
-    console.remark(f"Next: with labelled cases, 'ppcmi model validate --task {part.task.name} --cases FOLDER'.")
+    what = "the network" if len(names) == 1 else "the mean of the networks"
+    console.result(f"This site's decoder has {what} of {_listed(names)}.")
+    console.remark(
+        f"Next: 'ppcmi segment --task {part.task.name} ...', or with labelled cases first 'ppcmi model validate'."
+    )
     return 0
 
 
@@ -199,7 +231,11 @@ def _withdraw(command: Command) -> int:
     site, console = command.site(), command.console
     part = site.task(command.options.task)
     require_sharing(part)
-    site.client().withdraw_network(part.task.name)
+    client = site.client()
+    if site.identity.site_id not in {member.site_id for member in list_shared(client, part)}:
+        console.result("The server has no network of this site.")
+        return 0
+    client.withdraw_network(part.task.name)
     console.result("The server no longer has this site's network. Members that got it before keep it.")
     return 0
 

@@ -11,20 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.quality import mean_dice
-from ppcmi.codec.refinement import USUAL_WEIGHT, USUAL_WEIGHT_TOGETHER, RefinementConfig, SiteDecoder
+from ppcmi.codec.refinement import USUAL_WEIGHT_TOGETHER, RefinementConfig, SiteDecoder
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.codec.trained_network import TrainedNetwork, Weights, mean_weights
 from ppcmi.codec.training import predict_locally, train_local_network
 from ppcmi.fitting import FitConfig, FitReport, Report, ignore_report
 
 LARGEST_DROP = 0.2
-"""A mean whose Dice on the site's cases is further below what the site has is spoilt; early means fall far less."""
+"""From the middle of the rounds on, a mean whose Dice is further below what the site has counts as spoilt."""
 
 MARGIN_OF_ONE_CASE = 0.02
 """By so much a site's own network must be better than the mean on one validation case; on n, by this over root n."""
@@ -47,16 +47,17 @@ class Members(Protocol):
 class Together:
     """What came of learning together.
 
+    :param uses: what the site's decoder has: the mean, the site's own network, or the consortium's, if this training
+        made both worse.
     :param others: the other members' networks that the mean has.
     :param dice_own: of the site's own network on its validation cases, None without any.
     :param dice_mean: of the mean of all on the same.
-    :param uses_mean: whether the site's decoder has the mean.
     """
 
+    uses: Literal["mean", "own", "consortium"]
     others: Sequence[TrainedNetwork]
-    dice_own: float | None
-    dice_mean: float | None
-    uses_mean: bool
+    dice_own: float | None = None
+    dice_mean: float | None = None
 
 
 def learn_together(
@@ -72,7 +73,8 @@ def learn_together(
 
     The first round starts from the others' networks, or the consortium's, never from one that this site trained
     before: so its validation cases are unknown to it, and a case that was taken away is not in it. With validation
-    cases the site uses the mean, unless its own network is better on them; without any it uses the mean.
+    cases the site uses the mean, unless its own network is better on them, which it then tells the others with its
+    network; without any it uses the mean.
 
     :raises PpcmiError: what ``members`` raises.
     """
@@ -81,18 +83,27 @@ def learn_together(
     generator = torch.Generator().manual_seed(config.seed)
     decoder = SiteDecoder(codec)
     own: TrainedNetwork | None = None
+    met = False
     runs = config.local.rounds(config.rounds)
     for number, run in enumerate(runs):
-        present = codec.local.state_dict() if own is None else own.weights
-        known = [] if own is None else [own]
-        used = judge.without_spoilers(present, known, members)
-        decoder.local.load_state_dict(mean_weights([*known, *used]) if used else present)
+        others, known = members.networks(), [] if own is None else [own]
+        met = met or bool(others)
+        if 2 * number >= len(runs) > 1:
+            known, others = judge.without_spoilers(known, others, members)
+        start = [*known, *others]
+        decoder.local.load_state_dict(mean_weights(start) if start else codec.local.state_dict())
         train_local_network(decoder.local, labelled, run, generator, report=_in_round(report, runs, number))
         own = TrainedNetwork.of(decoder.local, codec, labelled.cases, last=number == len(runs) - 1)
         members.share(own)
     last = TrainedNetwork.of(decoder.local, codec, labelled.cases, last=True)
-    used = judge.without_spoilers(last.weights, [last], members)
-    return decoder, _settle(decoder, last, used, validation, judge)
+    others = members.networks()
+    if not others and not met:
+        return decoder, Together("own", ())
+    _, used = judge.without_spoilers([last], others, members)
+    together = _settle(decoder, last, used, validation, judge)
+    if together.uses != "mean":
+        members.share(replace(last, mixes=False))
+    return decoder, together
 
 
 def _settle(
@@ -102,52 +113,60 @@ def _settle(
     validation: SliceSet | None,
     judge: _Judge,
 ) -> Together:
-    """Give ``decoder`` the mean of all networks or the site's own, whichever the validation cases speak for."""
-    decoder.usual_weight = USUAL_WEIGHT_TOGETHER if others else USUAL_WEIGHT
-    decoder.local.load_state_dict(own.weights)
-    if not others:
-        return Together((), None, None, uses_mean=False)
+    """Give ``decoder`` the mean of all networks or the site's own, whichever the validation cases speak for; or the
+    consortium's, if what others shared has spoilt both."""
+    decoder.usual_weight = USUAL_WEIGHT_TOGETHER
     mean = mean_weights([own, *others])
-    dice_own = dice_mean = None
-    uses_mean = True
-    if validation is not None:
-        dice_own, dice_mean = judge.dice(own.weights), judge.dice(mean)
-        uses_mean = dice_own <= dice_mean + MARGIN_OF_ONE_CASE / math.sqrt(validation.cases)
-    if uses_mean:
-        decoder.local.load_state_dict(mean)
-    return Together(others, dice_own, dice_mean, uses_mean)
+    margin = MARGIN_OF_ONE_CASE / math.sqrt(judge.cases)
+    dice_own, dice_mean = judge.dice(own.weights), judge.dice(mean)
+    uses_mean = bool(others) and (validation is None or dice_own <= dice_mean + margin)
+    consortium = decoder.codec.local.state_dict()
+    if judge.dice(consortium) > (dice_mean if uses_mean else dice_own) + margin:
+        decoder.local.load_state_dict(consortium)
+        return Together("consortium", others)
+    decoder.local.load_state_dict(mean if uses_mean else own.weights)
+    if validation is None or not others:
+        return Together("mean" if uses_mean else "own", others)
+    return Together("mean" if uses_mean else "own", others, dice_own, dice_mean)
 
 
 class _Judge:
     """Says by a site's own cases what networks are worth: those that it set apart, or else those it learns from."""
 
     def __init__(self, codec: Codec, cases: SliceSet) -> None:
-        self._cases, self._classes = cases, codec.task.classes
+        self._slices, self._classes = cases, codec.task.classes
+        self.cases = cases.cases
         self._decoder = SiteDecoder(codec)
 
     def dice(self, weights: Weights) -> float:
         """Mean Dice of a network with these weights."""
         self._decoder.local.load_state_dict(weights)
-        labels = predict_locally(self._decoder.local, self._cases.slices).argmax(dim=1)
-        return mean_dice(labels, self._cases, self._classes)
+        labels = predict_locally(self._decoder.local, self._slices.slices).argmax(dim=1)
+        return mean_dice(labels, self._slices, self._classes)
 
     def without_spoilers(
-        self, present: Weights, known: Sequence[TrainedNetwork], members: Members
-    ) -> list[TrainedNetwork]:
-        """The members' networks whose mean with ``known`` is not far below ``present``, what the site has."""
-        others = list(members.networks())
-        if not others:
-            return others
-        least = self.dice(present) - LARGEST_DROP
-        if self.dice(mean_weights([*known, *others])) >= least:
-            return others
-        used = [other for other in others if self.dice(mean_weights([*known, other])) >= least]
-        if used and self.dice(mean_weights([*known, *used])) < least:
+        self, own: Sequence[TrainedNetwork], others: Sequence[TrainedNetwork], members: Members
+    ) -> tuple[list[TrainedNetwork], list[TrainedNetwork]]:
+        """What is left of the site's own network and of ``others`` where those are left out that spoil a mean.
+
+        :param own: of the round before, or none; earlier rounds may have spoilt it, too.
+        """
+        best = max(
+            self.dice(weights) for weights in (self._decoder.codec.local.state_dict(), *(n.weights for n in own))
+        )
+        sound = [network for network in own if self._serves([network], best)]
+        if self._serves([*sound, *others], best):
+            return sound, list(others)
+        used = [other for other in others if self._serves([*sound, other], best)]
+        if not self._serves([*sound, *used], best):
             used = []
         for other in others:
             if not any(other is one for one in used):
                 members.left_out(other)
-        return used
+        return sound, used
+
+    def _serves(self, networks: Sequence[TrainedNetwork], best: float) -> bool:
+        return not networks or self.dice(mean_weights(networks)) >= best - LARGEST_DROP
 
 
 def _in_round(report: Report, runs: Sequence[FitConfig], number: int) -> Report:

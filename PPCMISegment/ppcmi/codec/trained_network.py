@@ -45,12 +45,15 @@ class TrainedNetwork:
     :param cases: labelled cases that it learned from, at least 1: what it counts in a mean.
     :param last: whether it is of the last round of its training, so that nobody need wait for another one.
     :param weights: as ``LocalNetwork.state_dict`` gives them, on the CPU.
+    :param mixes: whether its site, having compared, uses the mean with the others' networks; not so if their mean was
+        worse there.
     """
 
     codec: str
     cases: int
     last: bool
     weights: Weights
+    mixes: bool = True
 
     @classmethod
     def of(cls, network: LocalNetwork, codec: Codec, cases: int, *, last: bool) -> TrainedNetwork:
@@ -60,7 +63,7 @@ class TrainedNetwork:
 
     def to_bytes(self) -> bytes:
         """The file's content."""
-        document = {"format": FORMAT, "codec": self.codec, "cases": self.cases, "last": self.last}
+        document = {"format": FORMAT, "codec": self.codec, "cases": self.cases, "last": self.last, "mixes": self.mixes}
         tensors = {name: values.contiguous() for name, values in self.weights.items()}
         return safetensors.torch.save(tensors, {"ppcmi": json.dumps(document, sort_keys=True)})
 
@@ -72,12 +75,12 @@ class TrainedNetwork:
         """
         try:
             document = json.loads(read_metadata(content)["ppcmi"])
-            made_for, cases, last = document["codec"], document["cases"], document["last"]
+            made_for, cases, last, mixes = (document[name] for name in ("codec", "cases", "last", "mixes"))
             if (
                 document["format"] != FORMAT
                 or not is_whole(cases)
                 or not 1 <= cases <= MOST_CASES
-                or last not in (0, 1)
+                or not all(isinstance(told, bool) for told in (last, mixes))
             ):
                 raise ValueError("not what the format asks for")
             weights = safetensors.torch.load(content)
@@ -90,7 +93,7 @@ class TrainedNetwork:
             _fits(name, weights[name], expected[name]) for name in expected
         ):
             raise CodecError("The network is not of the codec's form.")
-        return cls(made_for, cases, bool(last), weights)
+        return cls(made_for, cases, last, weights, mixes)
 
     def save(self, path: Path) -> None:
         """Write the file, by rename.
