@@ -127,6 +127,7 @@ class NetworkLeaving:
     """What leaves for the other members when this site shares its network.
 
     :param cases: labelled cases that it learns from.
+    :param rounds: of the training; 0 where a network of an earlier training leaves again.
     :param bytes: of one network, which leaves once a round.
     """
 
@@ -142,16 +143,16 @@ class NetworkLeaving:
 
 def network_text(leaving: NetworkLeaving) -> str:
     """Paragraphs that say what it means to share the site's network with the other members."""
-    size = megabytes(leaving.bytes)
-    times = (
-        f"once for the other members, {size},"
-        if leaving.rounds == 1
-        else (f"{leaving.rounds} times for the other members, {size} each time,")
-    )
+    if leaving.rounds:
+        rounds = "once" if leaving.rounds == 1 else f"{leaving.rounds} times"
+        times = f"{rounds} for the other members, and once more if it does not mix with theirs"
+    else:
+        times = "once for the other members"
     return "\n\n".join(
         [
-            f"This site's own network, which learns from {counted(leaving.cases, 'labelled case')}, leaves {times} and "
-            "with it how many cases these were. No image, no label, no latents, no names and no key leave with it.",
+            f"This site's own network, which learns from {counted(leaving.cases, 'labelled case')}, leaves {times}, "
+            f"{megabytes(leaving.bytes)} each time, and with it how many cases these were. No image, no label, no "
+            "latents, no names and no key leave with it.",
             "The server keeps it encrypted and cannot open it. Every member can: a network tells whoever holds it who "
             "was among the cases that it learned from, the better the fewer these were, and perhaps something of how "
             "they look. A member that colludes with the server gives it away.",

@@ -1,6 +1,9 @@
 """Learning together in the section *Codec and decoder*: where it is offered, what is asked, run and said."""
 
 import json
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from ppcmi import consortium, shared_networks
 from ppcmi.codec.trained_network import TrainedNetwork
 from ppcmi.consent_log import Answer, ConsentLog
+from ppcmi.errors import SiteError
 from ppcmi.site import SiteProfile
 from ppcmi.what_leaves import NetworkLeaving
 from slicer_module.export_panel import add_phantom
@@ -39,18 +43,28 @@ def a_part(a_copied_site):
     return SiteProfile.open(a_copied_site.folder).task(TASK)
 
 
-@pytest.fixture
-def a_member_s_name(a_copied_site, a_part, tmp_path, names):
-    """Of another member, who shares a network as long as the test runs."""
-    server, founder, name = a_copied_site.server, SiteProfile.open(a_copied_site.folder), names("Member")
-    member = SiteProfile.enrol(tmp_path / "member", server.url, server.add_site(name))
+@contextmanager
+def member_that_shares(site, a_part, folder, name, **facts):
+    """Another member, called ``name``, that shares a network with these ``facts`` as long as this lasts."""
+    founder = SiteProfile.open(site.folder)
+    member = SiteProfile.enrol(folder / "member", site.server.url, site.server.add_site(name))
     consortium.invite(founder, founder.client(), a_part, consortium.find_peer(founder.client(), name))
     part, _inviter = consortium.join(member, member.client(), TASK)
     codec = consortium.own_codec(a_part)
-    network = TrainedNetwork.of(codec.local, codec, 2, last=True)
+    network = replace(TrainedNetwork.of(codec.local, codec, 2, last=True), **facts)
     shared_networks.share(member.client(), part, member.identity.site_id, network)
-    yield name
-    member.client().withdraw_network(TASK)
+    try:
+        yield
+    finally:
+        member.client().withdraw_network(TASK)
+
+
+@pytest.fixture
+def a_member_s_name(a_copied_site, a_part, tmp_path, names):
+    """Of another member, who shares a network as long as the test runs."""
+    name = names("Member")
+    with member_that_shares(a_copied_site, a_part, tmp_path, name):
+        yield name
 
 
 def sharing(site):
@@ -239,6 +253,22 @@ def test_a_decoder_of_the_site_s_own_is_not_replaced_without_asking(
     click(slicer_host, a_tab, a_tab.training.ui.gatherButton)
     assert "This site has a decoder of its own." in slicer_host.dialogs.texts[-1]
     assert a_part.decoder_path.read_bytes() != b"refined before"
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({"last": False}, "it is in the middle of a training"),
+        ({"mixes": False}, "at its site the mean with others was worse"),
+    ],
+)
+def test_networks_that_would_spoil_the_mean_are_not_taken(a_copied_site, a_part, tmp_path, names, facts, sentence):
+    with member_that_shares(a_copied_site, a_part, tmp_path, names("Member"), **facts):
+        command = (sys.executable, "-m", "ppcmi", "network", "gather", "--task", TASK, "--site", a_copied_site.folder)
+        done = a_copied_site.run(*command)
+        assert done.returncode == SiteError.exit_code
+        assert sentence in done.stderr
+        assert not a_part.decoder_path.exists()
 
 
 def test_nobody_s_networks_are_said_to_be_nobody_s(a_tab, slicer_host, a_part):

@@ -180,6 +180,23 @@ def test_a_member_gets_the_codec_that_the_founder_published(site_a, site_b, a_co
     assert a_codec.to_bytes()[:4096] not in a_relay.codec[0]
 
 
+def test_another_codec_takes_away_what_belonged_to_the_one_before(site_a, site_b, a_codec):
+    """Else a member without labels, which cannot refine, could not segment any longer."""
+    founded = found(site_a)
+    invite(site_a, "B")
+    joined, _ = consortium.join(site_b, site_b.client(), TASK)
+    consortium.publish_codec(site_a.client(), founded, a_codec)
+    consortium.ensure_codec(site_b.client(), joined)
+    for file in (joined.decoder_path, joined.network_path):
+        file.write_bytes(b"of this codec")
+    consortium.ensure_codec(site_b.client(), joined)
+    assert joined.decoder_path.exists()
+    consortium.publish_codec(site_a.client(), founded, Codec(load_task(TASK_FILE), "autoencoder", {"quality": {}}))
+    consortium.ensure_codec(site_b.client(), joined)
+    assert not joined.decoder_path.exists()
+    assert not joined.network_path.exists()
+
+
 def test_a_codec_that_the_server_altered_or_swapped_is_refused(site_a, a_codec, a_relay):
     part = found(site_a)
     consortium.publish_codec(site_a.client(), part, a_codec)

@@ -181,7 +181,7 @@ def _gather(command: Command) -> int:
     client, part = site.client(), site.task(command.options.task)
     require_sharing(part)
     codec = ensure_codec(client, part)
-    networks, names = [], []
+    networks, names, apart = [], [], 0
     for member in list_shared(client, part):
         try:
             network = fetch(client, part, member, codec)
@@ -191,6 +191,7 @@ def _gather(command: Command) -> int:
         if network is not None and not network.last:
             console.remark(f"The network of {member.site_name} is left out: it is in the middle of a training.")
         elif network is not None and not network.mixes:
+            apart += 1
             console.remark(
                 f"The network of {member.site_name} is left out: at its site the mean with others was worse."
             )
@@ -200,6 +201,10 @@ def _gather(command: Command) -> int:
     if not set(names) - {"this site"}:
         raise SiteError(
             "No other member shares a network that can be used now; try again when the members have learned together."
+        )
+    if len(networks) <= apart:
+        raise SiteError(
+            "Most of the members' networks do not mix with the others; the consortium's own serves better for now."
         )
     decoder = SiteDecoder(codec)
     decoder.usual_weight = USUAL_WEIGHT_TOGETHER
@@ -221,7 +226,7 @@ def _share(command: Command) -> int:
     if not part.network_path.exists():
         raise SiteError("This site has no network to share yet.", command="ppcmi codec refine --together")
     network = TrainedNetwork.load(part.network_path, codec)
-    _say_what_leaves(command, site, part, cases=network.cases, rounds=1)
+    _say_what_leaves(command, site, part, cases=network.cases, rounds=0)
     share(client, part, site.identity.site_id, network)
     console.result("The other members can get this site's network now; take it back with 'ppcmi network withdraw'.")
     return 0
