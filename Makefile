@@ -52,9 +52,9 @@ bench: .venv/.dev .venv/.system
 
 bench-accuracy: .venv/.dev
 	@test -n "$(DATA)" || { echo "Say where the images are: make bench-accuracy DATA=folder"; exit 2; }
-	for labels in "" --few; do for rows in "" --minimized --together --comparisons; do \
+	for labels in "" "--labelled 5" "--labelled 20"; do for rows in "" --minimized --together --comparisons; do \
 	  $(BIN)/python -m benchmarks.accuracy "$(DATA)" $$labels $$rows || exit; done; done
-	$(BIN)/python -m benchmarks.accuracy "$(DATA)" --shifted
+	for rows in "" --together; do $(BIN)/python -m benchmarks.accuracy "$(DATA)" --shifted $$rows || exit; done
 	$(BIN)/python -m benchmarks.training_time "$(DATA)"
 
 bench-cost: .venv/.dev

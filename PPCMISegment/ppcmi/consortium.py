@@ -197,11 +197,17 @@ def fetch_codec(client: ServerClient, part: TaskProfile) -> Codec:
     codec = Codec.from_bytes(content)
     if codec.fingerprint != fingerprint or codec.task.identity != part.task.identity:
         raise CodecError("The codec on the server is another one than it claims to be; nothing was stored.")
-    if part.codec_path.exists():
-        for earlier in (part.decoder_path, part.network_path):  # they belonged to the codec before
-            earlier.unlink(missing_ok=True)
+    replaces = part.codec_path.exists()
     write_atomically(part.codec_path, content)
+    if replaces:
+        forget_networks(part)
     return codec
+
+
+def forget_networks(part: TaskProfile) -> None:
+    """Delete what belonged to the codec before, which nobody can use any longer: the site's decoder and network."""
+    for earlier in (part.decoder_path, part.network_path):
+        earlier.unlink(missing_ok=True)
 
 
 def own_codec(part: TaskProfile) -> Codec:

@@ -57,6 +57,7 @@ ROUNDS = 12
 """Of a refinement where members learn together."""
 PROFILES = (Profile.COARSE, Profile.FULL, Profile.MINIMAL)
 FEW = {"hippocampus_mr": 5, "fetal_head_us": 20}
+"""Labelled cases a site in the tables that are called "few labels"."""
 
 
 class Run:
@@ -361,8 +362,7 @@ def main() -> int:
         "data", type=Path, help="folder with images/, labels/, split.csv: hippocampus_mr or fetal_head_us"
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--few", action="store_true", help="5 labelled volumes (20 images) a site instead of all")
-    which.add_argument("--labelled", type=int, metavar="N", help="as --few, with N labelled cases a site")
+    which.add_argument("--labelled", type=int, metavar="N", help="so many labelled cases a site instead of all")
     which.add_argument("--shifted", action="store_true", help="sites whose data differ, by the column site_shifted")
     parser.add_argument(
         "--comparisons", action="store_true", help="the rows to compare with: f32, no inner layer, codec a site, paper"
@@ -376,8 +376,8 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     tasks = Path(__file__).resolve().parents[2] / "Resources" / "Tasks"
     task = load_task(tasks / f"{TASKS[options.data.name]}.json")
-    few = FEW[options.data.name] if options.few else options.labelled
-    kind = "few" if options.few else "shifted" if options.shifted else str(few or "all")
+    few = options.labelled
+    kind = "shifted" if options.shifted else "few" if few == FEW[options.data.name] else str(few or "all")
     store = options.store / f"accuracy-{options.data.name}-{kind}.json"
     column = "site_shifted" if options.shifted else "site"
     run = Run(options.data, task, few, budget(task, few is not None), store, column)

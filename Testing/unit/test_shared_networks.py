@@ -25,13 +25,14 @@ KEY, OTHER_KEY = b"i" * KEY_BYTES, b"j" * KEY_BYTES
 
 
 class Shelf(ServerClient):
-    """The server's shelf of networks in memory; ``broken`` makes every call fail."""
+    """The server's shelf of networks in memory; ``broken`` makes every call fail, ``times`` lists each so often."""
 
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:1")
         self.kept: dict[str, tuple[bytes, str]] = {}
         self.caller = ""
         self.broken = False
+        self.times = 1
         self.refusal: ServerRefusedError | None = None
         self.asked_while_refusing = 0
         self.puts = 0
@@ -44,8 +45,14 @@ class Shelf(ServerClient):
     def networks(self, task: str) -> list[dict[str, Any]]:
         self._work()
         return [
-            {"site_id": site, "site_name": f"Hospital {site}", "shared": "2026-01-01T00:00:00Z", "version": version}
+            {
+                "site_id": site,
+                "site_name": f"Hospital {site}",
+                "shared": "2026-01-01T00:00:00Z",
+                "version": version + time,
+            }
             for site, (_, version) in self.kept.items()
+            for time in ("", " again")[: self.times]
         ]
 
     def network(self, task: str, site_id: str) -> bytes:
@@ -163,8 +170,7 @@ def test_what_no_member_made_or_what_is_another_s_is_left_out_and_told(shelf, co
 def test_a_server_that_shows_a_member_twice_is_not_followed(shelf, codec, tmp_path):
     part = _part(tmp_path)
     _leave(shelf, part, "b", _network(codec))
-    twice = [{**item, "version": f"v{number}"} for number, item in enumerate(2 * shelf.networks("tiny"))]
-    shelf.networks = lambda task: twice  # type: ignore[method-assign]
+    shelf.times = 2
     with pytest.raises(OffProtocolError):
         _members(shelf, part, codec, Told()).networks()
 

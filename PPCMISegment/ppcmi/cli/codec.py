@@ -142,8 +142,7 @@ def _publish(command: Command) -> int:
             "cohorts must be exported again, and the server needs a new model."
         )
     part.candidate_path.replace(part.codec_path)
-    for earlier in (part.decoder_path, part.network_path):  # they belonged to the codec before
-        earlier.unlink(missing_ok=True)
+    consortium.forget_networks(part)
     console.result(f"Codec {codec.fingerprint} is {'published' if part.membership.scope == 'consortium' else 'kept'}.")
     console.remark(f"Next: 'ppcmi cohort export --task {part.task.name} --cases FOLDER -o FILE.ppcmi'.")
     return 0

@@ -7,6 +7,7 @@ import argparse
 from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command, add_command, add_task
 from ppcmi.cli.parsers import Groups, add_group
+from ppcmi.client import ServerClient
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.refinement import USUAL_WEIGHT_TOGETHER, SiteDecoder
 from ppcmi.codec.together import Together
@@ -160,10 +161,8 @@ def show_together(console: Console, together: Together, names: list[str]) -> Non
 
 
 def _show(command: Command) -> int:
-    site, console = command.site(), command.console
-    part = site.task(command.options.task)
-    require_sharing(part)
-    found = list_shared(site.client(), part)
+    console, site, client, part = _at_server(command)
+    found = list_shared(client, part)
     if not found:
         console.remark("No member shares a network now; 'ppcmi codec refine --together' does.")
         return 0
@@ -177,9 +176,7 @@ def _show(command: Command) -> int:
 
 
 def _gather(command: Command) -> int:
-    site, console = command.site(), command.console
-    client, part = site.client(), site.task(command.options.task)
-    require_sharing(part)
+    console, site, client, part = _at_server(command)
     codec = ensure_codec(client, part)
     networks, names, apart = [], [], 0
     for member in list_shared(client, part):
@@ -219,9 +216,7 @@ def _gather(command: Command) -> int:
 
 
 def _share(command: Command) -> int:
-    site, console = command.site(), command.console
-    client, part = site.client(), site.task(command.options.task)
-    require_sharing(part)
+    console, site, client, part = _at_server(command)
     codec = ensure_codec(client, part)
     if not part.network_path.exists():
         raise SiteError("This site has no network to share yet.", command="ppcmi codec refine --together")
@@ -233,16 +228,24 @@ def _share(command: Command) -> int:
 
 
 def _withdraw(command: Command) -> int:
-    site, console = command.site(), command.console
-    part = site.task(command.options.task)
-    require_sharing(part)
-    client = site.client()
+    console, site, client, part = _at_server(command)
     if site.identity.site_id not in {member.site_id for member in list_shared(client, part)}:
         console.result("The server has no network of this site.")
         return 0
     client.withdraw_network(part.task.name)
     console.result("The server no longer has this site's network. Members that got it before keep it.")
     return 0
+
+
+def _at_server(command: Command) -> tuple[Console, SiteProfile, ServerClient, TaskProfile]:
+    """What each of the group's commands works with.
+
+    :raises UsageError: if members of the task's consortium share no networks.
+    """
+    site = command.site()
+    part = site.task(command.options.task)
+    require_sharing(part)
+    return command.console, site, site.client(), part
 
 
 def _say_what_leaves(command: Command, site: SiteProfile, part: TaskProfile, *, cases: int, rounds: int) -> None:

@@ -82,24 +82,24 @@ def learn_together(
     judge = _Judge(codec, validation or labelled)
     generator = torch.Generator().manual_seed(config.seed)
     decoder = SiteDecoder(codec)
-    own: TrainedNetwork | None = None
+    own: list[TrainedNetwork] = []  # of the round before, once there was one
     met = False
     runs = config.local.rounds(config.rounds)
     for number, run in enumerate(runs):
-        others, known = members.networks(), [] if own is None else [own]
+        others, known = members.networks(), own
         met = met or bool(others)
         if 2 * number >= len(runs) > 1:
             known, others = judge.without_spoilers(known, others, members)
         start = [*known, *others]
         decoder.local.load_state_dict(mean_weights(start) if start else codec.local.state_dict())
         train_local_network(decoder.local, labelled, run, generator, report=_in_round(report, runs, number))
-        own = TrainedNetwork.of(decoder.local, codec, labelled.cases, last=number == len(runs) - 1)
-        members.share(own)
-    last = TrainedNetwork.of(decoder.local, codec, labelled.cases, last=True)
+        own = [TrainedNetwork.of(decoder.local, codec, labelled.cases, last=number == len(runs) - 1)]
+        members.share(own[0])
+    (last,) = own
     others = members.networks()
     if not others and not met:
         return decoder, Together("own", ())
-    _, used = judge.without_spoilers([last], others, members)
+    _, used = judge.without_spoilers(own, others, members)
     together = _settle(decoder, last, used, validation, judge)
     if together.uses != "mean":
         members.share(replace(last, mixes=False))
