@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,9 +134,8 @@ class Run:
     def measure_fourth_member_together(self) -> None:
         """A member that nobody's labels are from, where the others learn together."""
         codec, plains = self.minimized_codec()
-        *labelled, unseen = self.sites
-        decoder = self._learnt_together(codec, labelled)[""]
-        self.row(USUAL + TOGETHER + WITHOUT_LABELS, lambda: self._fourth_member(codec, plains, unseen, decoder))
+        decoders = self._learnt_together(codec, self.sites[:-1])
+        self.row(USUAL + TOGETHER + WITHOUT_LABELS, lambda: self._fourth_member(codec, plains, decoders))
 
     def _learnt_together(self, codec: Codec, sites: Sequence[Site]) -> dict[str, SiteDecoder]:
         """Every site's decoder by its name; "" is that of a member without labels."""
@@ -147,8 +146,8 @@ class Run:
 
     def measure_fourth_member(self) -> None:
         """A member that nobody's labels are from."""
-        codec, _, plains = self._shared_codec()
-        self.row(FOURTH, lambda: self._fourth_member(codec, plains, self.sites[-1], SiteDecoder(codec)))
+        codec, decoders, plains = self._shared_codec()
+        self.row(FOURTH, lambda: self._fourth_member(codec, plains, {**decoders, "": SiteDecoder(codec)}))
 
     def measure_comparisons(self) -> None:
         """What the product's choices cost or gain: quantization, inner layer, codec scope, the published system."""
@@ -230,16 +229,27 @@ class Run:
         self._together(name, dict(zip(SITES, members, strict=True)), umn, decoders)
 
     def _fourth_member(
-        self, codec: Codec, plains: Sequence[PlainLatents], unseen: Site, decoder: SiteDecoder
+        self, codec: Codec, plains: Sequence[PlainLatents], decoders: Mapping[str, SiteDecoder]
     ) -> dict[str, object]:
-        """A scanner that nobody's labels are from: the last site, whose labels are used nowhere."""
-        member, labelled = join_consortium(codec, Profile.COARSE), plains[:-1]
-        umn = self.networks.umn(f"fourth member {codec.preset}", [member] * len(labelled), labelled, self.budget.umn)
-        labels = decoder.decode(
-            member.ask_each_case(unseen.test, umn).masks, unseen.test.slices, Profile.COARSE
-        ).argmax(dim=1)
-        dice = mean_dice(labels, unseen.test, self.task.classes)
-        return {"dice": dice, "by_site": {unseen.name: dice}}
+        """A scanner that nobody's labels are from: the last site, whose labels are used nowhere.
+
+        :param decoders: of the others by their names, "" is that of the member without labels.
+        :returns: ``dice`` and ``by_site`` of it, ``others`` of those whose labels the same networks learned from.
+        """
+        *labelled, unseen = self.sites
+        member = join_consortium(codec, Profile.COARSE)
+        umn = self.networks.umn(f"fourth member {codec.preset}", [member] * len(labelled), plains[:-1], self.budget.umn)
+
+        def dice(site: Site, decoder: SiteDecoder) -> float:
+            if site.validation is not None and site is not unseen:
+                choose_share(decoder, site.validation, lambda latents: member.ask(latents, umn), Profile.COARSE)
+            masks = member.ask_each_case(site.test, umn).masks
+            labels = decoder.decode(masks, site.test.slices, Profile.COARSE).argmax(dim=1)
+            return mean_dice(labels, site.test, self.task.classes)
+
+        found = dice(unseen, decoders[""])
+        others = {site.name: dice(site, decoders[site.name]) for site in labelled}
+        return {"dice": found, "by_site": {unseen.name: found}, "others": others}
 
     def _together(
         self,

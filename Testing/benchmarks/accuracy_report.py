@@ -46,11 +46,12 @@ def report(store: Path) -> None:
     measurements: list[Measurement] = []
     for path in sorted(store.glob("accuracy-*.json")):
         data, labels = path.stem.removeprefix("accuracy-").rsplit("-", maxsplit=1)
-        measurements += _of_one_run(data, labels, json.loads(path.read_text()))
+        measurements += of_one_run(data, labels, json.loads(path.read_text()))
     merge("accuracy", measurements)
 
 
-def _of_one_run(data: str, labels: str, rows: Mapping[str, Row]) -> Iterator[Measurement]:
+def of_one_run(data: str, labels: str, rows: Mapping[str, Row]) -> Iterator[Measurement]:
+    """The numbers and targets of one data folder's kept rows with one label budget."""
     title = f"{data}, {LABELS.get(labels, f'{labels} labelled cases a site')}"
     command = f"make bench-accuracy DATA=.../{data}"
 
@@ -79,11 +80,20 @@ def _of_one_run(data: str, labels: str, rows: Mapping[str, Row]) -> Iterator[Mea
             yield named(name, "from the best to the worst site", spread, at_most=LARGEST_SPREAD)
     for name in (name for name in (COARSE, USUAL + TOGETHER) if {name, name + WITHOUT_LABELS} <= rows.keys()):
         fourth = rows[name + WITHOUT_LABELS]
-        (unseen,) = fourth["by_site"]
-        others = statistics.mean(dice for site, dice in rows[name]["by_site"].items() if site != unseen)
-        yield named(name + WITHOUT_LABELS, "behind the others", others - fourth["dice"], at_most=LARGEST_SPREAD)
+        behind = statistics.mean(_others(fourth, rows[name])) - fourth["dice"]
+        yield named(name + WITHOUT_LABELS, "behind the others", behind, at_most=LARGEST_SPREAD)
     yield from _losses_by_bits(rows, named)
     yield from _beside_published(rows, named)
+
+
+def _others(fourth: Row, with_its_labels: Row) -> list[float]:
+    """Dice of the members whose labels the fourth member's networks learned from.
+
+    Rows that were measured before these were kept are compared with the same sites where its labels are used, too.
+    """
+    (unseen,) = fourth["by_site"]
+    by_site = fourth.get("others") or with_its_labels["by_site"]
+    return [dice for site, dice in by_site.items() if site != unseen]
 
 
 def _losses_by_bits(rows: Mapping[str, Row], named: Callable[..., Measurement]) -> Iterator[Measurement]:

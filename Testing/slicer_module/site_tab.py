@@ -1,6 +1,7 @@
 """Opening the tab *Site* in the host, and what tests do with its sections again and again."""
 
 import re
+from contextlib import suppress
 from html import unescape
 from pathlib import Path
 
@@ -62,8 +63,17 @@ def children():
     """Processes that this one has started and that live."""
     found = []
     for task in Path("/proc/self/task").iterdir():
-        found += (task / "children").read_text().split()
-    return {pid for pid in found if Path(f"/proc/{pid}/cmdline").read_bytes()}
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread may end while we look
+            found += (task / "children").read_text().split()
+    return {pid for pid in found if command_line(pid)}
+
+
+def command_line(pid):
+    """Of a process; empty if it has ended, whether or not anybody waited for it."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def validations(site):

@@ -4,7 +4,6 @@ import json
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from ppcmi.errors import SiteError
 from ppcmi.site import SiteProfile
 from ppcmi.what_leaves import NetworkLeaving
 from slicer_module.export_panel import add_phantom
-from slicer_module.site_tab import UNTRAINED, children, choose, click, opened_site_tab, said, settled
+from slicer_module.site_tab import UNTRAINED, children, choose, click, command_line, opened_site_tab, said, settled
 from support.trained_site import TASK
 
 ROUNDS = 1
@@ -75,8 +74,8 @@ def sharing(site):
 
 def commands(alive):
     """The words of every child that is not one of ``alive``."""
-    texts = [Path(f"/proc/{pid}/cmdline").read_text() for pid in children() - alive]
-    return [text.rstrip("\0").split("\0") for text in texts]
+    texts = [command_line(pid) for pid in children() - alive]
+    return [text.rstrip("\0").split("\0") for text in texts if text]
 
 
 def words_of_the_child(host, alive):
