@@ -100,6 +100,8 @@ def progressText(fit: Mapping[str, Any]) -> str:
     text = _("{stage}: epoch {epoch} of {epochs}").format(
         stage=stageName(fit), epoch=fit["epoch"], epochs=fit["epochs"]
     )
+    if fit.get("rounds", 1) > 1:
+        text += _(", round {number} of {rounds}").format(number=fit["round_number"], rounds=fit["rounds"])
     if not fit["seconds"] or not fit["share"]:
         return text
     left = fit["seconds"] / fit["share"] * (fit["epochs"] - done)

@@ -69,6 +69,7 @@ class FitReport:
     :param loss: mean over what was seen in the epoch.
     :param score: validation score at the epoch's end (larger is better); None before that, or if there is none.
     :param share: of the epoch that is done; 1 at its end.
+    :param round_number: of ``rounds``, where members learn together; epochs count through all of them.
     """
 
     stage: str
@@ -78,6 +79,8 @@ class FitReport:
     score: float | None
     seconds: float
     share: float = 1.0
+    round_number: int = 1
+    rounds: int = 1
 
     @property
     def seconds_left(self) -> float:

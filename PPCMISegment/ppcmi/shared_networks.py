@@ -7,7 +7,7 @@ is a member can look at each of them, and a network can tell of the images that 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ppcmi import among_members
@@ -95,6 +95,37 @@ def fetch(client: ServerClient, part: TaskProfile, member: SharedBy, codec: Code
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What a member shares now.
+
+    :param network: None if it cannot be read.
+    :param why_not: why it is no part of the members' mean, as the end of a sentence about it; empty if it is one.
+    """
+
+    member: SharedBy
+    network: TrainedNetwork | None
+    why_not: str
+
+
+def read_shared(client: ServerClient, part: TaskProfile, codec: Codec) -> Iterator[Shared]:
+    """Every network that members share, this site's included; one that is taken back meanwhile is left out."""
+    for member in list_shared(client, part):
+        try:
+            network = fetch(client, part, member, codec)
+        except (BundleError, CodecError, KeyMismatchError) as error:
+            yield Shared(member, None, str(error))
+            continue
+        if network is not None:
+            yield Shared(member, network, _why_not(network))
+
+
+def _why_not(network: TrainedNetwork) -> str:
+    if not network.last:
+        return "its training is under way, or was cut off"
+    return "" if network.mixes else "at its site the mean with others was worse"
+
+
+@dataclass(frozen=True)
 class Telling:
     """Who is told what happens between two rounds.
 
@@ -145,6 +176,8 @@ class ConsortiumMembers:
         self._awaited = self._waiting.members
         self._rounds = 0
         self._cut_off = False
+        self.have_some = False
+        """Whether the server got a network of this site, which stays there if the training is broken off."""
         self._networks: dict[SharedBy, TrainedNetwork] = {}
         self._unusable: set[SharedBy] = set()
         self._spoilers: set[str] = set()
@@ -177,6 +210,7 @@ class ConsortiumMembers:
             return
         try:
             share(self._client, self._part, self._site_id, network)
+            self.have_some = True
         except (ConnectionFailedError, ServerRefusedError) as error:
             self._go_on(error, "This round's network was not shared")
 

@@ -78,7 +78,8 @@ def membership(session: Session, name: str, caller: Caller) -> TaskMembership:
     task = find_task(session, name)
     consortium = session.get(Consortium, task.id)
     if consortium is None or not is_member(session, task, caller.site_id):
-        raise forbidden("Only members of the task's consortium may do this; found it, or have a member invite you.")
+        how = "found it" if consortium is None else "have a member invite you"
+        raise forbidden(f"Only members of the task's consortium may do this; {how}.")
     return TaskMembership(task, parse_task(task.document), consortium)
 
 

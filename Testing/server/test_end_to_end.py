@@ -111,11 +111,14 @@ def _learn_together(a, b, c, own):
     b("network", "share", *task, code=10)  # it has none: it refined on its own
     first = a("codec", "refine", *own[a], *TINY, "--together", "--rounds", "2")
     assert "No other member's network was used" in first
+    b("codec", "refine", *own[b], *TINY, "--together", "--wait-for", "3", code=2)  # there are only two others
     second = b(
         "codec", "refine", *own[b], *TINY, "--together", "--rounds", "2", "--wait-for", "1", "--wait-minutes", "0"
     )
     assert "Hospital A" in second  # used, or left out as the cases of B show it
-    assert "Hospital A" in c("network", "show", *task)
+    shown = c("network", "show", *task)
+    assert "Hospital A" in shown
+    assert "can be used" in shown
     if "uses the mean" in second:  # of networks that hardly learned: either may come of it
         assert "Hospital A and Hospital B" in c("network", "gather", *task)
         decoder = c.profile.task("phantom").decoder_path.read_bytes()

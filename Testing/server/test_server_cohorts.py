@@ -10,7 +10,8 @@ from ppcmi.errors import ServerRefusedError, TrainingError
 from ppcmi.scales import Profile, Stream
 from ppcmi.sealing import new_private_key, public_key_of
 from ppcmi_server import tasks
-from ppcmi_server.database.schema import Cohort, Frame, Job, JobCohort, Model
+from ppcmi_server.database.schema import Cohort, Consortium, Frame, Job, JobCohort, Model
+from ppcmi_server.intake.cohorts import list_cohorts
 from ppcmi_server.storage.blobs import BlobStore
 from ppcmi_server.training import jobs
 from support.app_server import TASK, app_server, make_latents, pseudonym
@@ -260,3 +261,23 @@ def test_a_job_trains_on_what_fits_and_says_what_to_do_where_nothing_does(server
         jobs.request_stop(session, job.id)
         job, _ = jobs.queue_job(session, task, jobs.TrainingRequest(profile=Profile.FULL))
         assert [cohort.id for cohort in jobs.cohorts_of(session, job)] == [full]
+
+
+def test_cohorts_of_an_earlier_codec_are_told_apart_and_not_trained_on(server, site, tmp_path):
+    earlier = site.upload(site.write_cohort(tmp_path / "earlier.ppcmi", [5]))
+    with server.services.database.writing() as session:
+        for job in jobs.unfinished_jobs(session):
+            jobs.request_stop(session, job.id)
+        consortium = session.get_one(Consortium, tasks.find_task(session, TASK.name).id)
+        codec, consortium.codec = consortium.codec, "9" * 32
+    try:
+        with server.services.database.writing() as session:
+            task = tasks.find_task(session, TASK.name)
+            assert {cohort.id: fits for cohort, _, _, fits in list_cohorts(session, task)}[earlier] is False
+            with pytest.raises(TrainingError, match="of an earlier codec; have the sites export"):
+                jobs.queue_job(session, task, jobs.TrainingRequest())
+    finally:
+        with server.services.database.writing() as session:
+            task = tasks.find_task(session, TASK.name)
+            session.get_one(Consortium, task.id).codec = codec
+            assert {cohort.id: fits for cohort, _, _, fits in list_cohorts(session, task)}[earlier] is True

@@ -101,8 +101,9 @@ def test_each_round_shares_and_only_the_last_says_so(codec):
     config = RefinementConfig(rounds=3, local=FitConfig(epochs=7, batch_size=8))
     learn_together(codec, quick_slice_set(cases=2, seed=3), None, others, config, report=told.append)
     assert [network.last for network in others.shared] == [False, False, True]
-    finished = [(one.epoch, one.epochs) for one in told if one.share == 1]
-    assert finished == [(epoch, 7) for epoch in range(1, 8)]  # one training, as a reader of its curve sees it
+    finished = [one for one in told if one.share == 1]
+    assert [(one.epoch, one.epochs) for one in finished] == [(epoch, 7) for epoch in range(1, 8)]  # one curve
+    assert [(one.round_number, one.rounds) for one in finished] == [(n, 3) for n in (1, 1, 2, 2, 2, 3, 3)]
 
 
 @pytest.mark.parametrize("validated", [True, False])

@@ -16,7 +16,7 @@ from ppcmi.codec.codec import Codec
 from ppcmi.codec.trained_network import TrainedNetwork
 from ppcmi.connection_errors import OffProtocolError
 from ppcmi.errors import ConnectionFailedError, ServerRefusedError, UsageError
-from ppcmi.shared_networks import ConsortiumMembers, Telling, Waiting, list_shared, require_sharing, share
+from ppcmi.shared_networks import ConsortiumMembers, Telling, Waiting, list_shared, read_shared, require_sharing, share
 from ppcmi.site import KEY_BYTES, TaskProfile
 from ppcmi.task import task_to_json
 from support.codecs import tiny_task
@@ -165,6 +165,35 @@ def test_what_no_member_made_or_what_is_another_s_is_left_out_and_told(shelf, co
     assert len(told) == 4  # once each
     for name in ("stranger", "copied", "cut", "empty"):
         assert any(f"Hospital {name} is left out" in sentence for sentence in told), name
+
+
+def test_it_is_said_of_every_network_why_it_is_no_part_of_the_mean(shelf, codec, tmp_path):
+    part = _part(tmp_path)
+    _leave(shelf, part, "good", _network(codec))
+    _leave(shelf, part, "early", _network(codec, last=False))
+    _leave(shelf, part, "apart", replace(_network(codec), mixes=False))
+    shelf.kept["cut"] = (shelf.kept["good"][0][:-9], "v9")
+    found = {one.member.site_id: one for one in read_shared(shelf, part, codec)}
+    assert {name: one.why_not for name, one in found.items() if one.network is not None} == {
+        "good": "",
+        "early": "its training is under way, or was cut off",
+        "apart": "at its site the mean with others was worse",
+    }
+    assert found["cut"].network is None
+    assert found["cut"].why_not
+
+
+def test_whether_the_others_have_a_network_of_this_site_is_known_when_its_training_is_broken_off(
+    shelf, codec, tmp_path
+):
+    members = _members(shelf, _part(tmp_path), codec, Told())
+    members.networks()
+    shelf.broken = True
+    members.share(_network(codec, last=False))
+    assert not members.have_some
+    shelf.broken = False
+    members.share(_network(codec, last=False))
+    assert members.have_some
 
 
 def test_a_server_that_shows_a_member_twice_is_not_followed(shelf, codec, tmp_path):

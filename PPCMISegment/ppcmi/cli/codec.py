@@ -30,7 +30,7 @@ from ppcmi.codec.slice_set import SliceSet, read_slice_set
 from ppcmi.codec.together import learn_together
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
 from ppcmi.data_folders import CaseFiles, find_cases
-from ppcmi.errors import CodecError, SiteError, UsageError
+from ppcmi.errors import CodecError, PpcmiError, SiteError, UsageError
 from ppcmi.fitting import FitReport, Report
 from ppcmi.methods.mixup import site_unmixing
 from ppcmi.methods.mixup.references import References
@@ -154,6 +154,7 @@ def _refine(command: Command) -> int:
     network.require_sensible(options)
     if options.together:
         require_sharing(part)
+        network.require_members(client, part, options)
     number = chosen_model(options, client)
     if part.task.method == "privacy-sf":
         raise UsageError("With the method privacy-sf the server's answer alone decides: there is nothing to refine.")
@@ -206,7 +207,15 @@ def _fitted(
     if options.together:
         config = replace(config, rounds=network.rounds_of(config.local, options.rounds))
         members = network.members_of(command, part, link.codec, cases=labelled.cases, rounds=config.rounds)
-        decoder, together = learn_together(link.codec, labelled, validation, members, config, report=report)
+        try:
+            decoder, together = learn_together(link.codec, labelled, validation, members, config, report=report)
+        except (KeyboardInterrupt, PpcmiError):
+            if members.have_some:
+                console.remark(
+                    "The network that this site shared last stays with the others: 'ppcmi network withdraw' takes it "
+                    "back, another training together replaces it."
+                )
+            raise
         network.show_together(console, together, members.names_of(together.others))
     else:
         decoder = refine_local_network(link.codec, labelled, config, report=report)
@@ -284,7 +293,8 @@ def _report_to(console: Console) -> Report:
         epoch, loss = f"epoch {report.epoch}/{report.epochs}", f"loss {report.loss:.4f}"
         share = "" if report.share == 1 else f" {report.share:.0%}"
         left = f", {about(report.seconds_left)} left in this part" if 1 <= report.seconds_left < math.inf else ""
-        text = f"{report.stage}: {epoch}{share}, {loss}{score}, {report.seconds:.0f} s{left}"
+        in_round = f", round {report.round_number}/{report.rounds}" if report.rounds > 1 else ""
+        text = f"{report.stage}: {epoch}{share}{in_round}, {loss}{score}, {report.seconds:.0f} s{left}"
         console.measured("fit", asdict(report), text, last=report.epoch == report.epochs and report.share == 1)
 
     return show

@@ -3,7 +3,8 @@
 ::
 
     {"event": "progress", "text": ...}                          how far it is
-    {"event": "fit", "stage": ..., "epoch": ..., "epochs": ..., "share": ..., "loss": ..., "score": ..., "seconds": ...}
+    {"event": "fit", "stage": ..., "epoch": ..., "epochs": ..., "share": ..., "loss": ..., "score": ..., "seconds": ...,
+     "round_number": ..., "rounds": ...}
     {"event": "quality", "cases": ..., "psnr_db": {...}, "ssim": {...}, "mask_dice": {...}}
     {"event": "refinement", "model": ..., "profile": ..., "share": ..., "dice_by_share": {...}}
     {"event": "together", "members": [...], "uses_mean": ..., "dice_own": ..., "dice_mean": ...}   of other members

@@ -14,11 +14,12 @@ from ppcmi.codec.together import Together
 from ppcmi.codec.trained_network import TrainedNetwork, mean_weights, network_bytes
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.consortium import ensure_codec
-from ppcmi.errors import BundleError, CodecError, KeyMismatchError, SiteError, UsageError
+from ppcmi.errors import SiteError, UsageError
 from ppcmi.fitting import FitConfig
-from ppcmi.shared_networks import ConsortiumMembers, Telling, Waiting, fetch, list_shared, require_sharing, share
-from ppcmi.site import SiteProfile, TaskProfile
+from ppcmi.shared_networks import ConsortiumMembers, Telling, Waiting, list_shared, read_shared, require_sharing, share
+from ppcmi.site import SiteProfile, TaskProfile, task_from_server
 from ppcmi.what_leaves import NetworkLeaving, network_text
+from ppcmi.wording import counted
 
 MOST_ROUNDS = 100
 USUAL_WAIT = 30
@@ -35,7 +36,7 @@ def add_parsers(groups: Groups) -> None:
         group,
         "show",
         _show,
-        "Which members share a network, and since when.",
+        "Which members share a network, since when, and whether it can be used.",
         "ppcmi network show --task hippocampus-mr",
     )
     add_task(parser)
@@ -109,6 +110,18 @@ def require_sensible(options: argparse.Namespace) -> None:
         raise UsageError("--wait-for is a number of members, --wait-minutes at most a day.")
 
 
+def require_members(client: ServerClient, part: TaskProfile, options: argparse.Namespace) -> None:
+    """Check that as many other members as ``--wait-for`` says can come at all.
+
+    :raises UsageError: if the consortium has fewer.
+    """
+    _, answer = task_from_server(client, part.task.name)
+    members = (answer.get("consortium") or {}).get("members")
+    if isinstance(members, int) and (options.wait_for or 0) >= members:
+        others = counted(members - 1, "other member") if members > 1 else "no other member"
+        raise UsageError(f"--wait-for: the consortium has {others} yet.")
+
+
 def rounds_of(local: FitConfig, rounds: int | None) -> int:
     """How many rounds a training has, of those that were asked for: at most as many as epochs."""
     return len(local.rounds(rounds or USUAL_ROUNDS))
@@ -162,16 +175,15 @@ def show_together(console: Console, together: Together, names: list[str]) -> Non
 
 def _show(command: Command) -> int:
     console, site, client, part = _at_server(command)
-    found = list_shared(client, part)
-    if not found:
+    rows = []
+    for one in read_shared(client, part, ensure_codec(client, part)):
+        this = " (this site)" if one.member.site_id == site.identity.site_id else ""
+        cases = "-" if one.network is None else str(one.network.cases)
+        rows.append([f"{one.member.site_name}{this}", one.member.shared, cases, one.why_not or "can be used"])
+    if not rows:
         console.remark("No member shares a network now; 'ppcmi codec refine --together' does.")
         return 0
-    rows = [
-        [f"{member.site_name} (this site)" if member.site_id == site.identity.site_id else member.site_name,
-         member.shared]
-        for member in found
-    ]  # fmt: skip
-    console.table(["member", "shared"], rows)
+    console.table(["member", "shared", "cases", "in the members' mean"], rows)
     return 0
 
 
@@ -179,22 +191,15 @@ def _gather(command: Command) -> int:
     console, site, client, part = _at_server(command)
     codec = ensure_codec(client, part)
     networks, names, apart = [], [], 0
-    for member in list_shared(client, part):
-        try:
-            network = fetch(client, part, member, codec)
-        except (BundleError, CodecError, KeyMismatchError) as error:
-            console.remark(f"The network of {member.site_name} is left out: {error}")
-            continue
-        if network is not None and not network.last:
-            console.remark(f"The network of {member.site_name} is left out: it is in the middle of a training.")
-        elif network is not None and not network.mixes:
-            apart += 1
-            console.remark(
-                f"The network of {member.site_name} is left out: at its site the mean with others was worse."
-            )
-        elif network is not None:
-            networks.append(network)
-            names.append("this site" if member.site_id == site.identity.site_id else member.site_name)
+    for one in read_shared(client, part, codec):
+        if one.why_not:
+            shared = "" if one.network is None else f" (shared {one.member.shared})"
+            console.remark(f"The network of {one.member.site_name} is left out: {one.why_not.rstrip('.')}{shared}.")
+        if one.network is not None and not one.why_not:
+            networks.append(one.network)
+            names.append("this site" if one.member.site_id == site.identity.site_id else one.member.site_name)
+        elif one.network is not None:
+            apart += one.network.last
     if not set(names) - {"this site"}:
         raise SiteError(
             "No other member shares a network that can be used now; try again when the members have learned together."

@@ -170,10 +170,10 @@ class _Judge:
 
 
 def _in_round(report: Report, runs: Sequence[FitConfig], number: int) -> Report:
-    """A report whose epochs count through all rounds."""
+    """A report that says which round it is of, and whose epochs count through all rounds."""
     before, total = sum(run.epochs for run in runs[:number]), sum(run.epochs for run in runs)
 
     def tell(one: FitReport) -> None:
-        report(replace(one, epoch=before + one.epoch, epochs=total))
+        report(replace(one, epoch=before + one.epoch, epochs=total, round_number=number + 1, rounds=len(runs)))
 
     return tell

@@ -155,12 +155,13 @@ class ActiveModel(Document):
 
 
 class ConsortiumState(Document):
-    """Who shares what; ``member`` tells whether the caller takes part."""
+    """Who shares what, and how many sites; ``member`` tells whether the caller is one of them."""
 
     codec: Hex32 | None
     scope: Scope
     mode: Mode
     founder: SiteName
+    members: Annotated[int, Field(ge=0, examples=[3])]
     member: Annotated[bool, Field(examples=[True])]
 
 

@@ -158,6 +158,7 @@ def _answer(session: Session, task: Task, caller: Caller) -> TaskAnswer:
                 "scope": consortium.scope,
                 "mode": consortium.mode,
                 "founder": session.get_one(Site, consortium.founder_id).name,
+                "members": tasks.members(session, task),
                 "member": tasks.is_member(session, task, caller.site_id),
             }
         ),

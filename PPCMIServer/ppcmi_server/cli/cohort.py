@@ -39,13 +39,13 @@ def _list(command: Command) -> int:
                 cohort.id,
                 site.name,
                 of.name,
-                _state(cohort),
+                _state(cohort, fits),
                 str(cohort.cases),
                 str(cohort.slices),
                 f"{cohort.stored_bytes / MEBIBYTE:.1f}",
                 cohort.touched or cohort.created,
             ]
-            for cohort, site, of in cohorts.list_cohorts(session, task)
+            for cohort, site, of, fits in cohorts.list_cohorts(session, task)
         ]
     command.console.table(("Cohort", "Site", "Task", "State", "Cases", "Slices", "MiB", "Last received"), rows)
     return 0
@@ -75,5 +75,7 @@ def _withdraw(command: Command) -> int:
     return 0
 
 
-def _state(cohort: Cohort) -> str:
+def _state(cohort: Cohort, fits: bool) -> str:
+    if cohort.state == "whole" and not fits:
+        return "whole, of an earlier codec"
     return f"{cohort.state}, excluded" if cohort.excluded is not None else cohort.state

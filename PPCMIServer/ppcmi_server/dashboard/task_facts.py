@@ -11,6 +11,7 @@ from ppcmi.task import Task as TaskDocument
 from ppcmi.task import parse_task
 from ppcmi_server import models, shared_networks
 from ppcmi_server.database.schema import Cohort, Consortium, Member, Model, Site, Task
+from ppcmi_server.intake.cohorts import trainable
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def task_facts(session: Session, task: Task) -> TaskFacts:
     )  # fmt: skip
     cohorts, cases, slices = session.execute(
         select(func.count(), func.sum(Cohort.cases), func.sum(Cohort.slices)).where(
-            Cohort.task_id == task.id, Cohort.state == "whole", Cohort.excluded.is_(None)
+            Cohort.task_id == task.id, trainable()
         )
     ).one()
     return TaskFacts(

@@ -18,6 +18,7 @@ from ppcmi_server.dashboard import view
 from ppcmi_server.dashboard.charts import Curve, Line
 from ppcmi_server.dashboard.site_facts import site_names
 from ppcmi_server.database.schema import Cohort, Job, JobCohort, JobEpoch, Model, Task
+from ppcmi_server.intake.cohorts import trainable
 from ppcmi_server.training import jobs
 
 _SITE_ID = re.compile(r"\b[0-9a-f]{16}\b")
@@ -161,9 +162,7 @@ def suspects(job: Job) -> list[str]:
 def usable_cohorts(session: Session, task_id: int, site_id: str) -> Sequence[Cohort]:
     """A site's cohorts that a training which began now would take."""
     return session.scalars(
-        select(Cohort).where(
-            Cohort.task_id == task_id, Cohort.site_id == site_id, Cohort.state == "whole", Cohort.excluded.is_(None)
-        )
+        select(Cohort).where(Cohort.task_id == task_id, Cohort.site_id == site_id, trainable())
     ).all()
 
 
@@ -178,9 +177,7 @@ def with_names(sentence: str, names: Mapping[str, str]) -> Markup:
 
 def _usable(session: Session, task_id: int) -> dict[str, int]:
     """How many cohorts of each site a training which began now would take."""
-    query = select(Cohort.site_id, func.count()).where(
-        Cohort.task_id == task_id, Cohort.state == "whole", Cohort.excluded.is_(None)
-    )
+    query = select(Cohort.site_id, func.count()).where(Cohort.task_id == task_id, trainable())
     return {row[0]: row[1] for row in session.execute(query.group_by(Cohort.site_id))}
 
 

@@ -11,14 +11,14 @@ import secrets
 from collections import defaultdict
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from ppcmi.cohort_file import CohortKey
 from ppcmi_server import audit, clock
 from ppcmi_server.access.identity import Caller
 from ppcmi_server.database.engine import Database
-from ppcmi_server.database.schema import Case, Cohort, Frame, Site, Task
+from ppcmi_server.database.schema import Case, Cohort, Consortium, Frame, Site, Task
 from ppcmi_server.errors import OperatorError, conflict
 from ppcmi_server.intake import garbage
 from ppcmi_server.intake.chunks import discard_chunks, extents
@@ -35,10 +35,12 @@ __all__ = [
     "CohortState",
     "CohortStore",
     "find_cohort",
+    "fits_consortium",
     "list_cohorts",
     "require_shapes",
     "set_excluded",
     "stored_bytes",
+    "trainable",
 ]
 
 
@@ -53,15 +55,29 @@ class CohortState:
     cases: int
 
 
-def list_cohorts(session: Session, task: Task | None = None) -> list[tuple[Cohort, Site, Task]]:
-    """Every cohort of a task, or of all, with its site and task, the oldest first."""
+def fits_consortium() -> ColumnElement[bool]:
+    """That a cohort is in its consortium's mode and, where members share one, made with its present codec."""
+    return exists().where(
+        Consortium.task_id == Cohort.task_id,
+        Consortium.mode == Cohort.mode,
+        or_(Consortium.scope != "consortium", Consortium.codec == Cohort.codec),
+    )
+
+
+def trainable() -> ColumnElement[bool]:
+    """That a training which began now would take a cohort."""
+    return and_(Cohort.state == "whole", Cohort.excluded.is_(None), fits_consortium())
+
+
+def list_cohorts(session: Session, task: Task | None = None) -> list[tuple[Cohort, Site, Task, bool]]:
+    """Every cohort of a task, or of all, with its site, task and whether it fits its consortium; the oldest first."""
     wanted = (
-        select(Cohort, Site, Task).join(Site, Site.id == Cohort.site_id).join(Task, Task.id == Cohort.task_id)
-        .order_by(Cohort.created, Cohort.id)
+        select(Cohort, Site, Task, fits_consortium()).join(Site, Site.id == Cohort.site_id)
+        .join(Task, Task.id == Cohort.task_id).order_by(Cohort.created, Cohort.id)
     )  # fmt: skip
     if task is not None:
         wanted = wanted.where(Cohort.task_id == task.id)
-    return [(cohort, site, of) for cohort, site, of in session.execute(wanted)]
+    return [(cohort, site, of, fits) for cohort, site, of, fits in session.execute(wanted)]
 
 
 def find_cohort(session: Session, cohort_id: str) -> Cohort:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from ppcmi.errors import TrainingError, UsageError
@@ -19,7 +19,8 @@ from ppcmi.scales import Profile
 from ppcmi.task import parse_task
 from ppcmi_server import audit, clock
 from ppcmi_server.config import ServerConfig
-from ppcmi_server.database.schema import Cohort, Consortium, Job, JobCohort, JobEpoch, Task
+from ppcmi_server.database.schema import Cohort, Job, JobCohort, JobEpoch, Task
+from ppcmi_server.intake.cohorts import fits_consortium, trainable
 from ppcmi_server.training.leases import CLAIMABLE, Lease, died_here, hold
 from ppcmi_server.umn.config import UmnConfig, usual_config, usual_preset
 from ppcmi_server.umn.model import Preset
@@ -227,18 +228,12 @@ def _no_such_job() -> TrainingError:
 
 def _candidates(session: Session, task: Task) -> list[Cohort]:
     """Whole cohorts in the consortium's mode and, where members share one, with its present codec; none excluded."""
-    consortium = session.get(Consortium, task.id)
-    whole = (
-        select(Cohort)
-        .where(Cohort.task_id == task.id, Cohort.state == "whole", Cohort.excluded.is_(None))
-        .order_by(Cohort.id)
-    )
-    cohorts = [] if consortium is None else list(session.scalars(whole.where(Cohort.mode == consortium.mode)))
-    if consortium is not None and consortium.scope == "consortium":
-        cohorts = [cohort for cohort in cohorts if cohort.codec == consortium.codec]
-    if not cohorts:
-        raise TrainingError("There is no whole cohort to train on; have the sites upload theirs first.")
-    return cohorts
+    cohorts = list(session.scalars(select(Cohort).where(Cohort.task_id == task.id, trainable()).order_by(Cohort.id)))
+    if cohorts:
+        return cohorts
+    if session.scalar(select(exists().where(Cohort.task_id == task.id, Cohort.state == "whole", ~fits_consortium()))):
+        raise TrainingError("The cohorts are of an earlier codec; have the sites export and upload theirs again.")
+    raise TrainingError("There is no whole cohort to train on; have the sites upload theirs first.")
 
 
 def _only_profile(cohorts: Sequence[Cohort]) -> Profile:

@@ -13,7 +13,7 @@ from ppcmi_server.dashboard.guard import UsesChange, UsesVisit
 from ppcmi_server.dashboard.pages import page_router
 from ppcmi_server.database.schema import Cohort, JobCohort, Model, Site, Task
 from ppcmi_server.errors import not_found
-from ppcmi_server.intake.cohorts import set_excluded
+from ppcmi_server.intake.cohorts import fits_consortium, set_excluded
 
 CohortId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 SHOWN = 200
@@ -23,16 +23,19 @@ router = page_router()
 
 @dataclass(frozen=True)
 class CohortFacts:
-    """A cohort, whose it is, and the models that were trained on it."""
+    """A cohort, whose it is, the models that were trained on it, and whether it fits its consortium as that is now."""
 
     cohort: Cohort
     site: Site
     task: Task
     models: tuple[Model, ...]
+    fits: bool
 
     @property
     def state(self) -> str:
         """As the operator sees it."""
+        if self.cohort.state == "whole" and not self.fits:
+            return "earlier codec"
         if self.cohort.state == "whole" and self.cohort.excluded is not None:
             return "excluded"
         return "uploading" if self.cohort.state == "open" else self.cohort.state
@@ -108,14 +111,17 @@ def withdraw(cohort_id: CohortId, change: UsesChange) -> Response:
 
 def _facts(session: Session, site: str, task: str, offset: int) -> list[CohortFacts]:
     """One more than a page shows, if there are more."""
-    wanted = select(Cohort, Site, Task).join(Site, Site.id == Cohort.site_id).join(Task, Task.id == Cohort.task_id)
+    wanted = (
+        select(Cohort, Site, Task, fits_consortium()).join(Site, Site.id == Cohort.site_id)
+        .join(Task, Task.id == Cohort.task_id)
+    )  # fmt: skip
     if site:
         wanted = wanted.where(Cohort.site_id == site)
     if task:
         wanted = wanted.where(Task.name == task)
     rows = session.execute(wanted.order_by(Cohort.created.desc(), Cohort.id).offset(offset).limit(SHOWN + 1))
     seen = _models(session)
-    return [CohortFacts(cohort, owner, of, seen.get(cohort.id, ())) for cohort, owner, of in rows]
+    return [CohortFacts(cohort, owner, of, seen.get(cohort.id, ()), fits) for cohort, owner, of, fits in rows]
 
 
 def _models(session: Session) -> dict[str, tuple[Model, ...]]:
