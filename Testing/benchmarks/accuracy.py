@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy_budget import SMALLEST_PAPER_SLICE, Budget, budget
+from benchmarks.accuracy_budget import Budget, budget
 from benchmarks.accuracy_report import (
     ALONE,
     COARSE,
@@ -33,7 +33,7 @@ from benchmarks.accuracy_report import (
 from benchmarks.federation import Member, PlainLatents, Site, encode_site, join_consortium
 from benchmarks.kept import KeptNetworks, KeptRows, Row, show
 from benchmarks.learning_together import learn_in_step
-from benchmarks.sites import SITES, TASKS, load_site
+from benchmarks.sites import SITES, TASKS, at_published_size, load_site
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.codec import Preset as CodecPreset
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
@@ -150,14 +150,12 @@ class Run:
         self.row(FOURTH, lambda: self._fourth_member(codec, plains, {**decoders, "": SiteDecoder(codec)}))
 
     def measure_comparisons(self) -> None:
-        """What the product's choices cost or gain: quantization, inner layer, codec scope, the published system."""
+        """What the product's choices cost or gain: quantization, inner layer, codec scope."""
         shared = self._shared_codec()
         self._private(*shared, Profile.COARSE, quantization=Quantization.F32)
         self._asked_with(FOR_MAPPING, *shared)
         self._private(*shared, Profile.COARSE, inner_key=None)
         self._site_codecs(shared[0])
-        if self.task.slicing.size[0] >= SMALLEST_PAPER_SLICE:
-            self._paper()
 
     def minimized_codec(self) -> tuple[Codec, list[PlainLatents]]:
         """The first site's usual codec, and what every site exports with it."""
@@ -334,8 +332,8 @@ class Run:
         config = RefinementConfig(local=self.budget.alone)
         return leave_alone(codec, site.train, Profile.COARSE, config, report=show)[0]
 
-    def _paper(self) -> None:
-        """The published system: the decoded answer of the server is all there is."""
+    def measure_published(self) -> None:
+        """The published system: the decoded answer of the server is all there is; slices of the published size."""
         if PAPER in self.rows:
             return
         members, plains = self.published_sites()
@@ -393,6 +391,8 @@ def main() -> int:
     run = Run(options.data, task, few, budget(task, few is not None), store, column)
     if options.comparisons:
         run.measure_comparisons()
+        published = at_published_size(task)
+        Run(options.data, published, few, budget(published, few is not None), store, column).measure_published()
     elif options.together:
         run.measure_together()
         if not options.shifted:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from benchmarks.sites import SMALLEST_PAPER_SLICE
 from ppcmi.fitting import FitConfig
 from ppcmi.task import Task
 from ppcmi_server.umn.config import UmnConfig, paper_config
-
-SMALLEST_PAPER_SLICE = 256
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ ids 2k - 1 and 2k, very likely the two hemispheres of one scan, not scans of two
 "server with a member" has the inner key and is what a breach within the consortium shows; targets count everybody else,
 the server with the codec and known images included. Where every site has a codec and an inner key of its own (scope
 `site`), "network" and "server without the codec" are the rows of these alone. A server and a member together have more
-there, as the server's network brings all codecs into one space (A8 through its adapters): that is not measured here.
+there, as the server's network brings all codecs into one space (A8 through its adapters): rows "scope site".
 Noise is tried with `coarse` and the codec `autoencoder`; rows that do not name a codec are of the usual, minimized one.
 "true masks" is what a decoder draws from the true masks' own latents, and of the image nothing; the best attack on the
 minimized latents shows more. SSIM counts the windows in which the slice shows something; "whole slice" is the usual

@@ -34,9 +34,10 @@ on all sites' raw images, "private" the product: that U-Net, which comes with th
 site, and averaged with the decoded answer of the server. A site alone trains for as many steps as both trainings
 together. "The server switched off" is the same without that answer: the difference of the two rows is the server's,
 the rest of the gain is the shared network's. A "member without labels" uses the consortium's network as it is; the
-"fourth member" is site C when none of its labels are used. "Learning together" means that members also share the
-sites' networks with each other, in rounds. A commit that this history does not have was measured
-before its work was joined to another's; what it named is in the history by another name.
+"fourth member" is site C when none of its labels are used, and "the others" are those whose labels its networks learned
+from. "Learning together" means that members also share the sites' networks with each other, in rounds. A commit that
+this history does not have was measured before its work was joined to another's; what it named is in the history by
+another name.
 """
 
 

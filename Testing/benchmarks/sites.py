@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.federation import Site
@@ -12,6 +13,9 @@ from ppcmi.task import Task
 SITES = ("A", "B", "C")
 TASKS = {"hippocampus_mr": "hippocampus-mr", "fetal_head_us": "fetal-head-us"}
 """The task of each data folder, by their names."""
+
+SMALLEST_PAPER_SLICE = 256
+"""Rows and columns of the slices that the published networks are made for."""
 
 
 def load_site(data: Path, task: Task, name: str, labelled: int | None, column: str = "site") -> Site:
@@ -34,3 +38,16 @@ def load_site(data: Path, task: Task, name: str, labelled: int | None, column: s
 def site_of(case: CaseFiles, column: str) -> str | None:
     """The site that a column of split.csv names."""
     return case.site if column == "site" else case.attributes[column]
+
+
+def at_published_size(task: Task) -> Task:
+    """The task with slices that the published networks take: one channel, 256 x 256, scaled up where they were less."""
+    factor = max(1.0, SMALLEST_PAPER_SLICE / min(task.slicing.size))
+    spacing = task.slicing.spacing_mm
+    slicing = replace(
+        task.slicing,
+        size=(round(task.slicing.size[0] * factor), round(task.slicing.size[1] * factor)),
+        spacing_mm=None if spacing is None else (spacing[0] / factor, spacing[1] / factor),
+        neighbors=0,
+    )
+    return replace(task, slicing=slicing)

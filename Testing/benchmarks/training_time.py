@@ -23,12 +23,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.accuracy import Run, answered
-from benchmarks.accuracy_budget import SMALLEST_PAPER_SLICE, budget
+from benchmarks.accuracy_budget import budget
 from benchmarks.accuracy_report import MINIMIZED, PAPER, TRAINING_TIME, report
 from benchmarks.bench.curve import Curve, read_points, seconds_to
 from benchmarks.federation import Member, PlainLatents, join_consortium, received_together
 from benchmarks.results import REPOSITORY
-from benchmarks.sites import SITES, TASKS
+from benchmarks.sites import SITES, SMALLEST_PAPER_SLICE, TASKS
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.presets import image_channels
 from ppcmi.codec.quality import mean_dice

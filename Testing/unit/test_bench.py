@@ -28,11 +28,11 @@ from benchmarks.bench.rows import (
     table_of,
 )  # fmt: skip
 from benchmarks.bench.scoring import by_site, estimate, paired_p, score_held_out
-from benchmarks.bench.splits import DataSet, Split, at_published_size, thinned
+from benchmarks.bench.splits import DataSet, Split, thinned
 from benchmarks.bench.table import Table, measurements, seconds_to_published
 from benchmarks.bench.targets import byte_targets, targets
 from benchmarks.kept import KeptRows
-from benchmarks.sites import load_site
+from benchmarks.sites import at_published_size, load_site
 from ppcmi.codec.training import CodecTrainingConfig
 from ppcmi.fitting import FitConfig
 from ppcmi.formats.itk_files import image_from_volume

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from benchmarks.accuracy import SMALLEST_PAPER_SLICE
+from benchmarks.sites import SMALLEST_PAPER_SLICE
 from ppcmi.codec.training import CodecTrainingConfig
 from ppcmi.fitting import FitConfig
 from ppcmi.task import Task

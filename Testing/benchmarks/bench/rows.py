@@ -29,9 +29,10 @@ from benchmarks.bench.ours import (
 )
 from benchmarks.bench.published import Published, collaborate_as_published
 from benchmarks.bench.scoring import score_held_out
-from benchmarks.bench.splits import BenchSite, DataSet, Split, at_published_size
+from benchmarks.bench.splits import BenchSite, DataSet, Split
 from benchmarks.bench.unet import flops, kept_unet
 from benchmarks.kept import KeptNetworks
+from benchmarks.sites import at_published_size
 from ppcmi.codec.presets import Preset as CodecPreset
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.codec.training import predict_locally

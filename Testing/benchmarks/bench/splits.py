@@ -6,12 +6,11 @@ Patients never lie in two folds or at two sites. Nothing here leaves the process
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy import SMALLEST_PAPER_SLICE
 from benchmarks.federation import Site
 from benchmarks.results import REPOSITORY
 from benchmarks.sites import SITES, TASKS, site_of
@@ -154,19 +153,6 @@ def _held_out(cases: Sequence[Numbered], task: Task) -> HeldOut:
         tuple(patient for _, patient, _ in cases),
         tuple(number for number, *_ in cases),
     )
-
-
-def at_published_size(task: Task) -> Task:
-    """The task with slices that the published networks take: one channel, 256 x 256, scaled up where they were less."""
-    factor = max(1.0, SMALLEST_PAPER_SLICE / min(task.slicing.size))
-    spacing = task.slicing.spacing_mm
-    slicing = replace(
-        task.slicing,
-        size=(round(task.slicing.size[0] * factor), round(task.slicing.size[1] * factor)),
-        spacing_mm=None if spacing is None else (spacing[0] / factor, spacing[1] / factor),
-        neighbors=0,
-    )
-    return replace(task, slicing=slicing)
 
 
 def thinned(cases: SliceSet, most: int | None) -> SliceSet:
