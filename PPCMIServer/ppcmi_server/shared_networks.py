@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from ppcmi_server import audit, clock
 from ppcmi_server.access.identity import Caller
-from ppcmi_server.database.schema import Consortium, SharedNetwork, Site
+from ppcmi_server.database.schema import Consortium, SharedNetwork, Site, Task
 from ppcmi_server.errors import conflict, not_found
 from ppcmi_server.intake.quota import Room
 from ppcmi_server.tasks import TaskMembership, membership
@@ -66,12 +66,20 @@ def withdraw(session: Session, name: str, caller: Caller) -> str | None:
 
     :raises RefusalError: 403 for others than members.
     """
-    task = membership(session, name, caller).task
-    network = session.get(SharedNetwork, (task.id, caller.site_id))
+    return _withdraw(session, membership(session, name, caller).task, caller.site_id, caller.site_id)
+
+
+def withdraw_by_operator(session: Session, task: Task, site: Site, actor: str = audit.OPERATOR) -> str | None:
+    """Take a site's network back for it, also of one that is no member any more; its blob, or None."""
+    return _withdraw(session, task, site.id, actor, site=site.id)
+
+
+def _withdraw(session: Session, task: Task, site_id: str, actor: str, **subject: str) -> str | None:
+    network = session.get(SharedNetwork, (task.id, site_id))
     if network is None:
         return None
     session.delete(network)
-    audit.record(session, caller.site_id, "network.withdraw", task=task.name)
+    audit.record(session, actor, "network.withdraw", task=task.name, **subject)
     return network.blob
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from ppcmi_server import shared_networks
 from ppcmi_server.access import identity, operators
+from ppcmi_server.cli.main import main
 from ppcmi_server.config import load_config
 from ppcmi_server.database.schema import AuditEvent, SharedNetwork
 from ppcmi_server.errors import RefusalError
@@ -229,3 +230,23 @@ def test_the_page_of_a_task_says_how_many_members_share_theirs(server, members):
     share_network(members[1], b"network")
     assert "shared by 1 of 2 members" in browser.get(f"{root}/tasks/{TASK.name}", timeout=30).text
     assert "network.share" in browser.get(f"{root}/audit", timeout=30).text
+
+
+def test_the_operator_takes_a_network_back_for_its_site(server, members, capsys):
+    first, second = members
+    for site, content in ((first, b"one"), (second, b"another")):
+        share_network(site, content)
+    folder = ("--dir", str(server.services.config.folder))
+    assert main(["network", "list", TASK.name, *folder]) == 0
+    listed = capsys.readouterr().out
+    assert "Hospital A" in listed
+    assert "Hospital B" in listed
+    assert main(["network", "withdraw", TASK.name, "Hospital B", *folder]) == 0
+    assert "gone" in capsys.readouterr().out
+    assert networks(first) == {first.site_id: b"one"}
+    assert stored(server) == [b"one"]
+    assert ("network.withdraw", "operator", {"task": TASK.name, "site": second.site_id}) in events(
+        server, "network.withdraw"
+    )
+    assert main(["network", "withdraw", TASK.name, "Hospital B", *folder]) == 0
+    assert "has no network" in capsys.readouterr().out

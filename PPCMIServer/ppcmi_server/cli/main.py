@@ -21,6 +21,7 @@ from ppcmi_server.cli import (
     job,
     keys,
     model,
+    network,
     operator,
     serve,
     server,
@@ -74,7 +75,8 @@ def build_parser() -> Parser:
     parser = Parser(prog="ppcmi-server", description=DESCRIPTION)
     groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="group")
     for module in (
-        server, config, tls, operator, task, site, cohort, serve, train, job, model, audit, keys, backup, doctor,
+        server, config, tls, operator, task, site, cohort, network, serve, train, job, model, audit, keys, backup,
+        doctor,
     ):  # fmt: skip
         module.add_parsers(groups)
     return parser
