@@ -22,16 +22,15 @@ from torch import Tensor
 
 from benchmarks.federation import Site, encode_site
 from benchmarks.kept import KeptRows, show, show_umn
+from benchmarks.privacy_report import best_scores
 from benchmarks.results import REPOSITORY, RESULTS, SEPARATOR, Measurement, Origin, measurement, merge
 from benchmarks.sites import SITES, TASKS, load_site
-from ppcmi.audit.attack_list import Lengths
+from ppcmi.audit.attack_list import Lengths, Score, picture_attacks, scores_of
 from ppcmi.audit.attacker import Finding, ReconstructionAttack
-from ppcmi.audit.attacks.cross_decoder import CrossDecoder
 from ppcmi.audit.attacks.decoder import DecoderConfig
 from ppcmi.audit.attacks.mixtures import MixedPatches, picture_findings
 from ppcmi.audit.attacks.mixup_separation import mean_mixtures, separate
 from ppcmi.audit.attacks.mixup_unmixing import unmix_requests, unmixed_mean
-from ppcmi.audit.attacks.plain_latents import Effort, PlainLatents
 from ppcmi.audit.attacks.rehearsal import RehearsalConfig
 from ppcmi.audit.reconstruction import Bench
 from ppcmi.audit.setting import Observer, Setting
@@ -68,6 +67,7 @@ from ppcmi_server.umn.training import Watching, train_umn
 COMMAND = "make bench-methods DATA=.../hippocampus_mr"
 SEED = 1
 DICE, ATTACKS = "{data}, other methods, Dice", "{data}, other methods, attacks by the server"
+SCORES = "{data}, other methods, linking and structure by the server"
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,24 @@ class Run:
     # ---- Privacy-SF
 
     def measure_privacy_sf(self) -> None:
-        """Dice, and what its server draws from plain bottlenecks."""
+        """Dice, and every attack by its server, which gets plain bottlenecks."""
         self.row("dice / Privacy-SF", self._privacy_sf_dice)
         codec, surrogate = self._privacy_sf_codec(self.sites[0]), self._privacy_sf_codec(self.sites[2])
-        lengths = Lengths(victims=160, others=800)
+        rehearsal = RehearsalConfig(copies=2, slices=800, most=800)
+        lengths = Lengths(victims=160, others=800, decoder=DecoderConfig(steps=300), rehearsal=rehearsal)
         bench = Bench(attacked(self._subjects(), lengths), surrogate, (SEED,), leaked=20)
         setting = Setting(
             "Privacy-SF, its server", "Privacy-SF", Observer.SERVER, Profile.MINIMAL, codec, True, True, PlainView()
         )
-        effort = Effort(DecoderConfig(steps=300), RehearsalConfig(copies=2, slices=800, most=800), show)
-        for attack in (CrossDecoder(), PlainLatents(effort)):
+        for attack in picture_attacks("full", setting, lengths, show):
             self.row(f"attack / Privacy-SF: {attack.title}", lambda attack=attack: _attempt(bench, setting, attack))
+        for words, measure in scores_of("quick", lengths, {}, show):
+
+            def scores(measure: Score = measure) -> Mapping[str, Any]:
+                knowledge, _ = bench.scene(setting)[0]
+                return _document(measure(setting, bench.subjects, knowledge, SEED))
+
+            self.row(f"score / Privacy-SF: {words}", scores)
 
     def _privacy_sf_codec(self, site: Site) -> Codec:
         file = self.folder / f"privacy-sf-{site.name}.safetensors"
@@ -284,9 +291,20 @@ OURS = {
 }  # fmt: skip
 """Rows of other benchmarks on the same patients that stand beside these: by name, the file and the number there."""
 
+OUR_SCORES = {
+    "ours, coarse": "{data}, scores / two layers, coarse; server with the codec / ",
+    "KLT as published": "{data}, scores / KLT as published; its server / ",
+}
+"""The same for what ends in numbers: how the names there begin."""
+
 
 def beside(data: str) -> Iterator[Measurement]:
     """Ours and PPCMI-SF, as the benchmarks of accuracy and privacy found them."""
+    for row, start in OUR_SCORES.items():
+        for entry in json.loads((RESULTS / "privacy.json").read_text()):
+            if entry["name"].startswith(start.format(data=data)):
+                name = SEPARATOR.join((SCORES.format(data=data), row, entry["name"].split(SEPARATOR)[-1]))
+                yield Measurement(**{**entry, "name": name, "target": None, "holds": None})
     for row, (file, wanted) in OURS.items():
         for entry in json.loads((RESULTS / f"{file}.json").read_text()):
             if entry["name"] == wanted.format(data=data):
@@ -302,6 +320,16 @@ def report(data: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
     for name, row in rows.items():
         origin = Origin(row["commit"], row["machine"], row["date"])
         kind, words = name.split(SEPARATOR, 1)
+        if kind == "score":
+            method = words.split(": ")[0]
+            found += [
+                measurement(
+                    SEPARATOR.join((SCORES.format(data=data), method, column)), value, "score", command=COMMAND,
+                    origin=origin,
+                )
+                for column, value in best_scores(row["findings"])
+            ]  # fmt: skip
+            continue
         title = (DICE if kind == "dice" else ATTACKS).format(data=data)
         numbers = {"": row["value"]} if kind == "dice" else {}
         for finding in row.get("findings", ()):

@@ -86,7 +86,7 @@ def measurements_of(data: str, rows: Rows) -> Iterator[Measurement]:
         yield value(f"{data}, Dice", defense, f"{means} alone", row, row["server"][0], "Dice")
     for name, row in _kind(rows, "score"):
         setting = name.split(SEPARATOR)[0]
-        for column, score in _scores(row["findings"]):
+        for column, score in best_scores(row["findings"]):
             yield value(f"{data}, scores", setting, column, row, score, "score")
     for name, row in _kind(rows, "floor"):
         seen, attack = name.split(SEPARATOR)
@@ -180,7 +180,7 @@ def _most(
     return max(chosen, key=lambda finding: float(finding["value"]), default=None)
 
 
-def _scores(findings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
+def best_scores(findings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
     """The best of each attack's measures over ways to look; of linkage by kind of query."""
     best: dict[str, float] = {}
     for finding in findings:
