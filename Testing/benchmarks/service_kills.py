@@ -156,11 +156,9 @@ class _Story:
             self._taken_back[cohort_id] = False
         else:
             self._taken_back[cohort_id] = True
-        if self._server.died():
+        if not self._server.spare():
             self._tally.kills["server"] += 1
             self._server.restart()
-        else:
-            self._server.die_at(0)
 
     def _compare(self) -> None:
         """What the upload's client knows to be stored, and the server does not."""
