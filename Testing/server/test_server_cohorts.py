@@ -11,7 +11,7 @@ from ppcmi.scales import Profile, Stream
 from ppcmi.sealing import new_private_key, public_key_of
 from ppcmi_server import tasks
 from ppcmi_server.database.schema import Cohort, Consortium, Frame, Job, JobCohort, Model
-from ppcmi_server.intake.cohorts import list_cohorts
+from ppcmi_server.intake.cohorts import list_cohorts, sites_of_earlier_codec
 from ppcmi_server.storage.blobs import BlobStore
 from ppcmi_server.training import jobs
 from support.app_server import TASK, app_server, make_latents, pseudonym
@@ -274,6 +274,7 @@ def test_cohorts_of_an_earlier_codec_are_told_apart_and_not_trained_on(server, s
         with server.services.database.writing() as session:
             task = tasks.find_task(session, TASK.name)
             assert {cohort.id: fits for cohort, _, _, fits in list_cohorts(session, task)}[earlier] is False
+            assert sites_of_earlier_codec(session, task) == ["Hospital A"]
             with pytest.raises(TrainingError, match="of an earlier codec; have the sites export"):
                 jobs.queue_job(session, task, jobs.TrainingRequest())
     finally:

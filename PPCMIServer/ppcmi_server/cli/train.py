@@ -21,6 +21,7 @@ from ppcmi_server import models
 from ppcmi_server.cli.job import show_report, site_names
 from ppcmi_server.cli.options import Command, add_command, task_named
 from ppcmi_server.database.schema import Job, JobEpoch, Model
+from ppcmi_server.intake.cohorts import sites_of_earlier_codec
 from ppcmi_server.services import open_services
 from ppcmi_server.training import jobs
 from ppcmi_server.training.leases import CLAIMABLE
@@ -71,7 +72,9 @@ def _train(command: Command) -> int:
     request = jobs.TrainingRequest(options.preset, profile, options.epochs, options.seed)
     choose_device(options.device)  # an unknown one is an error now, not in the other process
     with command.database.writing() as session:
-        job, new = jobs.queue_job(session, task_named(session, options.task), request)
+        task = task_named(session, options.task)
+        job, new = jobs.queue_job(session, task, request)
+        earlier = sites_of_earlier_codec(session, task)
         number, epochs = job.id, jobs.config_of(job).epochs
         working = jobs.is_alive(command.config, job)
     console.remark(
@@ -79,6 +82,8 @@ def _train(command: Command) -> int:
         if working
         else f"Job {number} {'starts' if new else 'goes on'}."
     )
+    if new and earlier:
+        console.remark(f"Left out are cohorts of an earlier codec, of {', '.join(earlier)}: to be exported again.")
     look_after = (
         _nothing if is_supervised(command.config) else Supervisor(open_services(command.config), only=number).look
     )

@@ -39,6 +39,7 @@ __all__ = [
     "list_cohorts",
     "require_shapes",
     "set_excluded",
+    "sites_of_earlier_codec",
     "stored_bytes",
     "trainable",
 ]
@@ -78,6 +79,12 @@ def list_cohorts(session: Session, task: Task | None = None) -> list[tuple[Cohor
     if task is not None:
         wanted = wanted.where(Cohort.task_id == task.id)
     return [(cohort, site, of, fits) for cohort, site, of, fits in session.execute(wanted)]
+
+
+def sites_of_earlier_codec(session: Session, task: Task) -> list[str]:
+    """Names of the sites whose whole cohorts are of another codec than the consortium's present one."""
+    found = list_cohorts(session, task)
+    return sorted({site.name for cohort, site, _, fits in found if cohort.state == "whole" and not fits})
 
 
 def find_cohort(session: Session, cohort_id: str) -> Cohort:
