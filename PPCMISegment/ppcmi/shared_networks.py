@@ -113,7 +113,7 @@ def read_shared(client: ServerClient, part: TaskProfile, codec: Codec) -> Iterat
         try:
             network = fetch(client, part, member, codec)
         except (BundleError, CodecError, KeyMismatchError) as error:
-            yield Shared(member, None, str(error))
+            yield Shared(member, None, str(error).rstrip("."))
             continue
         if network is not None:
             yield Shared(member, network, _why_not(network))

@@ -116,10 +116,10 @@ def require_members(client: ServerClient, part: TaskProfile, options: argparse.N
     :raises UsageError: if the consortium has fewer.
     """
     _, answer = task_from_server(client, part.task.name)
-    members = (answer.get("consortium") or {}).get("members")
+    consortium = answer.get("consortium")
+    members = consortium.get("members") if isinstance(consortium, dict) else None
     if isinstance(members, int) and (options.wait_for or 0) >= members:
-        others = counted(members - 1, "other member") if members > 1 else "no other member"
-        raise UsageError(f"--wait-for: the consortium has {others} yet.")
+        raise UsageError(f"--wait-for: the consortium has {counted(members - 1, 'other member')} so far.")
 
 
 def rounds_of(local: FitConfig, rounds: int | None) -> int:
@@ -194,7 +194,7 @@ def _gather(command: Command) -> int:
     for one in read_shared(client, part, codec):
         if one.why_not:
             shared = "" if one.network is None else f" (shared {one.member.shared})"
-            console.remark(f"The network of {one.member.site_name} is left out: {one.why_not.rstrip('.')}{shared}.")
+            console.remark(f"The network of {one.member.site_name} is left out: {one.why_not}{shared}.")
         if one.network is not None and not one.why_not:
             networks.append(one.network)
             names.append("this site" if one.member.site_id == site.identity.site_id else one.member.site_name)
