@@ -22,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.federation import Site, encode_site
 from benchmarks.kept import KeptRows, show, show_umn
+from benchmarks.privacy import attack_subjects
 from benchmarks.privacy_report import best_scores
 from benchmarks.results import REPOSITORY, RESULTS, SEPARATOR, Measurement, Origin, measurement, merge
 from benchmarks.sites import SITES, TASKS, load_site
@@ -34,13 +35,13 @@ from ppcmi.audit.attacks.mixup_unmixing import unmix_requests, unmixed_mean
 from ppcmi.audit.attacks.rehearsal import RehearsalConfig
 from ppcmi.audit.reconstruction import Bench
 from ppcmi.audit.setting import Observer, Setting
-from ppcmi.audit.subjects import Subjects
 from ppcmi.audit.suite import attacked
 from ppcmi.audit.views import PlainView
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.quality import mean_dice
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
+from ppcmi.data_folders import find_cases
 from ppcmi.fitting import FitConfig
 from ppcmi.latents import Latents, concatenate
 from ppcmi.methods.mixup.case import (
@@ -96,6 +97,7 @@ class Run:
         self.budget = budget
         task = load_task(REPOSITORY / "Resources" / "Tasks" / f"{TASKS[data.name]}.json")
         self.privacy_sf, self.mixup = replace(task, method="privacy-sf"), replace(task, method="mixup")
+        self.cases = find_cases(data)
         self.sites = [load_site(data, task, name, None) for name in SITES]
         self.kept = KeptRows(store / f"methods-{data.name}.json")
         self.folder = store / f"methods-{data.name}"
@@ -113,7 +115,7 @@ class Run:
         codec, surrogate = self._privacy_sf_codec(self.sites[0]), self._privacy_sf_codec(self.sites[2])
         rehearsal = RehearsalConfig(copies=2, slices=800, most=800)
         lengths = Lengths(victims=160, others=800, decoder=DecoderConfig(steps=300), rehearsal=rehearsal)
-        bench = Bench(attacked(self._subjects(), lengths), surrogate, (SEED,), leaked=20)
+        bench = Bench(attacked(attack_subjects(self.cases, self.privacy_sf), lengths), surrogate, (SEED,), leaked=20)
         setting = Setting(
             "Privacy-SF, its server", "Privacy-SF", Observer.SERVER, Profile.MINIMAL, codec, True, True, PlainView()
         )
@@ -151,12 +153,6 @@ class Run:
 
         scores = [mean_dice(labels(site.test), site.test, codec.task.classes) for site in self.sites]
         return {"value": sum(scores) / len(scores), "by_site": scores}
-
-    def _subjects(self) -> Subjects:
-        one, _, three = self.sites
-        sets = (one.test, three.train, one.train)
-        first = [0, one.test.cases, one.test.cases + three.train.cases]
-        return Subjects(*sets, *(torch.arange(part.cases) + start for part, start in zip(sets, first, strict=True)))
 
     # ---- Mixup-Privacy
 

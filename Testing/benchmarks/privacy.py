@@ -97,7 +97,7 @@ class Run:
         decoder, rehearsal = EFFORT[data.name]
         self.lengths = replace(SUBSAMPLED[data.name], decoder=decoder, rehearsal=rehearsal)
         self.kept = KeptRows(store / f"privacy-{data.name}.json")
-        self.subjects = _subjects(self.cases, self.task)
+        self.subjects = attack_subjects(self.cases, self.task)
         self.networks = self._networks()
         subjects = attacked(self.subjects, self.lengths)
         self.bench = Bench(subjects, self.networks.surrogate, (SEED,), LEAKED)
@@ -292,7 +292,9 @@ class Run:
         return self.folder / f"{name}.safetensors"
 
 
-def _subjects(cases: Sequence[CaseFiles], task: Task) -> Subjects:
+def attack_subjects(cases: Sequence[CaseFiles], task: Task) -> Subjects:
+    """Site A's test cases are attacked; the attacker's own images are of site C, and site A's others may have leaked."""
+
     def part(site: str, fold: str) -> tuple[SliceSet, list[str]]:
         chosen = [case for case in cases if case.site == site and case.fold == fold and case.label is not None]
         return read_slice_set(chosen, task), patients_of(chosen, None)
