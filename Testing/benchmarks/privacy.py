@@ -293,7 +293,7 @@ class Run:
 
 
 def attack_subjects(cases: Sequence[CaseFiles], task: Task) -> Subjects:
-    """Site A's test cases are attacked; the attacker's own images are of site C, and site A's others may have leaked."""
+    """Attacked are site A's test cases, the attacker's own images are site C's, others of site A may have leaked."""
 
     def part(site: str, fold: str) -> tuple[SliceSet, list[str]]:
         chosen = [case for case in cases if case.site == site and case.fold == fold and case.label is not None]
