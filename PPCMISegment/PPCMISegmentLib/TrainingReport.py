@@ -45,13 +45,10 @@ class TrainingReport:
         return " ".join(sentence for sentence in self._sentences if not sentence.endswith(":"))
 
     def worstStructure(self) -> tuple[str, float] | None:
-        """The structure that the codec keeps worst and its Dice, or None if no codec was judged."""
-        values = [
-            (value, name)
-            for dice in (self._quality.get("mask_dice") or {}).values()
-            for name, value in dice.items()
-            if value is not None
-        ]
+        """The structure that the codec keeps worst in the usual profile and its Dice, or None if none was judged."""
+        judged = self._quality.get("mask_dice") or {}
+        dice = judged.get("coarse") or next(iter(judged.values()), {})
+        values = [(value, name) for name, value in dice.items() if value is not None]
         return (min(values)[1], min(values)[0]) if values else None
 
     def unjudgedStructure(self) -> str | None:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.quality import CodecQuality, lost_structures
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.cohort_file import CohortWriter
 from ppcmi.data_folders import CaseFiles
@@ -45,6 +46,18 @@ def usual_profile(membership: Membership, codec: Codec) -> Profile:
     if membership.mode == "paper":
         return Profile.PAPER
     return Profile.COARSE if Profile.COARSE in codec.profiles else codec.profiles[-1]
+
+
+def _require_masks(membership: Membership, codec: Codec, profile: Profile) -> None:
+    """Of the usual profile it was decided when the codec was published; in others nothing is exported that is lost."""
+    quality = codec.report.get("quality")
+    if not isinstance(quality, dict) or profile is usual_profile(membership, codec):
+        return
+    lost = lost_structures(CodecQuality(**quality)).get(profile)
+    if lost is not None:
+        raise CodecError(
+            f"In profile {profile} the codec keeps {lost[0]!r} at a Dice of {lost[1]:.3f} only; choose another profile."
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,7 @@ class CohortExport:
     Cases may be added in another thread than the one that leaves the context: a case that is not whole then is lost,
     and nothing half written stays.
 
-    :raises CodecError: if the codec cannot work with the profile's scales.
+    :raises CodecError: if the codec cannot work with the profile's scales, or loses a structure in it.
     :raises WriteError: on entering, if the file cannot be written.
     """
 
@@ -102,6 +115,7 @@ class CohortExport:
             raise CodecError(
                 f"The codec of preset '{codec.preset}' needs other scales; export with the profile {names}."
             )
+        _require_masks(part.membership, codec, protection.profile)
         self._site, self._task, self._references_path = site, part.task, part.references_path
         self._codec, self._protection, self._settings = codec, protection, settings or ExportSettings()
         self._portions = Portions(self._settings.slices_per_bundle)

@@ -215,6 +215,8 @@ def own_codec(part: TaskProfile) -> Codec:
 
     :raises CodecError: if it has none yet.
     """
+    if not part.codec_path.exists() and part.candidate_path.exists():
+        raise CodecError("The trained codec is not published yet; do that first.", command="ppcmi codec publish")
     if not part.codec_path.exists():
         raise CodecError("There is no codec for this task yet; train one.", command="ppcmi codec train")
     return Codec.load(part.codec_path)

@@ -11,6 +11,7 @@ from ppcmi.codec.codec import Codec
 from ppcmi.codec.quality import (
     CodecQuality,
     case_dice,
+    lost_structures,
     measure_codec,
     peak_signal_to_noise,
     require_good_masks,
@@ -102,9 +103,13 @@ def test_the_published_codec_works_in_full_and_refuses_to_send_less():
 
 
 def test_a_codec_that_loses_a_structure_is_refused_by_name():
-    quality = CodecQuality(3, {}, {}, {"full": {"Organ": 0.97, "Vessel": 0.41}})
+    quality = CodecQuality(
+        3, {}, {}, {"full": {"Organ": 0.97, "Vessel": 0.41}, "coarse": {"Organ": 0.9, "Vessel": 0.9}}
+    )
     with pytest.raises(CodecError, match="Vessel"):
-        require_good_masks(quality)
+        require_good_masks(quality, Profile.FULL)
+    require_good_masks(quality, Profile.COARSE)  # what another profile loses is no reason
+    assert lost_structures(quality) == {Profile.FULL: ("Vessel", 0.41)}
 
 
 def test_a_codec_is_refused_while_no_held_out_case_has_a_structure(trained):
@@ -116,7 +121,7 @@ def test_a_codec_is_refused_while_no_held_out_case_has_a_structure(trained):
         assert dice[first] > 0.85
         assert dice[second] is None
     with pytest.raises(CodecError, match=second):
-        require_good_masks(quality)
+        require_good_masks(quality, Profile.COARSE)
 
 
 def test_psnr_and_ssim_agree_with_scikit_image():

@@ -17,7 +17,7 @@ from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_tas
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.presets import Preset
-from ppcmi.codec.quality import CodecQuality, require_good_masks
+from ppcmi.codec.quality import CodecQuality, lost_structures, require_good_masks
 from ppcmi.codec.refinement import (
     Refinement,
     RefinementConfig,
@@ -29,6 +29,7 @@ from ppcmi.codec.refinement import (
 from ppcmi.codec.slice_set import SliceSet, read_slice_set
 from ppcmi.codec.together import learn_together
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
+from ppcmi.cohort_export import usual_profile
 from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.errors import CodecError, PpcmiError, SiteError, UsageError
 from ppcmi.fitting import FitReport, Report
@@ -132,8 +133,14 @@ def _publish(command: Command) -> int:
     codec = Codec.load(part.candidate_path)
     quality = CodecQuality(**codec.report["quality"])
     _show_quality(quality, part.task, console)
+    usual = usual_profile(part.membership, codec)
     if not command.options.publish_anyway:
-        require_good_masks(quality)
+        require_good_masks(quality, usual)
+    for profile, (label, dice) in lost_structures(quality).items():
+        if profile is not usual:
+            console.remark(
+                f"In profile {profile} it keeps {label!r} at a Dice of {dice:.3f} only: nothing is exported in it."
+            )
     if part.membership.scope == "consortium":
         consortium.publish_codec(command.site().client(), part, codec)
     if part.codec_path.exists():

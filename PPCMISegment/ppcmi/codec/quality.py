@@ -57,25 +57,37 @@ def measure_codec(codec: Codec, held_out: SliceSet) -> CodecQuality:
     return CodecQuality(held_out.cases, psnr, ssim, dice_by_profile)
 
 
-def require_good_masks(quality: CodecQuality, lowest: float = LOWEST_MASK_DICE) -> None:
-    """Refuse a codec that loses a structure, or of which nobody knows whether it does.
+def require_good_masks(quality: CodecQuality, profile: Profile, lowest: float = LOWEST_MASK_DICE) -> None:
+    """Refuse a codec that loses a structure in ``profile``, or of which nobody knows whether it does.
 
+    :param profile: one that was judged; a codec that was judged in one alone is judged by that.
     :raises CodecError: naming the structure and its Dice.
     """
+    (only, *others) = quality.mask_dice
+    judged = profile.value if others else only
+    for label, value in quality.mask_dice[judged].items():
+        if value is None:
+            raise CodecError(
+                f"No held-out case has {label!r}, so it is not known whether the codec keeps it; hold one out that "
+                "has it, or publish the codec anyway.",
+                command="ppcmi codec publish --publish-anyway",
+            )
+        if value < lowest:
+            raise CodecError(
+                f"The codec keeps {label!r} at a Dice of {value:.3f} (profile {judged}), less than {lowest:.2f}; "
+                "train longer or with more cases, or publish it anyway.",
+                command="ppcmi codec publish --publish-anyway",
+            )
+
+
+def lost_structures(quality: CodecQuality, lowest: float = LOWEST_MASK_DICE) -> dict[Profile, tuple[str, float]]:
+    """By profile the structure that is kept worst and its Dice, where that is less than ``lowest``."""
+    lost = {}
     for profile, labels in quality.mask_dice.items():
-        for label, value in labels.items():
-            if value is None:
-                raise CodecError(
-                    f"No held-out case has {label!r}, so it is not known whether the codec keeps it; hold one out that "
-                    "has it, or publish the codec anyway.",
-                    command="ppcmi codec publish --publish-anyway",
-                )
-            if value < lowest:
-                raise CodecError(
-                    f"The codec keeps {label!r} at a Dice of {value:.3f} (profile {profile}), less than {lowest:.2f}; "
-                    "train longer or with more cases, or publish it anyway.",
-                    command="ppcmi codec publish --publish-anyway",
-                )
+        known = [(value, label) for label, value in labels.items() if value is not None]
+        if known and min(known)[0] < lowest:
+            lost[Profile(profile)] = (min(known)[1], min(known)[0])
+    return lost
 
 
 def peak_signal_to_noise(first: Tensor, second: Tensor) -> float:
