@@ -1,6 +1,6 @@
 """Pictures of a segmentation: slices in gray with the structures' outlines in the task's colors.
 
-Slices are shown as radiologists look at them (see :mod:`ppcmi.slicing`), in their physical proportions.
+Slices are shown as radiologists look at them (:func:`ppcmi.slicing.head_up`), in their physical proportions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, maximum_filter, zoom
 
 from ppcmi.intensity import normalize
-from ppcmi.slicing import slice_grid
+from ppcmi.slicing import head_up, slice_grid
 from ppcmi.task import Task
 from ppcmi.volume import Volume
 
@@ -33,9 +33,10 @@ def overlay_of(volume: Volume, labels: Volume, task: Task, side: int = 400) -> P
     found = grid.from_voxels(labels.voxels)
     counts = np.count_nonzero(found, axis=(1, 2))
     index = int(counts.argmax()) if counts.any() else len(found) // 2
-    gray = grid.from_voxels(normalize(volume.voxels, task.intensity))[index]
+    gray = head_up(grid.from_voxels(normalize(volume.voxels, task.intensity))[index], task.slicing)
     down, across = (float(volume.geometry.spacing_mm[2 - axis]) for axis in grid.axes[1:])
-    return outlined(gray, found[index], task, fit((gray.shape[0] * down, gray.shape[1] * across), side))
+    shown = head_up(found[index], task.slicing)
+    return outlined(gray, shown, task, fit((gray.shape[0] * down, gray.shape[1] * across), side))
 
 
 def outlined(gray: NDArray[np.float32], labels: NDArray[np.uint8], task: Task, size: tuple[int, int]) -> Picture:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ from ppcmi.latents import Latents
 from ppcmi.mosaic import Gray, mosaic
 from ppcmi.protection import Protection
 from ppcmi.scales import Profile, Stream
-from ppcmi.slicing import SliceGrid
+from ppcmi.slicing import SliceGrid, head_up
+from ppcmi.task import Slicing
 
 COMPONENTS = 3
 SHOWN_PERCENTILES = (1.0, 99.0)
@@ -42,7 +43,7 @@ SHOWN_PERCENTILES = (1.0, 99.0)
 class View:
     """A picture that someone without the image makes of latents.
 
-    :param picture: ``(h, w)`` of the slice, 0..1.
+    :param picture: ``(h, w)`` of the slice, 0..1; a preview's has the head up.
     :param correlation: absolute correlation with the image, 0..1 (Pearson, over the slice's pixels).
     :param name: which map it is, for people.
     """
@@ -82,15 +83,20 @@ def preview_slice(slice_: NDArray[np.float32], codec: Codec, protection: Protect
     bundle = protection.protect({Stream.IMAGE: plain}, secrets.token_hex(16), [0])
     sent = unpack(bundle)[1][Stream.IMAGE]
     at_the_server = protection.channel.open(bundle)[1][Stream.IMAGE]
+    slicing = codec.task.slicing
     return Preview(
-        image=image,
+        image=np.ascontiguousarray(head_up(image, slicing)),
         leaving=mosaic(sent),
-        server=best_view(at_the_server, image),
-        outsider=best_view(sent, image),
+        server=_turned(best_view(at_the_server, image), slicing),
+        outsider=_turned(best_view(sent, image), slicing),
         profile=protection.profile,
         numbers=sum(values[0].numel() for _, values in sent.items()),
         bytes=len(bundle),
     )
+
+
+def _turned(view: View, slicing: Slicing) -> View:
+    return replace(view, picture=np.ascontiguousarray(head_up(view.picture, slicing)))
 
 
 def best_view(latents: Latents, image: Gray) -> View:

@@ -1,9 +1,10 @@
 """A volume to slices of a task's geometry, and probabilities on those slices back onto the volume's own grid.
 
 Slices are cut across the voxel axis nearest the task's patient axis: nothing is interpolated between slices. Every
-slice is turned by flips and a transpose alone so that slices, rows and columns ascend along their nearest LPS axes; an
-axial slice has left to the right and posterior below, as radiologists look at it. So all orientation codes of one scan
-give the same slices. In plane, pixels are resampled about the image's center and padded or cropped to the slice size.
+slice is turned by flips and a transpose alone so that slices, rows and columns ascend along their nearest LPS axes. So
+all orientation codes of one scan give the same slices. Axial ones have left to the right and posterior below, as
+radiologists look at them; sagittal and coronal ones have the head below, and :func:`head_up` turns them to be looked
+at. In plane, pixels are resampled about the image's center and padded or cropped to the slice size.
 
 ::
 
@@ -130,6 +131,11 @@ class VolumeSlices:
         """The first of these frames, as far as they were the last neighbors of the slices asked for before."""
         skipped = start - (self._end - len(self._tail))
         return self._tail[skipped : skipped + stop - start] if 0 <= skipped < len(self._tail) else self._tail[:0]
+
+
+def head_up(pictures: NDArray[Any], slicing: Slicing) -> NDArray[Any]:
+    """Slices ``(..., row, column)`` as radiologists look at them, a view: superior above where it lies in the plane."""
+    return pictures if slicing.axis == "axial" else pictures[..., ::-1, :]
 
 
 def slice_volume(volume: Volume, task: Task) -> tuple[NDArray[np.float32], SliceGrid]:

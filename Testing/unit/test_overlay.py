@@ -1,6 +1,7 @@
 """Pictures of segmentations: which slice, outlines where structures are, proportions; and PNG files."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,3 +69,19 @@ def test_where_nothing_was_found_the_middle_slice_is_shown_as_it_is():
 def test_a_picture_fits_into_its_frame(height, width, side):
     assert max(fit((height, width), side)) == side
     assert min(fit((height, width), side)) >= 1
+
+
+@pytest.mark.parametrize("axis", ["sagittal", "coronal"])
+def test_the_head_is_up_where_it_lies_in_the_plane(axis):
+    """Radiologists look at sagittal and coronal slices so; the slices that networks see ascend to the head."""
+    task = replace(TASK, slicing=replace(TASK.slicing, axis=axis))
+    image, labels = np.zeros((10, 10, 10), np.float32), np.zeros((10, 10, 10), np.uint8)
+    image[7:] = 1.0  # voxels (k, j, i), k ascends to the head
+    labels[8, 4:6, 4:6] = 1
+    picture = overlay_of(volume_of(image), volume_of(labels), task, side=100)
+    rows = len(picture)
+    assert (picture[: rows // 5, :5] == 255).all()
+    assert (picture[-rows // 2 :, :5] == 0).all()
+    outline = colored(picture, task.labels[0]).any(axis=1)
+    assert outline[: rows // 2].any()
+    assert not outline[rows // 2 :].any()

@@ -31,7 +31,14 @@ from ppcmi.codec.together import learn_together
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
 from ppcmi.cohort_export import usual_profile
 from ppcmi.data_folders import CaseFiles, find_cases
-from ppcmi.errors import CodecError, PpcmiError, SiteError, UsageError
+from ppcmi.errors import (
+    CodecError,
+    ConnectionFailedError,
+    PpcmiError,
+    ServerRefusedError,
+    SiteError,
+    UsageError,
+)
 from ppcmi.fitting import FitReport, Report
 from ppcmi.methods.mixup import site_unmixing
 from ppcmi.methods.mixup.references import References
@@ -227,7 +234,13 @@ def _fitted(
     else:
         decoder = refine_local_network(link.codec, labelled, config, report=report)
     decoder.save(part.decoder_path)  # with the usual share: a server that is gone now costs no training
-    return decoder, fit_share(decoder, validation, lambda latents: run(map_latents(latents, link)), link.profile)
+    try:
+        return decoder, fit_share(decoder, validation, lambda latents: run(map_latents(latents, link)), link.profile)
+    except (ConnectionFailedError, ServerRefusedError):
+        console.remark(
+            "The site's decoder is trained and kept, with the usual share of the server: that is not measured."
+        )
+        raise
 
 
 def _own_part(command: Command) -> TaskProfile:

@@ -14,7 +14,7 @@ from ppcmi.codec.together import Together
 from ppcmi.codec.trained_network import TrainedNetwork, mean_weights, network_bytes
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.consortium import ensure_codec
-from ppcmi.errors import SiteError, UsageError
+from ppcmi.errors import CodecError, SiteError, UsageError
 from ppcmi.fitting import FitConfig
 from ppcmi.shared_networks import ConsortiumMembers, Telling, Waiting, list_shared, read_shared, require_sharing, share
 from ppcmi.site import SiteProfile, TaskProfile, task_from_server
@@ -208,16 +208,26 @@ def _gather(command: Command) -> int:
         raise SiteError(
             "Most of the members' networks do not mix with the others; the consortium's own serves better for now."
         )
-    decoder = SiteDecoder(codec)
+    decoder = SiteDecoder(codec, _measured_shares(part, codec))
     decoder.usual_weight = USUAL_WEIGHT_TOGETHER
     decoder.local.load_state_dict(mean_weights(networks))
     decoder.save(part.decoder_path)
     what = "the network" if len(names) == 1 else "the mean of the networks"
     console.result(f"This site's decoder has {what} of {_listed(names)}.")
+    if decoder.weights:
+        console.remark("The server's share stays as 'ppcmi codec refine' chose it here.")
     console.remark(
         f"Next: 'ppcmi segment --task {part.task.name} ...', or with labelled cases first 'ppcmi model validate'."
     )
     return 0
+
+
+def _measured_shares(part: TaskProfile, codec: Codec) -> dict[str, float]:
+    """The server's share by profile in the decoder that the site has, where that is of the same codec."""
+    try:
+        return SiteDecoder.load(part.decoder_path, codec).weights if part.decoder_path.exists() else {}
+    except CodecError:
+        return {}
 
 
 def _share(command: Command) -> int:

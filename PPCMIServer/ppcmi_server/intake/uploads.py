@@ -255,7 +255,12 @@ class Uploads:
         part, bundle = CohortKey.open(cohort.header, self._keys.private_key).open_frame(index, data)
         header = read_header(bundle)
         require_labelled(header, task)  # before room for any latent is made
-        self._channel_of(caller, task.identity, parse_header(cohort.header).mode).open(bundle)
+        try:
+            self._channel_of(caller, task.identity, parse_header(cohort.header).mode).open(bundle)
+        except KeyMismatchError as error:
+            raise KeyMismatchError(
+                "The cohort was exported by another site, or before this one enrolled anew; export it at this site."
+            ) from error
         digest = frame_digest(data)
         frame = Frame(
             cohort_id=cohort.id, index=index, digest=digest,
