@@ -1,6 +1,6 @@
 # make demo   three sites and a server on this machine: train together, segment what none of them has seen
 # make test   format, lint, types, import contracts, all tests
-# Both set themselves up in .venv. PYTHON chooses the interpreter (3.11 or later).
+# Both set themselves up in .venv, and touch none that somebody else made. PYTHON chooses the interpreter (3.11 or later).
 
 PYTHON ?= python3
 OUT ?= demo-output
@@ -92,8 +92,12 @@ screenshots: .venv/.dev .venv/.system
 	$(BIN)/python -m screenshots.dashboard
 
 # The demo and the benchmarks are no part of the packages; a .pth file makes them importable in this environment.
+# .by-make comes first: an environment that was cut off half-way has it, and is gone on with; one that a user made has not.
 .venv/.made:
+	@test ! -e .venv/bin || test -e .venv/.by-make || { echo "Make did not make the folder .venv here, and leaves it as it is: rename or remove it, and make sets up its own."; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one with PYTHON=...")'
+	@mkdir -p .venv
+	@touch .venv/.by-make
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "ppcmi-testing.pth").write_text(str(pathlib.Path("Testing").resolve()))'
 	@touch $@
@@ -113,4 +117,5 @@ screenshots: .venv/.dev .venv/.system
 	@touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	if test -e .venv/.by-make || test -e .venv/.made; then rm -rf .venv; fi
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

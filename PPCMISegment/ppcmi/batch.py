@@ -20,7 +20,7 @@ from ppcmi.batch_manifest import CaseRecord, Manifest
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.confidence import volumes_ml
 from ppcmi.errors import BundleError, GeometryError, PpcmiError, ReadError, ServerRefusedError, WriteError
-from ppcmi.files import write_atomically
+from ppcmi.files import cause_of, write_atomically
 from ppcmi.overlay import overlay_of
 from ppcmi.pipeline import PrivateLink, Progress, Segmentation, provenance_of, segment
 from ppcmi.png import encode_png
@@ -180,7 +180,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WriteError(f"The output folder cannot be made: {error.strerror}.") from error
+        raise WriteError(f"The output folder cannot be made: {cause_of(error)}.") from error
 
 
 def _require_other_files(images: Sequence[BatchImage], output: Path, files: Sequence[str]) -> None:

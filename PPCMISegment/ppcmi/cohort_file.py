@@ -42,7 +42,7 @@ from ppcmi.cohort_frames import (
     parse_plain,
 )
 from ppcmi.errors import BundleError, WriteError
-from ppcmi.files import sync_folder
+from ppcmi.files import cause_of, sync_folder
 from ppcmi.modes import Mode
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile
@@ -267,8 +267,10 @@ class CohortReader:
     def _open(self) -> IO[bytes]:
         try:
             return self._path.open("rb")
+        except FileNotFoundError as error:
+            raise BundleError("There is no such cohort file; check its name.") from error
         except OSError as error:
-            raise BundleError(f"The cohort file cannot be opened: {type(error).__name__}.") from error
+            raise BundleError(f"The cohort file cannot be opened: {cause_of(error)}.") from error
 
     def _cut_off(self) -> BundleError:
         count = len(self.whole_cases())
@@ -281,6 +283,4 @@ def _with_length(data: bytes) -> bytes:
 
 
 def _cannot_write(error: OSError) -> WriteError:
-    return WriteError(
-        f"The cohort file cannot be written ({type(error).__name__}); is the disk full or the folder gone?"
-    )
+    return WriteError(f"The cohort file cannot be written ({cause_of(error)}); is the disk full or the folder gone?")

@@ -36,9 +36,11 @@ def find_cases(folder: Path) -> list[CaseFiles]:
     A label belongs to the image of the same name without ending; a scene of 3D Slicer (``.mrb``) has its own.
     ``split.csv`` has a column ``id``, the same names, and any of ``fold``, ``site`` and others.
 
-    :raises ReadError: if there are no images, two have the same name, or the table has no column ``id``, a case twice
-        or an unknown fold.
+    :raises ReadError: if there is no such folder, it has no images, two have the same name, or the table has no column
+        ``id``, a case twice or an unknown fold.
     """
+    if not folder.is_dir():
+        raise ReadError("There is no such data folder; check its name.")
     images = _by_stem(find_images(folder / IMAGES_FOLDER)) if (folder / IMAGES_FOLDER).is_dir() else {}
     if not images:
         raise ReadError("The data folder has no folder 'images' with images in it.")

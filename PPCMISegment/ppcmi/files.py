@@ -52,6 +52,13 @@ def append_line(path: Path, line: str) -> None:
         raise WriteError(f"A file cannot be written: {error.strerror}.") from error
 
 
+def cause_of(error: OSError) -> str:
+    """Why the operating system refused, in its words, which name no path; a sentence takes it after a colon."""
+    if isinstance(error, FileExistsError):
+        return "a file of that name is there"
+    return error.strerror or "unknown cause"
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` durable; only POSIX systems can."""
     if os.name == "posix":

@@ -32,7 +32,7 @@ from ppcmi.codec.presets import Preset, preset_of_file
 from ppcmi.connection_errors import OffProtocolError
 from ppcmi.connections import ClientCertificate
 from ppcmi.errors import ServerRefusedError, SiteError, UsageError
-from ppcmi.files import write_atomically
+from ppcmi.files import cause_of, write_atomically
 from ppcmi.methods.rules import rules_of
 from ppcmi.modes import Mode
 from ppcmi.server_address import normalize_url
@@ -179,16 +179,18 @@ class SiteProfile:
 
         :raises SiteError: if it has none.
         """
-        if not (self._task_folder(name) / "membership.json").exists():
+        if not self.takes_part_in(name):
+            others = ", ".join(membership.parent.name for membership in self._memberships())
             raise SiteError(
-                f"The site takes no part in task '{printable(name)}' yet; found its consortium or join it.",
+                f"The site takes no part in task '{printable(name)}'{f', only in {others}' if others else ' yet'}; "
+                "found its consortium or join it.",
                 command="ppcmi consortium create, or ppcmi consortium join",
             )
         return TaskProfile.open(self._task_folder(name))
 
     def tasks(self) -> list[TaskProfile]:
         """Every task that the site takes part in, by name."""
-        return [TaskProfile.open(p.parent) for p in sorted(self.folder.glob("tasks/*/membership.json"))]
+        return [TaskProfile.open(membership.parent) for membership in self._memberships()]
 
     def takes_part_in(self, name: str) -> bool:
         """Whether :meth:`task` would find it."""
@@ -211,6 +213,9 @@ class SiteProfile:
     def forget_task(self, name: str) -> None:
         """Undo :meth:`add_task` when founding failed before anyone else saw the key."""
         shutil.rmtree(self._task_folder(name), ignore_errors=True)
+
+    def _memberships(self) -> list[Path]:
+        return sorted(self.folder.glob("tasks/*/membership.json"))
 
     def _task_folder(self, name: str) -> Path:
         if not name or Path(name).name != name or name.startswith("."):
@@ -347,7 +352,7 @@ def make_private_folder(folder: Path) -> None:
         folder.chmod(0o700)
     except OSError as error:
         raise SiteError(
-            f"The site profile's folder cannot be made ({error.strerror}); choose another with --site."
+            f"The site profile's folder cannot be made ({cause_of(error)}); choose another with --site."
         ) from error
 
 

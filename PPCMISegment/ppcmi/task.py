@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from ppcmi.errors import ReadError, TaskError
+from ppcmi.files import cause_of
 
 FORMAT = "ppcmi-task/1"
 MAXIMUM_FILE_BYTES = 1 << 20
@@ -141,8 +142,10 @@ def load_task(path: Path) -> Task:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise TaskError("There is no such task file; name one, such as Resources/Tasks/hippocampus-mr.json.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"The task file cannot be read: {type(error).__name__}.") from error
+    except OSError as error:
+        raise TaskError(f"The task file cannot be read: {cause_of(error)}.") from error
+    except UnicodeDecodeError as error:
+        raise TaskError("The task file is not UTF-8 text; is it a task file?") from error
     return parse_task(text)
 
 

@@ -13,6 +13,11 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 
+def size_in_words(count: int) -> str:
+    """A number of bytes that may be small: ``32 bytes``, ``1.6 kB``, ``2.3 MB``."""
+    return counted(count, "byte") if count < 1000 else megabytes(count)
+
+
 def about(seconds: float) -> str:
     """A time that is estimated: ``about 40 s``, ``about 3 min``, ``about 2.5 h``."""
     minutes = seconds / 60

@@ -18,12 +18,13 @@ from demo.alone import AloneTrainings, segment_alone
 from demo.page import Shown, write_page
 from demo.pictures import Row, overlay, save, what_left
 from demo.scores import ScoredCase, manifest_records, results_document, table
-from demo.story import Hospital, Plan, Stopwatch, say, segment_held_out, train_together
+from demo.story import Hospital, Plan, Stopwatch, own_server, say, segment_held_out, train_together
 from ppcmi.batch_images import BatchImage, result_names
 from ppcmi.bundle import unpack
+from ppcmi.cli.ending import interrupted_by_termination
 from ppcmi.codec.local_network import LocalNetwork
 from ppcmi.data_folders import CaseFiles
-from ppcmi.errors import PpcmiError, UsageError
+from ppcmi.errors import CancelledError, PpcmiError, UsageError
 from ppcmi.metrics import score_case
 from ppcmi.phantoms import write_phantom_folder
 from ppcmi.pipeline import PrivateLink
@@ -31,10 +32,9 @@ from ppcmi.reading import read_labels, read_volume
 from ppcmi.result_files import ENDINGS
 from ppcmi.scales import Stream
 from ppcmi.session import open_link
-from ppcmi.slicing import slice_labels, slice_volume
+from ppcmi.slicing import head_up, slice_labels, slice_volume
 from ppcmi.sources import ImageSource
 from ppcmi.volume import Volume
-from support.real_server import real_server
 
 PHANTOM_EFFORT, PHANTOM_UMN_EPOCHS = 0.4, 6
 """Enough for phantoms to show what is to be shown, within minutes on two cores."""
@@ -49,17 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", type=Path, help="task file (default: of the folder's name in Resources/Tasks)")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the results")
     parser.add_argument("--effort", type=float, help="length of every training (default: 1; phantoms 0.4)")
-    parser.add_argument("--umn-epochs", type=int, help="length of the server's training (default: its usual)")
+    parser.add_argument(
+        "--umn-epochs", type=int, help="passes of the server's training (default: its usual, times the effort)"
+    )
     parser.add_argument("--cases-per-site", type=int, default=12, help="phantoms a site (default: 12)")
     parser.add_argument("--seed", type=int, default=1, help="of the phantoms (default: 1)")
     parser.add_argument("--publish-anyway", action="store_true", help="go on even with a codec that keeps masks badly")
     options = parser.parse_args(arguments)
     try:
-        with tempfile.TemporaryDirectory(prefix="ppcmi-demo-") as scratch:
+        with interrupted_by_termination(), tempfile.TemporaryDirectory(prefix="ppcmi-demo-") as scratch:
             play(options, Path(scratch))
     except PpcmiError as error:
         print(f"demo: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("demo: Interrupted; what it had started has ended.", file=sys.stderr)
+        return CancelledError.exit_code
     return 0
 
 
@@ -67,7 +72,8 @@ def play(options: argparse.Namespace, scratch: Path) -> None:
     """The whole demo; keys and site profiles lie in ``scratch``."""
     data, task_file, effort, umn_epochs = options.data, options.task, options.effort or 1.0, options.umn_epochs
     if data is None:
-        effort, umn_epochs = options.effort or PHANTOM_EFFORT, options.umn_epochs or PHANTOM_UMN_EPOCHS
+        effort = options.effort or PHANTOM_EFFORT
+        umn_epochs = umn_epochs or max(1, round(PHANTOM_UMN_EPOCHS * effort / PHANTOM_EFFORT))
         data, task_file = scratch / "phantoms", TASKS / "phantom.json"
         say("Making phantoms: three sites, each with a scanner of its own.")
         write_phantom_folder(data, cases_per_site=options.cases_per_site, seed=options.seed)
@@ -77,14 +83,14 @@ def play(options: argparse.Namespace, scratch: Path) -> None:
     hospitals = [Hospital(letter, scratch / "sites") for letter in plan.letters]
     say("Meanwhile each hospital also trains alone, for comparison.")
     own_cases = {letter: plan.cases(letter, "train") for letter in plan.letters}
-    alone = AloneTrainings(own_cases, task, plan.effort, scratch / "alone")
-    with real_server(scratch / "server", plan.task_file) as server:
-        train_together(plan, server, hospitals, clock)
-        segment_held_out(plan, hospitals, out / "segmentations", clock)
-        links = {hospital.letter: _link(plan, hospital) for hospital in hospitals}
-    _picture_what_left(plan, hospitals[0].letter, links, out / "what-left.png")
-    with clock.stage("wait for the sites' trainings alone"):
-        networks = {letter: alone.network(letter) for letter in plan.letters}
+    with AloneTrainings(own_cases, task, plan.effort, scratch / "alone") as alone:
+        with own_server(scratch / "server", plan.task_file) as server:
+            train_together(plan, server, hospitals, clock)
+            segment_held_out(plan, hospitals, out / "segmentations", clock)
+            links = {hospital.letter: _link(plan, hospital) for hospital in hospitals}
+        _picture_what_left(plan, hospitals[0].letter, links, out / "what-left.png")
+        with clock.stage("wait for the sites' trainings alone"):
+            networks = {letter: alone.network(letter) for letter in plan.letters}
     shown = [one for hospital in hospitals for one in _show_site(plan, hospital, networks[hospital.letter], out)]
     cases = [one.case for one in shown]
     records = [r for h in hospitals for r in manifest_records(out / "segmentations" / h.letter)]
@@ -148,7 +154,8 @@ def _picture_what_left(plan: Plan, letter: str, links: Mapping[str, PrivateLink]
     _, protected = unpack(request)
     center = task.slicing.channels // 2
     rebuilt = link.codec.reconstruct_images(plain, link.profile)[0, center].cpu().numpy()
-    save(what_left(slices[index, center], rebuilt, protected[Stream.IMAGE]), path)
+    image, rebuilt = (head_up(picture, task.slicing) for picture in (slices[index, center], rebuilt))
+    save(what_left(image, rebuilt, protected[Stream.IMAGE]), path)
 
 
 def _truth(case: CaseFiles) -> Volume:

@@ -6,6 +6,7 @@ It needs nothing from the server, so it is trained in a process of its own while
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ SEED = 1
 
 
 class AloneTrainings:
-    """Every site's network alone, under way.
+    """Every site's network alone, under way until the context ends.
 
     :param cases: labelled ones, by the site's letter.
     :param folder: where the networks are kept.
@@ -40,6 +41,13 @@ class AloneTrainings:
             target=_train_all, args=(dict(cases), task, effort, folder), daemon=True
         )
         self._process.start()
+
+    def __enter__(self) -> AloneTrainings:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.join()
 
     def network(self, letter: str) -> LocalNetwork:
         """A site's network, once all are trained.
@@ -55,6 +63,7 @@ class AloneTrainings:
 
 
 def _train_all(cases: Mapping[str, list[CaseFiles]], task: Task, effort: float, folder: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it
     torch.set_num_threads(1)  # the other cores play the story
     for letter, own in cases.items():
         save_model(train_alone(own, task, effort), str(folder / f"{letter}.safetensors"))

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ppcmi.latents import Latents
 from ppcmi.mosaic import mosaic
 from ppcmi.overlay import Picture, fit, outlined
+from ppcmi.slicing import head_up
 from ppcmi.task import Task
 
 PANEL = 192
@@ -85,7 +86,8 @@ def _panel(image: NDArray[np.float32], labels: NDArray[np.uint8], task: Task) ->
     height, width = fit(image.shape, PANEL)
     framed = np.full((PANEL, PANEL, 3), PAPER, np.uint8)
     top, left = (PANEL - height) // 2, (PANEL - width) // 2
-    framed[top : top + height, left : left + width] = outlined(image, labels, task, (height, width))
+    seen = (head_up(image, task.slicing), head_up(labels, task.slicing))
+    framed[top : top + height, left : left + width] = outlined(*seen, task, (height, width))
     return framed
 
 

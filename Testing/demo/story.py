@@ -6,6 +6,8 @@ loopback. Keys and site profiles live in a temporary folder and are gone with it
 
 from __future__ import annotations
 
+import math
+import os
 import shlex
 import sys
 import time
@@ -15,13 +17,25 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from sqlalchemy import func, select
+
 from ppcmi.cli.main import main as ppcmi
 from ppcmi.data_folders import CaseFiles, find_cases
-from ppcmi.errors import PpcmiError
+from ppcmi.errors import CancelledError, PpcmiError
+from ppcmi.scales import Profile
 from ppcmi.site import SiteProfile
 from ppcmi.task import Task, load_task
 from ppcmi_server.cli.main import main as ppcmi_server
-from support.real_server import RealServer
+from ppcmi_server.config import load_config
+from ppcmi_server.database.engine import Database
+from ppcmi_server.database.schema import Frame
+from ppcmi_server.training import jobs
+from ppcmi_server.training.leases import lives_here
+from ppcmi_server.umn.config import usual_config, usual_preset
+from support.real_server import RealServer, real_server
+
+END_S = 30.0
+"""Longer than a training takes to notice that it was stopped; if not, it ends when its server's folder is gone."""
 
 
 class DemoError(PpcmiError):
@@ -36,7 +50,7 @@ class Plan:
 
     :param data: folder with images/, labels/ and split.csv (columns id, fold, site).
     :param effort: length of every training; 1 is the product's usual.
-    :param umn_epochs: length of the server's training, or None for its usual.
+    :param umn_epochs: length of the server's training, or None for its usual times the effort.
     :param publish_anyway: use the codec even if it keeps a structure badly, for a quick look.
     """
 
@@ -111,6 +125,30 @@ class Hospital:
         return SiteProfile.open(self._folder)
 
 
+@contextmanager
+def own_server(folder: Path, task_file: Path) -> Iterator[RealServer]:
+    """The server, until the context ends; its trainings, which are processes of their own, end with it."""
+    with real_server(folder, task_file) as server:
+        try:
+            yield server
+        finally:
+            _end_trainings(folder)
+
+
+def _end_trainings(folder: Path) -> None:
+    config = load_config(folder, os.environ)
+    database = Database(config)
+    with database.reading() as session:
+        unfinished = jobs.unfinished_jobs(session)
+    for job in unfinished:
+        with database.writing() as session:
+            jobs.request_stop(session, job.id)
+    database.close()
+    deadline = time.monotonic() + END_S
+    while any(lives_here(config, job) for job in unfinished) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 def train_together(plan: Plan, server: RealServer, hospitals: list[Hospital], clock: Stopwatch) -> None:
     """From enrolment to an active model that every site has validated."""
     task, scratch = plan.task.name, server.folder.parent
@@ -133,7 +171,7 @@ def train_together(plan: Plan, server: RealServer, hospitals: list[Hospital], cl
         with clock.stage("upload"):
             hospital("cohort", "upload", file)
     with clock.stage("train the server's network"):
-        operator(server, "train", task, *(() if plan.umn_epochs is None else ("--epochs", plan.umn_epochs)))
+        operator(server, "train", task, *server_epochs(plan, server))
     for hospital in hospitals:
         with clock.stage("refine the sites' decoders"):
             hospital("codec", "refine", *_own_cases(plan, hospital), "--effort", plan.effort)
@@ -149,6 +187,21 @@ def segment_held_out(plan: Plan, hospitals: list[Hospital], out: Path, clock: St
         images = [case.image for case in plan.cases(hospital.letter, "test")]
         with clock.stage("segment"):
             hospital("segment", "--task", plan.task.name, *images, "-o", out / hospital.letter)
+
+
+def server_epochs(plan: Plan, server: RealServer) -> tuple[object, ...]:
+    """How long the server trains: as long as was asked for, else its usual number of steps times the effort."""
+    if plan.umn_epochs is not None:
+        return ("--epochs", plan.umn_epochs)
+    if plan.effort == 1:
+        return ()
+    database = Database(load_config(server.folder, os.environ))
+    with database.reading() as session:
+        slices = session.scalar(select(func.sum(Frame.slices))) or 1
+    database.close()
+    usual = usual_config(usual_preset(plan.task.method), Profile.COARSE)
+    batches = math.ceil(slices * (1 - usual.validation_share) / usual.batch_size)
+    return ("--epochs", max(1, round(plan.effort * max(usual.epochs, usual.minimum_steps / batches))))
 
 
 def operator(server: RealServer, *words: object) -> None:
@@ -175,5 +228,7 @@ def _shown(words: list[str]) -> str:
 
 def _require(code: int, command: str) -> None:
     sys.stdout.flush()
+    if code == CancelledError.exit_code:
+        raise KeyboardInterrupt
     if code != 0:
         raise DemoError(f"The last '{command}' command failed, see its message above.")

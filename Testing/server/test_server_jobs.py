@@ -16,7 +16,7 @@ from ppcmi_server.cli.main import main
 from ppcmi_server.database.schema import Member, Model
 from ppcmi_server.training import jobs, leases, worker
 from ppcmi_server.training.supervisor import Supervisor
-from ppcmi_server.training.train_job import TrainingOfJob
+from ppcmi_server.training.train_job import ServerGoneError, TrainingOfJob
 from support.app_server import CODEC, TASK, app_server
 
 EPOCHS = 4
@@ -178,6 +178,23 @@ def test_a_detached_job_is_shown_left_alone_and_stopped(server, cohorts, capsys)
     assert checkpoints(server, number) == []
     assert main(["job", "stop", str(number), "--dir", folder]) == TrainingError.exit_code
     assert "ended already: stopped" in capsys.readouterr().err
+
+
+def test_a_worker_whose_server_folder_is_gone_ends_by_itself_and_does_not_make_it_anew(server, cohorts):
+    number = queue(server, epochs=2000)
+    process = supervise(server, number)
+    wait_until(lambda: checkpoints(server, number))
+    folder = server.services.config.folder
+    elsewhere = folder.rename(folder.with_name("elsewhere"))
+    try:
+        assert process.wait(60) == ServerGoneError.exit_code
+        assert not folder.exists()
+    finally:
+        elsewhere.rename(folder)
+    log = (server.services.config.job_folder(number) / worker.LOG_NAME).read_text()
+    assert log.rstrip().endswith("The server's folder is gone, and nothing more is written; the job ends here.")
+    with server.services.database.writing() as session:
+        jobs.request_stop(session, number)
 
 
 def test_a_withdrawal_during_training_marks_the_model_and_after_a_crash_the_data_are_left_out(server, tmp_path):

@@ -3,8 +3,10 @@
 import base64
 import math
 import re
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
+from itertools import product
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ppcmi.audit.attacker import Finding
+from ppcmi.audit.attacks.linkage import RESENT
 from ppcmi.audit.report_page import best_by_setting, page
 from ppcmi.audit.report_plots import Bar, Interval, TradeOff, interval_plot, trade_off_plot
 from ppcmi.audit.wording import ATTACKS, CLAIMS_NOT_MADE, YES
@@ -78,7 +81,56 @@ def test_every_number_stands_beside_its_interval_and_what_a_guess_gives(text):
         "A3 aligned statistics SSIM&nbsp; 0.44 (0.41 to 0.47) , guess&nbsp;0.36 ; "
         "PSNR&nbsp; 15.2 (14.8 to 15.9) , guess&nbsp;14.1 2"
     ) in lines
-    assert any("not measurable here top-1&nbsp; not measured , guess&nbsp;0.02" in line for line in lines)
+    assert any(line.startswith("minimal 512 numbers 552 bytes ") for line in lines)
+
+
+def listed(text):
+    """What the page lists as not measured, as text."""
+    after = text[text.index("<h3>Not measured</h3>") :]
+    return re.sub(r"<[^>]+>", "", after[: after.index("</ul>")])
+
+
+def test_what_could_not_be_measured_takes_a_line_an_attack(text):
+    assert "top-1 of re-sent, untrained (not measurable here, in two layers, coarse; server with the codec)" in listed(
+        text
+    )
+    report = a_report()
+    titles = ("maps", "norms")
+    for setting, title in product({finding.setting for finding in report.findings}, titles):
+        report.findings.append(
+            Finding("A9", title, setting, "TPR at 1% FPR", math.nan, 0.0, 1.0, 0.01, 1.0, "not measurable: 24 pairs")
+        )
+    many = page(report)
+    assert many.count("not measurable: 24 pairs") == 1
+    assert "TPR at 1% FPR of maps; norms (not measurable: 24 pairs, in every setting)" in listed(many)
+    assert listed(many).count("A9") == 1
+
+
+def test_every_number_is_folded_on_a_screen_and_not_on_paper(text):
+    assert "<details><summary>5 numbers in 2 settings</summary>" in text
+    assert "details::details-content" in text[text.index("@media print") :]
+
+
+def test_what_holds_of_every_profile_is_said_once_and_what_does_not_by_its_name():
+    report = a_report()
+    for profile, share in (("coarse", 0.61), ("minimal", 0.52)):
+        setting = f"two layers, {profile}; server with the codec"
+        report.findings.append(Finding("A9", f"{RESENT}, by maps", setting, "top-1", share, 0.0, 1.0, 0.02, 1.0))
+    text = page(report)
+    assert text.count("What leaves stays personal data about health") == 1
+    for profile, share in (("coarse", "0.61"), ("minimal", "0.52")):
+        assert (
+            f"In profile {profile} the server&#x27;s first guess found images that were sent again in {share} of"
+            in text
+        )
+
+
+@pytest.mark.parametrize(("height", "rows"), [(48, ""), (130, "two"), (200, "three")])
+def test_other_pictures_stand_beside_what_leaves_where_that_is_high(height, rows):
+    report = a_report(size=(48, 48))
+    leaving = np.zeros((height, 48), np.uint8)
+    text = page(replace(report, pictures=[replace(row, leaving=leaving) for row in report.pictures]))
+    assert text.count(f'<figure class="{rows}"><img class="pixels"') == 2
 
 
 def test_the_attackers_that_were_run_are_explained_and_no_other(text):

@@ -90,6 +90,13 @@ def test_the_row_of_a_member_who_has_the_inner_key_does_not_count_against_the_pr
     assert all("member" not in row.best_setting for row in report.profiles)
 
 
+def test_a_member_with_both_keys_decodes_in_a_quick_check_too(report):
+    by_members = [found for found in report.findings if found.attack == "A8"]
+    assert {found.setting for found in by_members} == {
+        f"two layers, {profile}; server with a member" for profile in PROFILES
+    }
+
+
 def test_pictures_are_of_victims_with_the_strongest_attacks_and_the_guess(report):
     assert {row.profile for row in report.pictures} == {"full", "minimal"}
     for row in report.pictures:

@@ -158,6 +158,12 @@ def test_a_result_never_takes_the_place_of_a_scan(scans, a_link):
     assert scans[0].read_bytes() == before
 
 
+def test_a_file_in_the_place_of_the_output_folder_is_said(scans, a_link, tmp_path):
+    (tmp_path / "README.md").touch()
+    with pytest.raises(WriteError, match="a file of that name is there"):
+        segmented(scans, a_link, tmp_path / "README.md")
+
+
 def test_confidence_is_written_beside_the_mask_and_a_rerun_that_asks_for_it_makes_it(scans, a_link, tmp_path):
     output, endings = tmp_path / "out", (*ENDINGS, CONFIDENCE)
     assert segmented(scans[:1], a_link, output) == {"one": "done"}

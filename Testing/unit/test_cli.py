@@ -13,11 +13,13 @@ import pytest
 import SimpleITK
 import torch
 
+from ppcmi import __version__, consortium
 from ppcmi.cli import options as cli_options
 from ppcmi.cli.console import Console
 from ppcmi.cli.main import build_parser, main
 from ppcmi.cli.model import show_scores
-from ppcmi.errors import SiteError, UsageError
+from ppcmi.codec.codec import Codec
+from ppcmi.errors import BundleError, CasesFailedError, SiteError, UsageError
 from ppcmi.metrics import LabelScore
 from ppcmi.site import Membership
 from ppcmi.task import load_task
@@ -58,6 +60,21 @@ def a_folder(tmp_path):
             SimpleITK.WriteImage(image, str(tmp_path / folder / f"{name}.nii.gz"))
     (tmp_path / "split.csv").write_text("id,fold,site\none,train,A\ntwo,train,B\nthree,val,A\n")
     return tmp_path
+
+
+@pytest.fixture
+def a_relay():
+    with relay_for(TASK_FILE.read_text()) as relay:
+        yield relay
+
+
+@pytest.fixture
+def a_site(a_relay, tmp_path):
+    """A site that has founded a task and has a codec."""
+    site = a_relay.enrol(tmp_path / "sites", "A")
+    part = consortium.create(site, site.client(), "phantom", "consortium", "two-layer")
+    part.codec_path.write_bytes(Codec(part.task, "autoencoder", {"quality": {}}).to_bytes())
+    return site
 
 
 def test_every_command_that_the_readme_shows_is_there():
@@ -101,6 +118,97 @@ def test_bad_input_is_one_clear_line_and_a_code(arguments, code, tmp_path, monke
     assert out == ""
     assert err.startswith("ppcmi: ")
     assert len(err.splitlines()) == 1
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"ppcmi {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["site", "export", "FILE"], ["segment", "--task", "t", "in", "-o", "out"]])
+def test_an_unknown_option_leads_to_the_command_s_own_help(words, capsys):
+    code, _, err = run(capsys, *words, "--nope")
+    command = " ".join(words[: 2 if words[0] == "site" else 1])
+    assert code == UsageError.exit_code
+    assert err == f"ppcmi: unrecognized arguments: --nope; see 'ppcmi {command} --help'.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("site", "export", "FILE"), "--passphrase-file"),
+        (("site", "import", "FILE"), "--passphrase-file"),
+        (("site", "token", "use"), "--token-file"),
+    ],
+)
+def test_without_a_terminal_a_secret_is_not_asked_for(words, option, a_site, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "ppcmi", *words, "--site", str(a_site.folder)],
+        input="typed where others see it\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        start_new_session=True,  # has no terminal
+    )
+    assert (done.returncode, done.stdout) == (UsageError.exit_code, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert option in done.stderr
+
+
+def test_a_cohort_file_that_is_not_there_is_said(a_site, capsys):
+    code, _, err = run(capsys, "cohort", "upload", "missing.ppcmi", "--site", a_site.folder)
+    assert (code, err) == (BundleError.exit_code, "ppcmi: There is no such cohort file; check its name.\n")
+
+
+def test_a_task_of_another_name_leads_to_those_that_there_are(a_site, capsys):
+    code, _, err = run(capsys, "cohort", "check", "--task", "hippo", "--cases", "c", "--site", a_site.folder)
+    assert code == SiteError.exit_code
+    assert "no part in task 'hippo', only in phantom; found its consortium or join it." in err
+
+
+@pytest.mark.parametrize(
+    ("codec", "models", "said"),
+    [
+        (None, [], "has no codec yet; once its founder has trained one, 'ppcmi cohort export'"),
+        ((b"", "c"), [], "'ppcmi segment' once a model is active"),
+        ((b"", "c"), [{"number": 1, "state": "active"}], "or at once 'ppcmi segment'"),
+    ],
+)
+def test_who_joins_is_told_what_is_possible_by_now(codec, models, said, a_relay, a_site, tmp_path, capsys):
+    site = a_relay.enrol(tmp_path / "sites", "B")
+    consortium.invite(a_site, a_site.client(), a_site.task("phantom"), consortium.find_peer(a_site.client(), "B"))
+    a_relay.codec, a_relay.models = codec, models
+    code, _, err = run(capsys, "consortium", "join", "--task", "phantom", "--site", site.folder)
+    assert code == 0
+    assert said in err.splitlines()[-1]
+
+
+def test_an_export_counts_the_cases_that_are_in_the_file(a_site, a_folder, tmp_path, capsys):
+    (a_folder / "labels" / "one.nii.gz").unlink()
+    scan = a_folder / "images" / "two.nii.gz"
+    scan.write_bytes(scan.read_bytes()[:200])
+    words = ["cohort", "export", "--task", "phantom", "--cases", a_folder, "-o", tmp_path / "a.ppcmi"]
+    usual = ["--fold", "all", "--variants", "0", "--device", "cpu", "--site", a_site.folder]
+    code, out, err = run(capsys, *words, *usual)
+    assert code == CasesFailedError.exit_code
+    assert "1 case without a label is left out.\n" in err
+    assert "exported 1/2 cases" in err
+    assert out.startswith("Wrote 1 case ")
+
+
+def test_a_model_that_is_judged_but_not_active_is_said(a_relay, a_site, a_folder, capsys):
+    a_relay.models = [
+        {"number": 1, "state": "active", "profile": "coarse"},
+        {"number": 2, "state": "ready", "profile": "coarse"},
+    ]
+    words = ["model", "validate", "--task", "phantom", "--cases", a_folder, "--device", "cpu", "--site", a_site.folder]
+    _, _, err = run(capsys, *words)  # which maps nothing at this server
+    assert "Model 2 is judged; active is model 1.\n" in err
+    _, _, err = run(capsys, *words, "--model", "1")
+    assert "is judged" not in err
 
 
 def test_the_module_runs_as_a_command(tmp_path):
@@ -147,10 +255,24 @@ def test_cases_are_chosen_by_fold_and_by_column(a_folder):
     assert chosen() == ["one", "two"]
     assert chosen(where=["site=A"]) == ["one"]
     assert chosen(fold="all", where=["site=A"]) == ["one", "three"]
-    with pytest.raises(UsageError, match="No case"):
-        chosen(where=["site=C"])
     with pytest.raises(UsageError, match="COLUMN=VALUE"):
         chosen(where=["site"])
+
+
+@pytest.mark.parametrize(
+    ("fold", "where", "sentence"),
+    [
+        ("train", ["hospital=A"], "has no column 'hospital' for --where; choose among id, fold, site."),
+        ("train", ["site=Q"], "No case has the value that --where gives for 'site'"),
+        ("train", ["site=B", "id=one"], "No case fits every --where at once"),
+        ("trian", [], "No case is of fold 'trian'; choose another by --fold: train, val or all."),
+        ("val", ["site=B"], "No case of fold 'val' fits --where"),
+    ],
+)
+def test_where_no_case_is_chosen_the_option_that_is_wrong_is_named(a_folder, fold, where, sentence):
+    with pytest.raises(UsageError) as caught:
+        cli_options.chosen_cases(argparse.Namespace(cases=a_folder, fold=fold, where=where))
+    assert sentence in str(caught.value)
 
 
 @pytest.fixture

@@ -214,8 +214,11 @@ def test_something_else_is_no_cohort_file(a_cohort, a_damaged_cohort):
     ):
         with pytest.raises(BundleError):
             CohortReader(a_damaged_cohort(other))
-    with pytest.raises(BundleError, match="cannot be opened"):
-        CohortReader(a_damaged_cohort(b"").parent / "absent.ppcmi")
+    folder = a_damaged_cohort(b"").parent
+    with pytest.raises(BundleError, match="no such cohort file"):
+        CohortReader(folder / "absent.ppcmi")
+    with pytest.raises(BundleError, match=r"cannot be opened: \w+ \w"):  # the system's words, as "Is a directory"
+        CohortReader(folder)
 
 
 def test_bytes_after_the_end_and_frames_of_impossible_length_are_refused(a_cohort, a_damaged_cohort):

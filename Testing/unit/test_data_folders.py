@@ -79,6 +79,11 @@ def test_two_images_of_one_name_are_refused(a_folder):
         find_cases(a_folder)
 
 
+def test_a_folder_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(ReadError, match="no such data folder"):
+        find_cases(tmp_path / "nope")
+
+
 def test_folders_without_images_are_refused(tmp_path):
     with pytest.raises(ReadError, match="no folder 'images'"):
         find_cases(tmp_path)

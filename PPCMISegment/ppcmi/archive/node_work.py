@@ -19,7 +19,7 @@ from ppcmi.archive.arrivals import Arrivals
 from ppcmi.archive.node_storage import StoredStudy, StudyStore
 from ppcmi.archive.stored_results import StoredResults
 from ppcmi.errors import CancelledError, PpcmiError, ReadError
-from ppcmi.files import append_line
+from ppcmi.files import append_line, cause_of
 from ppcmi.wording import counted
 
 HISTORY = "ppcmi-node.jsonl"
@@ -129,6 +129,9 @@ class NodeWork:
             raise
         except PpcmiError as error:
             self._wait(study, attempts, str(error))
+            return
+        except OSError as error:
+            self._wait(study, attempts, f"A file cannot be read or written: {cause_of(error)}.")
             return
         except Exception as error:  # the node serves other studies as well
             self._wait(study, attempts, f"It failed for an unforeseen reason ({type(error).__name__}); report it.")

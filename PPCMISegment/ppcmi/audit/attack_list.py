@@ -22,7 +22,7 @@ from ppcmi.audit.attacks.procrustes import KNOWN_CASES, KnownImages
 from ppcmi.audit.attacks.rehearsal import RehearsalConfig
 from ppcmi.audit.attacks.stolen_masks import measure_stolen_masks
 from ppcmi.audit.attacks.structure import measure_structure
-from ppcmi.audit.setting import Setting
+from ppcmi.audit.setting import Observer, Setting
 from ppcmi.audit.subjects import Subjects
 from ppcmi.fitting import Report
 
@@ -65,6 +65,8 @@ def picture_attacks(
     yield from (KnownImages(cases) for cases in (KNOWN_CASES if setting.key_is_fixed else KNOWN_CASES[-2:-1]))
     yield BlindAlignment()
     if attacks == "quick":
+        if setting.observer is Observer.COLLUSION:  # elsewhere it would hide that the attacks cannot see
+            yield SharedCodec()
         return
     effort = Effort(lengths.decoder, lengths.rehearsal, report)
     yield from (LeakedPairs(cases, effort) for cases in (LEAKED_CASES if setting.key_is_fixed else LEAKED_CASES[1:2]))

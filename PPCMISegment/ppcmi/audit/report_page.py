@@ -14,12 +14,12 @@ from ppcmi.audit.attacker import Finding
 from ppcmi.audit.check import broken_controls, checked_profile, could_not_see
 from ppcmi.audit.document import AuditReport
 from ppcmi.audit.report_plots import Bar, Interval, TradeOff, interval_plot, trade_off_plot
+from ppcmi.audit.sentences import sentences_of_profiles
 from ppcmi.audit.wording import METHOD, YES
 from ppcmi.privacy_check import (
     DICE_IN_WORDS,
     is_quick,
     notices,
-    two_sentences,
     unseen_in_words,
 )
 from ppcmi.wording import counted
@@ -52,12 +52,16 @@ th { text-align: left; font-size: .82rem; font-weight: 600; color: var(--quiet);
 th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 table.findings, table.words { font-size: .88rem; } table.small { width: auto; font-size: .88rem; }
 table.findings td:nth-child(2) { min-width: 9rem; } table.findings .small { font-size: .95em; }
-.pictures { display: flex; flex-wrap: wrap; gap: .8rem; margin: .5rem 0 1rem; }
-figure { margin: 0; width: 8.4rem; } figcaption { font-size: .8rem; line-height: 1.3; margin-top: .25rem; }
+.profile { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: .8rem 2rem; }
+.pictures { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .8rem; align-content: start;
+            margin: .5rem 0 1rem; }
+figure { margin: 0; } figure.two { grid-row: span 2; } figure.three { grid-row: span 3; }
+figcaption { font-size: .8rem; line-height: 1.3; margin-top: .25rem; }
 figure img { display: block; width: 100%; height: auto; background: #000; } img.pixels { image-rendering: pixelated; }
 dl.facts { display: grid; grid-template-columns: max-content auto; gap: .1rem 1rem; font-size: .88rem; }
 dl.facts dt { color: var(--quiet); } dl.facts dd { margin: 0; overflow-wrap: anywhere; }
 .interval { white-space: nowrap; } ul { padding-left: 1.2rem; } li { margin: .25rem 0; max-width: 56em; }
+.wide { overflow-x: auto; } summary { cursor: pointer; color: var(--mark); }
 svg { display: block; width: 100%; max-width: 44rem; height: auto; }
 svg .grid { stroke: var(--line); } svg .whisker { stroke: var(--mark); stroke-width: 2; }
 svg .leader { stroke: var(--quiet); stroke-width: .7; } svg .dot { fill: var(--mark); }
@@ -65,6 +69,9 @@ svg .guess { stroke: var(--ink); stroke-width: 1.4; stroke-dasharray: 4 3; }
 svg text { font: 12px system-ui, Arial, sans-serif; fill: var(--ink); }
 svg .tick { fill: var(--quiet); font-size: 11px; }
 svg .name { font-weight: 600; }
+@media screen and (max-width: 40rem) {
+  .wide > svg, .wide > table:not(.small) { min-width: 34rem; } dl.facts { grid-template-columns: auto; }
+}
 @page { size: A4; margin: 14mm; }
 @media print {
   :root { color-scheme: light; --ink: #000; --paper: #fff; --quiet: #444; --line: #bbb; --band: #f1f4f7;
@@ -72,7 +79,9 @@ svg .name { font-weight: 600; }
   body { font-size: 10.5pt; margin: 0; padding: 0; max-width: none; } h2, h3 { break-after: avoid; }
   figure, tr, .pictures, svg, .notice, dl.facts { break-inside: avoid; } thead { display: table-header-group; }
   table.findings { font-size: 8pt; } table.findings td { padding: .15rem .5rem .15rem 0; }
-  figure { width: 29mm; } .notice, svg { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  .wide { overflow: visible; } .profile { grid-template-columns: 1fr 1fr; } summary { display: none; }
+  details::details-content { display: block; content-visibility: visible; block-size: auto; }
+  .notice, svg { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 </style>
 </head>
@@ -105,7 +114,9 @@ $controls
 <h2>Method</h2>
 $method
 <h2>Every number</h2>
+<details><summary>$numbers</summary>
 $findings
+</details>
 <h2>Compute spent</h2>
 $compute
 <h2>Claims we do not make</h2>
@@ -134,10 +145,11 @@ def page(report: AuditReport) -> str:
         trade_off=_trade_off(report),
         sentences=_sentences(report),
         pictures=parts.picture_rows(report.pictures) or "<p>No pictures were kept.</p>",
-        settings=interval_plot(best_by_setting(report.findings), f"{best}: SSIM"),
+        settings=parts.wide(interval_plot(best_by_setting(report.findings), f"{best}: SSIM")),
         attackers=parts.attackers_table(report.findings),
         controls=parts.controls_table(report.controls),
         method=parts.paragraphs(METHOD),
+        numbers=escape(_numbers(report.findings)),
         findings=parts.findings_tables(report.findings),
         compute=f"<p>{report.seconds / 60:.1f} minutes in all.</p>" + parts.seconds_table(report.findings),
         claims=parts.paragraphs(report.claims_not_made),
@@ -196,12 +208,16 @@ def _trade_off(report: AuditReport) -> str:
         for row in report.profiles
     ]
     guess = sum(row.chance_ssim for row in report.profiles) / max(1, len(report.profiles))
-    return trade_off_plot(points, guess)
+    return parts.wide(trade_off_plot(points, guess))
 
 
 def _sentences(report: AuditReport) -> str:
-    attacks, attacked = _attacks(report), _attacked(report)
-    found = [(row.profile, *two_sentences(checked_profile(row, report), attacks, attacked)) for row in report.profiles]
-    firsts = [f"<p><b>{escape(profile).capitalize()}.</b> {escape(first)}</p>" for profile, first, _ in found]
-    seconds = [f"<p>{escape(second)}</p>" for second in dict.fromkeys(second for _, _, second in found)]
-    return "".join(firsts + seconds)
+    found = [checked_profile(row, report) for row in report.profiles]
+    of_each, of_all = sentences_of_profiles(found, _attacks(report), _attacked(report))
+    each = [f"<p><b>{escape(profile).capitalize()}.</b> {escape(text)}</p>" for profile, text in of_each.items()]
+    return "".join([*each, *(f"<p>{escape(text)}</p>" for text in of_all)])
+
+
+def _numbers(findings: Sequence[Finding]) -> str:
+    settings = len({finding.setting for finding in findings})
+    return f"{counted(len(findings), 'number')} in {counted(settings, 'setting')}"

@@ -20,6 +20,7 @@ from ppcmi.codec.slice_set import SliceSet
 from ppcmi.mosaic import mosaic
 from ppcmi.quantization import FOR_MAPPING, ITEM_BYTES, tensor_layout
 from ppcmi.scales import Profile, scale_shapes
+from ppcmi.slicing import head_up
 
 SHOWN_CASES = 2
 WITH_KNOWN_IMAGES = ("A2", "A4")
@@ -103,13 +104,17 @@ def picture_rows(profile: Profile, network: Setting, attempts: Sequence[Attempt]
         different.setdefault(attempt.attack, attempt)
     slices = bench.subjects.victims.slices[bench.shown]
     sent = network.look(slices, torch.arange(len(slices)), bench.seeds[0]).latents
+
+    def shown(values: Tensor) -> Picture:
+        return np.ascontiguousarray(head_up(_gray(values), network.codec.task.slicing))
+
     return [
         PictureRow(
             profile=profile.value,
-            image=_gray(image),
+            image=shown(image),
             leaving=_gray(torch.from_numpy(mosaic(sent.select(slice(place, place + 1))))),
-            reconstructions={attempt.words: _gray(attempt.pictures[place]) for attempt in different.values()},
-            guess=_gray(bench.guess),
+            reconstructions={attempt.words: shown(attempt.pictures[place]) for attempt in different.values()},
+            guess=shown(bench.guess),
         )
         for place, image in enumerate(middle(slices))
     ]

@@ -86,6 +86,9 @@ METHOD: tuple[str, ...] = (
     "A quick check trains no decoder for what leaves, so an attacker without the codec does little in it; only the "
     "full one tries what such an attacker would. In a full one attacks that end in pictures have three seeds, the "
     "others one.",
+    "Where members share the inner key, a server with a member decodes what leaves as the site does. A server with the "
+    "codec may do as well: that key is the same for all cases, so slices that are known both plain and protected show "
+    "it. The two rows are alike then: what limits the pictures is what leaves, and no longer the key.",
     "'KLT as published' is the published transform on the codec of this site, not on the published networks.",
     "Patients of the folds test and val of split.csv are attacked first, as codecs are usually not trained on them. "
     "Where the codec was trained on the attacked cases, Dice and attacks are both better than on others.",

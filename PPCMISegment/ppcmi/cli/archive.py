@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from ppcmi.archive.stored_results import StoredResults
 from ppcmi.archive.web import DicomWebArchive, Received
 from ppcmi.archive.web_transport import ArchiveAccess
 from ppcmi.cli.console import Console
-from ppcmi.cli.passphrase import secret_in
+from ppcmi.cli.passphrase import ask_secret, secret_in
 from ppcmi.dicom.segmentation_out import ENDING as DICOM_SEGMENTATION
 from ppcmi.errors import ReadError, UsageError
 from ppcmi.server_address import normalize_url, normalize_url_without_tls
@@ -118,7 +117,8 @@ def _credentials(options: argparse.Namespace) -> tuple[str | None, str | None, s
         return None, None, None
     if options.archive_password_file is not None:
         return options.archive_user, secret_in(options.archive_password_file, "the password"), None
-    return options.archive_user, getpass.getpass("Password for the archive: "), None
+    password = ask_secret("Password for the archive: ", "password", "--archive-password-file")
+    return options.archive_user, password, None
 
 
 def _one_line(token: str) -> str:

@@ -14,6 +14,7 @@ from ppcmi.audit.attack_list import Lengths
 from ppcmi.audit.check import check_of
 from ppcmi.audit.document import AuditReport, PictureRow
 from ppcmi.audit.report_page import page
+from ppcmi.audit.sentences import sentences_of_profiles
 from ppcmi.audit.subjects import Subjects, patients_of, read_subjects
 from ppcmi.audit.suite import AuditConfig, AuditEvent, audit, full_config
 from ppcmi.cli.audit import CHECKED, JSON, PAGE
@@ -22,7 +23,7 @@ from ppcmi.cli.options import Command, chosen_cases
 from ppcmi.codec.codec import Codec
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import AuditError, UsageError, WriteError
-from ppcmi.files import write_atomically
+from ppcmi.files import cause_of, write_atomically
 from ppcmi.fitting import FitReport, Report
 from ppcmi.png import encode_png
 from ppcmi.privacy_check import (
@@ -30,7 +31,6 @@ from ppcmi.privacy_check import (
     PrivacyCheck,
     is_quick,
     notices,
-    two_sentences,
     unseen_in_words,
     write_check,
 )
@@ -88,7 +88,7 @@ def _private_folder(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise WriteError(f"The folder for the report cannot be made: {error.strerror}.") from error
+        raise WriteError(f"The folder for the report cannot be made: {cause_of(error)}.") from error
     return folder
 
 
@@ -174,11 +174,11 @@ def _show(check: PrivacyCheck, console: Console) -> None:
     best = "best quick attack" if is_quick(check.attacks) else "best attack"
     header = ["profile", "numbers a slice", "Dice of a stand-in", best, "95 %", "no known slice", "guess"]
     console.table(header, rows)
-    sentences = [two_sentences(row, check.attacks, check.attacked) for row in check.profiles]
+    of_each, of_all = sentences_of_profiles(check.profiles, check.attacks, check.attacked)
     # Controls that did not hold come last, where they decide on the exit code.
     about = list(map(str, notices(check.attacks, check.attacked, (), check.could_not_see)))
     about += [DICE_IN_WORDS, unseen_in_words(check.unseen)]
-    for text in dict.fromkeys([*about, *(first for first, _ in sentences), *(second for _, second in sentences)]):
+    for text in [*about, *of_each.values(), *of_all]:
         console.result(text)
 
 

@@ -13,6 +13,7 @@ from ppcmi.client import NOT_FOUND
 from ppcmi.cohort_file import CohortReader
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.consortium import ensure_codec
+from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import CasesFailedError, ServerRefusedError, SiteError, UsageError
 from ppcmi.export_settings import ExportSettings, usual_variants
 from ppcmi.pipeline import run
@@ -94,7 +95,7 @@ def _export(command: Command) -> int:
     if options.variants is not None and not 0 <= options.variants <= MOST_VARIANTS:
         raise UsageError(f"--variants is a number from 0 to {MOST_VARIANTS}.")
     part = site.task(options.task)
-    labelled = [case for case in chosen_cases(options) if case.label is not None]
+    labelled = _labelled(command)
     console.progress("fetching the codec if there is a newer one")
     codec = ensure_codec(site.client(), part).to(command.device())
     profile = Profile(options.profile) if options.profile else cohort_export.usual_profile(part.membership, codec)
@@ -115,7 +116,7 @@ def _export(command: Command) -> int:
             slices.append(progress.slices - sum(slices))
         size = megabytes(progress.bytes_written)
         console.progress(
-            f"exported {progress.done}/{progress.total} cases, {progress.slices} slices, {size}",
+            f"exported {len(slices)}/{progress.total} cases, {progress.slices} slices, {size}",
             last=progress.done == progress.total,
         )
 
@@ -142,7 +143,7 @@ def _export(command: Command) -> int:
 
 def _check(command: Command) -> int:
     console, task = command.console, command.site().task(command.options.task).task
-    labelled = [case for case in chosen_cases(command.options) if case.label is not None]
+    labelled = _labelled(command)
     unusable = 0
     for done, case in enumerate(labelled, start=1):
         console.progress(f"checked {done}/{len(labelled)} cases", last=done == len(labelled))
@@ -196,8 +197,20 @@ def _list(command: Command) -> int:
 def _withdraw(command: Command) -> int:
     site, options, console = command.site(), command.options, command.console
     cohort.withdraw(site, site.client(), options.cohort, options.case)
-    console.result("Withdrawn: the server has deleted it and marked the models that were trained on it.")
+    console.result("Withdrawn: the server has deleted it and marked every model that was trained on it.")
     return 0
+
+
+def _labelled(command: Command) -> list[CaseFiles]:
+    """The chosen cases that have a label; the user is told how many have none."""
+    chosen = chosen_cases(command.options)
+    labelled = [case for case in chosen if case.label is not None]
+    unlabelled = len(chosen) - len(labelled)
+    if unlabelled:
+        command.console.remark(
+            f"{counted(unlabelled, 'case')} without a label {'is' if unlabelled == 1 else 'are'} left out."
+        )
+    return labelled
 
 
 def _task_of(site: SiteProfile, identity: str) -> TaskProfile:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ppcmi import consortium, sealing
 from ppcmi.cli.options import Command, add_command, add_task
 from ppcmi.cli.parsers import Groups, add_group
@@ -89,7 +92,9 @@ def _invite(command: Command) -> int:
 
 def _join(command: Command) -> int:
     site, options, console = command.site(), command.options, command.console
-    part, peer = consortium.join(site, site.client(), options.task)
+    client = site.client()
+    _, answer = task_from_server(client, options.task)
+    part, peer = consortium.join(site, client, options.task)
     console.result(f"Joined {part.task.identity}, invited by {peer.site_name} (scope {part.membership.scope}).")
     console.result(f"Its fingerprint:         {peer.fingerprint}")
     console.result(f"This site's fingerprint: {sealing.fingerprint(site.public_key)}")
@@ -97,10 +102,26 @@ def _join(command: Command) -> int:
     console.remark(f"Call {peer.site_name} and compare both fingerprints and the check of the inner key.")
     if part.membership.scope == "consortium":
         console.remark(SHARED_KEY_WARNING)
-        console.remark(f"Next: 'ppcmi cohort export', or at once 'ppcmi segment', with --task {options.task}.")
-    else:
-        console.remark(f"Next: 'ppcmi codec train --task {options.task} --cases FOLDER'.")
+    console.remark(_next_of_a_member(part, answer))
     return 0
+
+
+def _next_of_a_member(part: TaskProfile, answer: Mapping[str, Any]) -> str:
+    """What a site that has just joined can do by now.
+
+    :param answer: the server's, of the task.
+    """
+    found, name = answer.get("consortium"), part.task.name
+    if part.membership.scope == "site":
+        return f"Next: 'ppcmi codec train --task {name} --cases FOLDER'."
+    if not isinstance(found, dict) or not found.get("codec"):
+        return (
+            "The consortium has no codec yet; once its founder has trained one, 'ppcmi cohort export' with "
+            f"--task {name}."
+        )
+    if not answer.get("active_model"):
+        return f"Next: 'ppcmi cohort export' with --task {name}; 'ppcmi segment' once a model is active."
+    return f"Next: 'ppcmi cohort export', or at once 'ppcmi segment', with --task {name}."
 
 
 def _show(command: Command) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ppcmi import __version__
 from ppcmi.cli import audit, codec, cohort, consortium, model, network, node, preview, segment, site
 from ppcmi.cli.console import Console
 from ppcmi.cli.ending import end_with_stdin, interrupted_by_termination
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> Parser:
     """The parser of every command."""
     parser = Parser(prog="ppcmi", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"ppcmi {__version__}")
     groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="group")
     for module in (site, consortium, codec, audit, cohort, network, model, preview, segment, node):
         module.add_parsers(groups)

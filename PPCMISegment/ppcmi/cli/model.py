@@ -13,6 +13,7 @@ from ppcmi.client import ServerClient
 from ppcmi.errors import CasesFailedError, SiteError
 from ppcmi.pipeline import run
 from ppcmi.session import LinkOptions, open_link
+from ppcmi.site import printable
 from ppcmi.validation import Means, Validation, ValidationProgress, validate
 from ppcmi.wording import counted
 
@@ -85,6 +86,9 @@ def _validate(command: Command) -> int:
     cases, held_out = cases_to_judge_on(command, part)
     console.progress("asking the server for the model")
     link = open_link(site, part, client, LinkOptions(model=number, device=command.device()))
+    active = client.task(part.task.name).get("active_model")
+    if isinstance(active, dict) and active.get("number") != number:
+        console.remark(f"Model {number} is judged; active is model {printable(str(active.get('number')))}.")
 
     def show(progress: ValidationProgress) -> None:
         slices = progress.slices

@@ -11,10 +11,10 @@ import torch
 
 from ppcmi.cli.console import Console
 from ppcmi.cli.parsers import Groups, Parser, add_runnable
-from ppcmi.data_folders import CaseFiles, find_cases, of_fold
+from ppcmi.data_folders import FOLDS, CaseFiles, find_cases, of_fold
 from ppcmi.device import choose_device
 from ppcmi.errors import UsageError
-from ppcmi.site import SiteProfile, TaskProfile
+from ppcmi.site import SiteProfile, TaskProfile, printable
 
 EVENTS = "--events"
 
@@ -104,20 +104,19 @@ def add_where(parser: argparse.ArgumentParser) -> None:
 
 def fitting_cases(options: argparse.Namespace) -> list[CaseFiles]:
     """The cases that ``--cases`` and ``--where`` name, of every fold."""
-    conditions = _conditions(options.where)
-    return [case for case in find_cases(options.cases) if _has(case, conditions)]
+    return _fitting(find_cases(options.cases), _conditions(options.where))
 
 
 def chosen_cases(options: argparse.Namespace) -> list[CaseFiles]:
     """The cases that ``--cases``, ``--fold`` and ``--where`` name.
 
-    :raises UsageError: if there are none.
+    :raises UsageError: if there are none; says which of the three names none.
     """
-    found = fitting_cases(options)
-    if options.fold != "all":
-        found = of_fold(found, options.fold)
+    cases, conditions = find_cases(options.cases), _conditions(options.where)
+    fitting = _fitting(cases, conditions)
+    found = fitting if options.fold == "all" else of_fold(fitting, options.fold)
     if not found:
-        raise UsageError("No case of the folder fits --fold and --where; look into its split.csv.")
+        raise UsageError(_why_none(cases, conditions, options.fold))
     return found
 
 
@@ -162,6 +161,30 @@ def _conditions(texts: Sequence[str]) -> dict[str, str]:
     return conditions
 
 
-def _has(case: CaseFiles, conditions: Mapping[str, str]) -> bool:
-    known = {**case.attributes, "site": case.site, "fold": case.fold, "id": case.name}
-    return all(known.get(column) == value for column, value in conditions.items())
+def _fitting(cases: Sequence[CaseFiles], conditions: Mapping[str, str]) -> list[CaseFiles]:
+    return [case for case in cases if conditions.items() <= _row(case).items()]
+
+
+def _row(case: CaseFiles) -> dict[str, str]:
+    """What is known of a case by the columns of ``split.csv``."""
+    known = {"id": case.name, "fold": case.fold, "site": case.site, **case.attributes}
+    return {column: value for column, value in known.items() if value is not None}
+
+
+def _why_none(cases: Sequence[CaseFiles], conditions: Mapping[str, str], fold: str) -> str:
+    """A sentence on why no case was chosen; of the table it has names of columns and folds, never a value."""
+    columns = dict.fromkeys(column for case in cases for column in _row(case))
+    folds = [name for name in FOLDS if any(case.fold == name for case in cases)]
+    for column, value in conditions.items():
+        if column not in columns:
+            there = ", ".join(map(printable, columns))
+            return f"The data folder has no column '{printable(column)}' for --where; choose among {there}."
+        if not _fitting(cases, {column: value}):
+            return (
+                f"No case has the value that --where gives for '{printable(column)}'; look into the folder's split.csv."
+            )
+    if not _fitting(cases, conditions):
+        return "No case fits every --where at once; leave one out."
+    if fold not in folds:
+        return f"No case is of fold '{printable(fold)}'; choose another by --fold: {', '.join(folds)} or all."
+    return f"No case of fold '{printable(fold)}' fits --where; choose another fold or leave out a --where."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
+import warnings
 from pathlib import Path
 
 from ppcmi.errors import UsageError
@@ -24,7 +25,7 @@ def add_passphrase(parser: argparse.ArgumentParser) -> None:
 
 def ask_passphrase(options: argparse.Namespace) -> str:
     """The passphrase of a file that exists."""
-    return _from_file(options) if options.passphrase_file else getpass.getpass("Passphrase: ")
+    return _from_file(options) if options.passphrase_file else _ask("Passphrase: ")
 
 
 def ask_new_passphrase(options: argparse.Namespace) -> str:
@@ -34,10 +35,25 @@ def ask_new_passphrase(options: argparse.Namespace) -> str:
     """
     if options.passphrase_file:
         return _from_file(options)
-    first = getpass.getpass("Passphrase, at least 12 characters: ")
-    if getpass.getpass("The same again: ") != first:
+    first = _ask("Passphrase, at least 12 characters: ")
+    if _ask("The same again: ") != first:
         raise UsageError("The two passphrases differ; try again.")
     return first
+
+
+def ask_secret(prompt: str, what: str, option: str) -> str:
+    """What somebody types at the terminal, unseen.
+
+    :param what: it is, for the sentence: ``passphrase``.
+    :param option: names a file that has it, for where nobody can be asked.
+    :raises UsageError: if there is no terminal that hides it, or nothing is typed there.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            return getpass.getpass(prompt)
+    except (EOFError, getpass.GetPassWarning) as error:
+        raise UsageError(f"No {what} was typed at a terminal; name a file that has it by {option}.") from error
 
 
 def secret_in(file: str, what: str) -> str:
@@ -55,6 +71,10 @@ def secret_in(file: str, what: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The file with {what} cannot be read; check its name.") from error
     return line.rstrip("\r\n")
+
+
+def _ask(prompt: str) -> str:
+    return ask_secret(prompt, "passphrase", "--passphrase-file")
 
 
 def _from_file(options: argparse.Namespace) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
-
 from ppcmi.cli.options import Command, add_command
 from ppcmi.cli.parsers import Groups, add_group
-from ppcmi.cli.passphrase import secret_in
+from ppcmi.cli.passphrase import ask_secret, secret_in
 from ppcmi.site import printable
 from ppcmi.site_token import use_token
 
@@ -80,7 +78,7 @@ def _revoke(command: Command) -> int:
 
 def _use(command: Command) -> int:
     file = command.options.token_file
-    token = getpass.getpass("Token: ") if file is None else secret_in(file, "the token")
+    token = ask_secret("Token: ", "token", "--token-file") if file is None else secret_in(file, "the token")
     scopes = use_token(command.site(), token)
     command.console.result(f"The profile uses this token now; it allows: {printable(', '.join(scopes))}.")
     return 0

@@ -1,7 +1,7 @@
 """What a worker does with a job that it has claimed: read the data, look at them, train, register the model.
 
 Every transaction holds the lease first (:func:`ppcmi_server.training.leases.hold`), so a worker that has lost the job
-changes nothing any more.
+changes nothing any more. Nor does one whose server's folder was removed: what it would write would make it anew.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from ppcmi.device import choose_device
 from ppcmi.errors import TrainingError
 from ppcmi.task import parse_task
 from ppcmi_server import __version__, audit, clock, models
+from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.schema import Consortium, Job, Model, Site, Task
+from ppcmi_server.errors import OperatorError
 from ppcmi_server.mapping.model_files import ModelFiles
 from ppcmi_server.services import Services
+from ppcmi_server.storage.keys import PRIVATE_KEY
 from ppcmi_server.training import jobs
 from ppcmi_server.training.checkpoints import Checkpoints, Point, delete_checkpoints, nowhere
 from ppcmi_server.training.contributions import Report, examine
@@ -33,6 +36,10 @@ LOAD_ATTEMPTS = 5
 
 Say = Callable[[str], None]
 """Writes a line into the job's log."""
+
+
+class ServerGoneError(OperatorError):
+    """The server's folder was removed, or moved away, while a job was under way."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class TrainingOfJob:
         """Train, go on or finish, then register the model; its number.
 
         :raises LeaseLostError: if the job is another worker's by now.
+        :raises ServerGoneError: if the server's folder is gone; nothing is written into its place.
         :raises CancelledError: when it should stop; a checkpoint is there.
         :raises DivergedError: after what it had learned before was registered, if anything.
         :raises PpcmiError: if the job cannot be done.
@@ -143,6 +151,7 @@ class TrainingOfJob:
 
     def _should_stop_here(self) -> bool:
         self._at("batch")
+        _require_server(self._services.config)
         return self._should_stop()
 
     def _note_progress(self) -> None:
@@ -175,6 +184,7 @@ class TrainingOfJob:
     @contextmanager
     def _holding(self) -> Iterator[tuple[Session, Job]]:
         """A writing transaction in which the job is surely this worker's."""
+        _require_server(self._services.config)
         with self._services.database.writing() as session:
             yield session, hold(session, self._lease)
 
@@ -200,6 +210,12 @@ class TrainingOfJob:
         session.add(model)
         audit.record(session, audit.OPERATOR, "model.create", task=task.name, model=model.number, job=job.id)
         return model.number
+
+
+def _require_server(config: ServerConfig) -> None:
+    """Look for a file that every server has, and that nobody edits."""
+    if not (config.folder / PRIVATE_KEY).exists():
+        raise ServerGoneError("The server's folder is gone, and nothing more is written; the job ends here.")
 
 
 def _weights(job: Job, sites: dict[str, Site]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """One training job in a process of its own: ``python -m ppcmi_server.training.worker FOLDER JOB WORKER FENCE``.
 
 Whoever claimed the job starts it (:mod:`ppcmi_server.training.supervisor`). It ends with the job done or failed, or
-hands it back; killed, it leaves checkpoints that the next worker goes on from. What it prints goes into the job's log.
+hands it back; killed, it leaves checkpoints that the next worker goes on from. Once its server's folder is gone, it
+ends and writes nothing more. What it prints goes into the job's log.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ppcmi_server.services import Services, open_services
 from ppcmi_server.training import jobs, leases
 from ppcmi_server.training.checkpoints import Point, delete_checkpoints, nowhere
 from ppcmi_server.training.leases import Lease, LeaseLostError
-from ppcmi_server.training.train_job import TrainingOfJob
+from ppcmi_server.training.train_job import ServerGoneError, TrainingOfJob
 from ppcmi_server.umn.training import is_out_of_memory
 
 LOG_NAME = "log"
@@ -166,6 +167,9 @@ def _work(services: Services, lease: Lease, signs: Signs, at: Point) -> int:
         return _hand_back(services, lease, signs, error)
     except LeaseLostError as error:
         return _lost(services, lease, error)
+    except ServerGoneError as error:
+        _say(str(error))
+        return error.exit_code
     except (SQLAlchemyError, OSError, RefusalError) as error:
         _say(f"database, disk or blob store do not work ({type(error).__name__}); the job is left for another attempt")
         return OperatorError.exit_code
