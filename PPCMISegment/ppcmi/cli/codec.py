@@ -143,11 +143,6 @@ def _publish(command: Command) -> int:
     usual = usual_profile(part.membership, codec)
     if not command.options.publish_anyway:
         require_good_masks(quality, usual)
-    for profile, (label, dice) in lost_structures(quality).items():
-        if profile is not usual:
-            console.remark(
-                f"In profile {profile} it keeps {label!r} at a Dice of {dice:.3f} only: nothing is exported in it."
-            )
     if part.membership.scope == "consortium":
         consortium.publish_codec(command.site().client(), part, codec)
     if part.codec_path.exists():
@@ -158,6 +153,11 @@ def _publish(command: Command) -> int:
     part.candidate_path.replace(part.codec_path)
     consortium.forget_networks(part)
     console.result(f"Codec {codec.fingerprint} is {'published' if part.membership.scope == 'consortium' else 'kept'}.")
+    for profile, (label, dice) in lost_structures(quality).items():
+        if profile is not usual:
+            console.remark(
+                f"In profile {profile} it keeps {label!r} at a Dice of {dice:.3f} only: nothing is exported in it."
+            )
     console.remark(f"Next: 'ppcmi cohort export --task {part.task.name} --cases FOLDER -o FILE.ppcmi'.")
     return 0
 
