@@ -257,7 +257,7 @@ def test_a_decoder_of_the_site_s_own_is_not_replaced_without_asking(
 @pytest.mark.parametrize(
     ("facts", "sentence"),
     [
-        ({"last": False}, "it is in the middle of a training"),
+        ({"last": False}, "its training is under way, or was cut off"),
         ({"mixes": False}, "at its site the mean with others was worse"),
     ],
 )
