@@ -179,3 +179,28 @@ def test_what_nobody_chose_depends_on_how_many_cases_and_which_protocol(codec):
     member = Membership("consortium", "two-layer", founder=True)
     assert cohort_export.usual_profile(member, codec) is Profile.COARSE
     assert cohort_export.usual_profile(dataclasses.replace(member, mode="paper"), codec) is Profile.PAPER
+
+
+def test_nothing_is_exported_in_a_profile_in_which_the_codec_loses_a_structure(a_site, codec, cases):
+    names = [label.name for label in TASK.labels]
+    kept, lost = dict.fromkeys(names, 0.99), {**dict.fromkeys(names, 0.99), names[0]: 0.4}
+    weak = {"cases": 2, "psnr_db": {}, "ssim": {}, "mask_dice": {"coarse": lost, "minimal": lost, "full": kept}}
+    judged = Codec(TASK, "autoencoder", {"quality": weak})
+    judged.load_state_dict(codec.state_dict())
+
+    def export_in(profile):
+        protection = protection_of(a_site.profile, a_site.part, judged.fingerprint, profile)
+        path = cases / f"{profile}.ppcmi"
+        steps = cohort_export.export_cohort(
+            find_cases(cases), a_site.profile, a_site.part, codec=judged, protection=protection, path=path
+        )
+        return path, lambda: run(steps)
+
+    path, steps = export_in(Profile.MINIMAL)
+    with pytest.raises(CodecError, match=f"In profile minimal the codec keeps '{names[0]}' at a Dice of 0.400 only"):
+        steps()
+    assert not path.exists()
+    for profile in (Profile.FULL, Profile.COARSE):  # the usual one was decided upon when the codec was published
+        path, steps = export_in(profile)
+        steps()
+        assert path.exists()
