@@ -50,10 +50,12 @@ def usual_profile(membership: Membership, codec: Codec) -> Profile:
 
 def _require_masks(membership: Membership, codec: Codec, profile: Profile) -> None:
     """Of the usual profile it was decided when the codec was published; in others nothing is exported that is lost."""
-    quality = codec.report.get("quality")
-    if not isinstance(quality, dict) or profile is usual_profile(membership, codec):
+    if profile is usual_profile(membership, codec):
         return
-    lost = lost_structures(CodecQuality(**quality)).get(profile)
+    try:
+        lost = lost_structures(CodecQuality(**codec.report["quality"])).get(profile)
+    except (KeyError, TypeError, ValueError, AttributeError):  # another site may have made the codec
+        return
     if lost is not None:
         raise CodecError(
             f"In profile {profile} the codec keeps {lost[0]!r} at a Dice of {lost[1]:.3f} only; choose another profile."

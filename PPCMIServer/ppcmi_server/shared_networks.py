@@ -86,7 +86,7 @@ def _withdraw(session: Session, task: Task, site_id: str, actor: str, **subject:
 def networks_of(session: Session, consortium: Consortium) -> list[tuple[SharedNetwork, Site]]:
     """Networks that members may use, with whose they are, the oldest first.
 
-    Those of a revoked site stay stored, as its cohorts do, but nobody is offered them.
+    Revoking a site deletes its networks; one that came in at the same moment is offered to nobody.
     """
     wanted = (
         select(SharedNetwork, Site).join(Site, Site.id == SharedNetwork.site_id)
@@ -97,6 +97,17 @@ def networks_of(session: Session, consortium: Consortium) -> list[tuple[SharedNe
         .order_by(SharedNetwork.shared, SharedNetwork.site_id)
     )  # fmt: skip
     return [(network, site) for network, site in session.execute(wanted)]
+
+
+def list_stored(session: Session, task: Task | None = None) -> list[tuple[SharedNetwork, Site, Task]]:
+    """Every network that is stored for a task, or for all, with whose it is, for the operator."""
+    wanted = (
+        select(SharedNetwork, Site, Task).join(Site, Site.id == SharedNetwork.site_id)
+        .join(Task, Task.id == SharedNetwork.task_id).order_by(Task.name, SharedNetwork.shared)
+    )  # fmt: skip
+    if task is not None:
+        wanted = wanted.where(SharedNetwork.task_id == task.id)
+    return [(network, site, of) for network, site, of in session.execute(wanted)]
 
 
 def list_networks(session: Session, name: str, caller: Caller) -> list[tuple[SharedNetwork, Site]]:

@@ -185,10 +185,10 @@ def test_nothing_is_exported_in_a_profile_in_which_the_codec_loses_a_structure(a
     names = [label.name for label in TASK.labels]
     kept, lost = dict.fromkeys(names, 0.99), {**dict.fromkeys(names, 0.99), names[0]: 0.4}
     weak = {"cases": 2, "psnr_db": {}, "ssim": {}, "mask_dice": {"coarse": lost, "minimal": lost, "full": kept}}
-    judged = Codec(TASK, "autoencoder", {"quality": weak})
-    judged.load_state_dict(codec.state_dict())
 
-    def export_in(profile):
+    def export_in(profile, quality=weak):
+        judged = Codec(TASK, "autoencoder", {"quality": quality})
+        judged.load_state_dict(codec.state_dict())
         protection = protection_of(a_site.profile, a_site.part, judged.fingerprint, profile)
         path = cases / f"{profile}.ppcmi"
         steps = cohort_export.export_cohort(
@@ -204,3 +204,5 @@ def test_nothing_is_exported_in_a_profile_in_which_the_codec_loses_a_structure(a
         path, steps = export_in(profile)
         steps()
         assert path.exists()
+    for unreadable in ({}, {"mask_dice": 3}, {**weak, "mask_dice": {"finest": kept}}, None):
+        export_in(Profile.MINIMAL, unreadable)[1]()  # nothing is known of it, so nothing is refused

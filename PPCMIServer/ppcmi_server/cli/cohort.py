@@ -7,8 +7,7 @@ from ppcmi_server.cli.options import Command, add_command, task_named
 from ppcmi_server.database.schema import Cohort
 from ppcmi_server.intake import cohorts
 from ppcmi_server.services import open_services
-
-MEBIBYTE = 1 << 20
+from ppcmi_server.settings import MEBIBYTE
 
 
 def add_parsers(groups: Groups) -> None:

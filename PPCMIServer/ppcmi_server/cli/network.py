@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
-
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi_server import shared_networks
 from ppcmi_server.access.identity import site_named
 from ppcmi_server.cli.options import Command, add_command, task_named
-from ppcmi_server.database.schema import SharedNetwork, Site, Task
 from ppcmi_server.services import open_services
-
-MEBIBYTE = 1 << 20
+from ppcmi_server.settings import MEBIBYTE
 
 
 def add_parsers(groups: Groups) -> None:
@@ -33,16 +29,11 @@ def add_parsers(groups: Groups) -> None:
 
 
 def _list(command: Command) -> int:
-    wanted = (
-        select(SharedNetwork, Site, Task).join(Site, Site.id == SharedNetwork.site_id)
-        .join(Task, Task.id == SharedNetwork.task_id).order_by(Task.name, SharedNetwork.shared)
-    )  # fmt: skip
     with command.database.reading() as session:
-        if command.options.task is not None:
-            wanted = wanted.where(SharedNetwork.task_id == task_named(session, command.options.task).id)
+        task = None if command.options.task is None else task_named(session, command.options.task)
         rows = [
-            [task.name, site.name, network.shared, f"{network.stored_bytes / MEBIBYTE:.1f}"]
-            for network, site, task in session.execute(wanted)
+            [of.name, site.name, network.shared, f"{network.stored_bytes / MEBIBYTE:.1f}"]
+            for network, site, of in shared_networks.list_stored(session, task)
         ]
     command.console.table(("Task", "Site", "Shared", "MiB"), rows)
     return 0
