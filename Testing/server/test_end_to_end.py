@@ -30,7 +30,7 @@ class Hospital:
         got = main([*(str(argument) for argument in arguments), "--site", str(self.folder), "--quiet"])
         captured = self._capsys.readouterr()
         assert got == code, captured.err
-        return captured.out
+        return captured.err if code else captured.out
 
     @property
     def profile(self):
@@ -111,7 +111,8 @@ def _learn_together(a, b, c, own):
     b("network", "share", *task, code=10)  # it has none: it refined on its own
     first = a("codec", "refine", *own[a], *TINY, "--together", "--rounds", "2")
     assert "No other member's network was used" in first
-    b("codec", "refine", *own[b], *TINY, "--together", "--wait-for", "3", code=2)  # there are only two others
+    too_many = b("codec", "refine", *own[b], *TINY, "--together", "--wait-for", "3", code=2)
+    assert "the consortium has 2 other members so far" in too_many
     second = b(
         "codec", "refine", *own[b], *TINY, "--together", "--rounds", "2", "--wait-for", "1", "--wait-minutes", "0"
     )
