@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy_budget import Budget, budget
+from benchmarks.accuracy_budget import Budget, budget, of_many_slices
 from benchmarks.accuracy_report import (
     ALONE,
     COARSE,
@@ -392,7 +392,10 @@ def main() -> int:
     if options.comparisons:
         run.measure_comparisons()
         published = at_published_size(task)
-        Run(options.data, published, few, budget(published, few is not None), store, column).measure_published()
+        length = budget(published, few is not None)
+        if few is None and published.slicing.size != task.slicing.size:
+            length = of_many_slices(length)
+        Run(options.data, published, few, length, store, column).measure_published()
     elif options.together:
         run.measure_together()
         if not options.shifted:

@@ -52,3 +52,15 @@ def budget(task: Task, few: bool) -> Budget:
         paper_codec=replace(fit, epochs=15, batch_size=16, minimum_steps=300),
         paper_umn=replace(paper_config(epochs=4), minimum_steps=80 if few else 0, validation_share=0.0, patience=0),
     )
+
+
+def of_many_slices(usual: Budget) -> Budget:
+    """The same with fewer epochs for the published networks, where volumes have thousands of slices.
+
+    Their codecs then take about as many steps as those of single images do, their UMN four times as many.
+    """
+    return replace(
+        usual,
+        paper_codec=replace(usual.paper_codec, epochs=4),
+        paper_umn=replace(usual.paper_umn, epochs=2),
+    )
