@@ -13,7 +13,7 @@ from PPCMISegmentLib.SiteAccess import SiteAccess
 if TYPE_CHECKING:
     from ppcmi.consent_log import Consent
     from ppcmi.privacy_check import PrivacyCheck
-    from ppcmi.site import TaskProfile
+    from ppcmi.task_profile import TaskProfile
     from ppcmi.what_leaves import Leaving, NetworkLeaving
 
 LAST_ENTRIES = 20

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from ppcmi.client import ServerClient
     from ppcmi.consortium import Peer
-    from ppcmi.site import SiteProfile, TaskProfile
+    from ppcmi.site import SiteProfile
+    from ppcmi.task_profile import TaskProfile
 
 
 class ConsortiumSection(SiteSection):

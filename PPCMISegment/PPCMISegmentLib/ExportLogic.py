@@ -17,8 +17,8 @@ from PPCMISegmentLib.Steps import inBackground, mapped, sentenceOf
 if TYPE_CHECKING:
     from ppcmi.cohort import UploadProgress, UploadSummary
     from ppcmi.cohort_export import CohortExport
-    from ppcmi.site import TaskProfile
     from ppcmi.task import Task
+    from ppcmi.task_profile import TaskProfile
     from ppcmi.volume import Geometry
     from ppcmi.what_leaves import Leaving, Sending
 

@@ -11,7 +11,7 @@ from PPCMISegmentLib.ExportLogic import ExportChoices
 from PPCMISegmentLib.Settings import Settings
 
 if TYPE_CHECKING:
-    from ppcmi.site import TaskProfile
+    from ppcmi.task_profile import TaskProfile
 
 SERVER, FILE = "server", "file"
 

@@ -26,7 +26,7 @@ from PPCMISegmentLib.SiteAccess import SiteAccess
 from PPCMISegmentLib.Steps import Steps, sentenceOf
 
 if TYPE_CHECKING:
-    from ppcmi.site import TaskProfile
+    from ppcmi.task_profile import TaskProfile
 
 SCENE, FOLDER = "scene", "folder"
 BAR_PARTS = 1000

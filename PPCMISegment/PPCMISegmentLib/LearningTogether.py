@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ppcmi.site import TaskProfile
     from ppcmi.task import Task
+    from ppcmi.task_profile import TaskProfile
     from ppcmi.what_leaves import NetworkLeaving
 
 

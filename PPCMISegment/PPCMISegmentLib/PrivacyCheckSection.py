@@ -27,7 +27,7 @@ from PPCMISegmentLib.Steps import Steps, sentenceOf
 
 if TYPE_CHECKING:
     from ppcmi.privacy_check import Notice, PrivacyCheck
-    from ppcmi.site import TaskProfile
+    from ppcmi.task_profile import TaskProfile
 
 QUICK, FULL = "quick", "full"
 KEY = "privacyCheckAttacks"

@@ -15,8 +15,9 @@ from PPCMISegmentLib.Steps import inBackground
 
 if TYPE_CHECKING:
     from ppcmi.scales import Profile
-    from ppcmi.site import SiteProfile, TaskProfile
+    from ppcmi.site import SiteProfile
     from ppcmi.task import Task
+    from ppcmi.task_profile import TaskProfile
 
 
 @dataclass(frozen=True)

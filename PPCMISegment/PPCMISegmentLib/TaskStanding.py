@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from slicer.i18n import tr as _
 
 if TYPE_CHECKING:
-    from ppcmi.site import Membership, SiteProfile
+    from ppcmi.site import SiteProfile
     from ppcmi.task import Task
+    from ppcmi.task_profile import Membership
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def standingsOf(site: SiteProfile) -> list[TaskStanding]:
 
 def _standing(site: SiteProfile, answer: Mapping[str, Any]) -> TaskStanding:
     from ppcmi.connection_errors import OffProtocolError
-    from ppcmi.site import printable
     from ppcmi.task import parse_task
+    from ppcmi.wording import printable
 
     task = parse_task(json.dumps(answer.get("task")))
     found, active = answer.get("consortium") or {}, answer.get("active_model") or {}

@@ -18,7 +18,7 @@ from PPCMISegmentLib.SceneTraining import ChosenCase, SceneSelection, fittingSte
 from PPCMISegmentLib.SiteSection import SiteContext, sentenceFor
 
 if TYPE_CHECKING:
-    from ppcmi.site import TaskProfile
+    from ppcmi.task_profile import TaskProfile
 
 FOLDER, SCENE = "folder", "scene"
 

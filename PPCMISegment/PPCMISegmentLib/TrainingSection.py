@@ -18,7 +18,7 @@ from PPCMISegmentLib.TrainingPlot import TrainingPlot
 from PPCMISegmentLib.TrainingReport import TrainingReport, progressText, stageName
 
 if TYPE_CHECKING:
-    from ppcmi.site import TaskProfile
+    from ppcmi.task_profile import TaskProfile
     from ppcmi.what_leaves import NetworkLeaving
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ppcmi.errors import BundleError, KeyMismatchError
-from ppcmi.site import KEY_BYTES
+from ppcmi.site_files import KEY_BYTES
 
 GCM_NONCE_BYTES = 12
 

@@ -16,7 +16,8 @@ from ppcmi.cohort_file import CohortReader
 from ppcmi.errors import SiteError
 from ppcmi.frame_sender import LARGEST_BYTES, FrameSender, extents_of
 from ppcmi.in_flight import InFlight
-from ppcmi.site import SiteProfile, TaskProfile
+from ppcmi.site import SiteProfile
+from ppcmi.task_profile import TaskProfile
 
 POLL_S = 0.1
 MEMORY_BYTES = 64 << 20

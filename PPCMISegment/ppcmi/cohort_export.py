@@ -35,9 +35,10 @@ from ppcmi.methods.mixup.references import References
 from ppcmi.methods.slices import LabelledSlices
 from ppcmi.protection import Protection
 from ppcmi.scales import Profile
-from ppcmi.site import Membership, SiteProfile, TaskProfile
+from ppcmi.site import SiteProfile
 from ppcmi.slicing import VolumeSlices, slice_labels
 from ppcmi.task_labels import read_labelled_case
+from ppcmi.task_profile import Membership, TaskProfile
 from ppcmi.volume import Volume
 
 

@@ -30,8 +30,9 @@ from ppcmi.connection_errors import (
 )
 from ppcmi.errors import ConnectionFailedError, PpcmiError, ServerRefusedError, SiteError
 from ppcmi.server_certificate import parse_pin
-from ppcmi.site import SiteProfile, printable
+from ppcmi.site import SiteProfile
 from ppcmi.site_connection import connect, keep_certificates
+from ppcmi.wording import printable
 
 CALLS = 5
 QUICK = Patience(connect_s=5.0, read_s=10.0, attempts=1)

@@ -25,8 +25,11 @@ from ppcmi.files import write_atomically
 from ppcmi.klt.inner import InnerLayer
 from ppcmi.methods.rules import rules_of
 from ppcmi.modes import Mode, has_inner_layer
-from ppcmi.site import KEY_BYTES, Membership, Scope, SiteProfile, TaskProfile, printable, task_from_server
+from ppcmi.site import SiteProfile, task_from_server
+from ppcmi.site_files import KEY_BYTES
 from ppcmi.task import Task
+from ppcmi.task_profile import Membership, Scope, TaskProfile
+from ppcmi.wording import printable
 
 INVITATION = "ppcmi-invitation/1"
 CODEC_MAGIC = b"PPCMI-K1"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ppcmi.errors import SiteError
 from ppcmi.files import write_atomically
-from ppcmi.site import make_private_folder
+from ppcmi.site_files import make_private_folder
 from ppcmi.what_leaves import Leaving
 
 

@@ -22,8 +22,9 @@ from typing import Any
 from ppcmi.errors import SiteError
 from ppcmi.files import write_atomically
 from ppcmi.scales import Profile
-from ppcmi.site import TaskProfile, make_private_folder
+from ppcmi.site_files import make_private_folder
 from ppcmi.strict_json import parse_object
+from ppcmi.task_profile import TaskProfile
 from ppcmi.wording import counted
 
 FORMAT, FIRST = "ppcmi-privacy-check/4", "ppcmi-privacy-check/1"

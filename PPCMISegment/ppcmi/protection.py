@@ -16,7 +16,8 @@ from ppcmi.latents import Latents
 from ppcmi.modes import has_inner_layer
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
-from ppcmi.site import SiteProfile, TaskProfile
+from ppcmi.site import SiteProfile
+from ppcmi.task_profile import TaskProfile
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from ppcmi.pipeline import PrivateLink
 from ppcmi.protection import protection_of
 from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import Profile
-from ppcmi.site import SiteProfile, TaskProfile
+from ppcmi.site import SiteProfile
+from ppcmi.task_profile import TaskProfile
 
 
 @dataclass(frozen=True)

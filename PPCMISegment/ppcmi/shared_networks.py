@@ -24,8 +24,8 @@ from ppcmi.errors import (
     ServerRefusedError,
     UsageError,
 )
-from ppcmi.site import TaskProfile, printable
-from ppcmi.wording import counted
+from ppcmi.task_profile import TaskProfile
+from ppcmi.wording import counted, printable
 
 MAGIC = b"PPCMI-N1"
 POLL_S = 5.0

@@ -9,7 +9,7 @@
     pseudonyms.json        which case hides behind which pseudonym, mode 0600; never leaves
     cohorts.json           what was uploaded
     consents.jsonl         what users agreed to send, mode 0600; see ppcmi.consent_log
-    tasks/NAME/            task.json, membership.json, inner.key (0600), codec.safetensors, decoder.safetensors
+    tasks/NAME/            the site's part in a task, see ppcmi.task_profile
 
 Every file appears by rename, so that a profile is never half written.
 """
@@ -18,33 +18,29 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ppcmi import sealing
 from ppcmi.client import NOT_FOUND, Patience, ServerClient
-from ppcmi.codec.presets import Preset, preset_of_file
 from ppcmi.connection_errors import OffProtocolError
 from ppcmi.connections import ClientCertificate
 from ppcmi.errors import ServerRefusedError, SiteError, UsageError
-from ppcmi.files import cause_of, write_atomically
-from ppcmi.methods.rules import rules_of
-from ppcmi.modes import Mode
+from ppcmi.files import write_atomically
 from ppcmi.server_address import normalize_url
 from ppcmi.server_certificate import parse_pin
 from ppcmi.site_connection import connect, keep_certificates
-from ppcmi.task import Task, load_task, parse_task, task_to_json
+from ppcmi.site_files import json_bytes, keep_secret, make_private_folder, read_json, read_secret, read_text
+from ppcmi.task import Task, parse_task, task_to_json
+from ppcmi.task_profile import Membership, TaskProfile
+from ppcmi.wording import printable
 
 FORMAT = "ppcmi-site/1"
-KEY_BYTES = 32
 _FROM_SERVER = ("site_id", "site_name", "server_public_key", "link_salt")
-
-Scope = Literal["consortium", "site"]
 
 
 @dataclass(frozen=True)
@@ -60,18 +56,6 @@ class Identity:
     server_public_key: bytes
     link_salt: bytes
     pin: str | None = None
-
-
-@dataclass(frozen=True)
-class Membership:
-    """How the site takes part in a task: who shares codec and inner key, and which protection.
-
-    ``founder`` is true at the site that made the codec and the inner key.
-    """
-
-    scope: Scope
-    mode: Mode
-    founder: bool
 
 
 class SiteProfile:
@@ -108,14 +92,14 @@ class SiteProfile:
         client = connect(folder, url, pin)
         client.info()
         # The key is on disk before the code is spent: a full disk must not leave a site that nobody can be.
-        private = _secret(folder / "private.key", sealing.new_private_key())
+        private = keep_secret(folder / "private.key", sealing.new_private_key())
         answer = client.enrol(code.strip(), sealing.public_key_of(private))
         if not {"token", *_FROM_SERVER} <= answer.keys():
             raise OffProtocolError
         write_atomically(folder / "token", str(answer["token"]).encode(), mode=0o600)
         document = {"format": FORMAT, "server_url": url, **{name: str(answer[name]) for name in _FROM_SERVER}}
         document |= {} if pin is None else {"pin": pin}
-        write_atomically(folder / "site.json", _json(document))
+        write_atomically(folder / "site.json", json_bytes(document))
         return cls.open(folder)
 
     @classmethod
@@ -124,7 +108,7 @@ class SiteProfile:
 
         :raises SiteError: if there is none, or it is damaged.
         """
-        document = _read_json(
+        document = read_json(
             folder / "site.json", "There is no site profile yet; set the site up first.", "ppcmi site init"
         )
         if document.get("format") != FORMAT:
@@ -145,7 +129,7 @@ class SiteProfile:
     @property
     def private_key(self) -> bytes:
         """The site's X25519 private key."""
-        return _read_secret(self.folder / "private.key")
+        return read_secret(self.folder / "private.key")
 
     @property
     def public_key(self) -> bytes:
@@ -163,7 +147,7 @@ class SiteProfile:
         :param token: instead of the profile's own.
         """
         if token is None:
-            token = _read_text(
+            token = read_text(
                 self.folder / "token", "The site's token is missing; restore it from a backup, or enrol again."
             ).strip()
         return connect(self.folder, self.identity.server_url, self.identity.pin, token, patience)
@@ -205,9 +189,9 @@ class SiteProfile:
         if (folder / "membership.json").exists():
             raise SiteError(f"The site takes part in task '{task.name}' already.")
         make_private_folder(folder)
-        _secret(folder / "inner.key", inner_key)
+        keep_secret(folder / "inner.key", inner_key)
         write_atomically(folder / "task.json", task_to_json(task).encode())
-        write_atomically(folder / "membership.json", _json(asdict(membership)))
+        write_atomically(folder / "membership.json", json_bytes(asdict(membership)))
         return TaskProfile.open(folder)
 
     def forget_task(self, name: str) -> None:
@@ -227,20 +211,20 @@ class SiteProfile:
     def pseudonyms(self, task: str, cases: Iterable[str]) -> dict[str, str]:
         """A random pseudonym (32 hex digits) for each case name, the same again at every call."""
         path = self.folder / "pseudonyms.json"
-        table = _read_json(path, None)
+        table = read_json(path, None)
         known: dict[str, str] = table.setdefault(task, {})
         wanted = {case: known.setdefault(case, secrets.token_hex(16)) for case in cases}
-        write_atomically(path, _json(table), mode=0o600)
+        write_atomically(path, json_bytes(table), mode=0o600)
         return wanted
 
     def pseudonym_of(self, task: str, case: str) -> str | None:
         """The pseudonym that a case has had before, or None."""
-        known: Mapping[str, str] = _read_json(self.folder / "pseudonyms.json", None).get(task, {})
+        known: Mapping[str, str] = read_json(self.folder / "pseudonyms.json", None).get(task, {})
         return known.get(case)
 
     def uploaded_cases(self, task: str) -> frozenset[str]:
         """Names of the cases in cohorts that this site uploaded: a model may have been trained on them."""
-        known: Mapping[str, str] = _read_json(self.folder / "pseudonyms.json", None).get(task, {})
+        known: Mapping[str, str] = read_json(self.folder / "pseudonyms.json", None).get(task, {})
         uploaded = {
             pseudonym
             for facts in self.cohorts().values()
@@ -252,78 +236,13 @@ class SiteProfile:
     def record_cohort(self, cohort_id: str, facts: Mapping[str, Any]) -> None:
         """Remember an uploaded cohort, or what changed about it."""
         path = self.folder / "cohorts.json"
-        table = _read_json(path, None)
+        table = read_json(path, None)
         table[cohort_id] = {**table.get(cohort_id, {}), **facts}
-        write_atomically(path, _json(table), mode=0o600)
+        write_atomically(path, json_bytes(table), mode=0o600)
 
     def cohorts(self) -> dict[str, dict[str, Any]]:
         """What :meth:`record_cohort` remembers, by cohort id."""
-        return dict(_read_json(self.folder / "cohorts.json", None))
-
-
-@dataclass(frozen=True)
-class TaskProfile:
-    """A site's part in one task: membership, inner key and where its codec and decoder lie."""
-
-    folder: Path
-    task: Task
-    membership: Membership
-
-    @classmethod
-    def open(cls, folder: Path) -> TaskProfile:
-        """The task profile in ``folder``.
-
-        :raises SiteError: if it is damaged.
-        """
-        document = _read_json(folder / "membership.json", "The task's membership file is missing; join it again.")
-        try:
-            membership = Membership(**document)
-        except TypeError as error:
-            raise SiteError("The site profile is damaged; restore it from a backup, or enrol again.") from error
-        return cls(folder, load_task(folder / "task.json"), membership)
-
-    @property
-    def learns_together(self) -> bool:
-        """Whether members can share networks with each other: they have one codec, and a network at each site."""
-        return self.task.method == "ppcmi" and self.membership.scope == "consortium"
-
-    @property
-    def inner_key(self) -> bytes:
-        """The 32 bytes that never reach the server (without an inner layer they only encrypt the codec)."""
-        return _read_secret(self.folder / "inner.key")
-
-    @property
-    def codec_path(self) -> Path:
-        """Where the codec lies, once there is one."""
-        return self.folder / "codec.safetensors"
-
-    @property
-    def codec_preset(self) -> Preset:
-        """Of the site's codec; before there is one, the preset that is usual for the task's method.
-
-        :raises CodecError: if the codec's file cannot be read.
-        """
-        return preset_of_file(self.codec_path) if self.codec_path.exists() else rules_of(self.task.method).codec_preset
-
-    @property
-    def candidate_path(self) -> Path:
-        """Where a newly trained codec waits until it is published."""
-        return self.folder / "codec.candidate.safetensors"
-
-    @property
-    def references_path(self) -> Path:
-        """Where patches to mix with lie (method ``mixup``); they are images of patients and stay."""
-        return self.folder / "references.safetensors"
-
-    @property
-    def decoder_path(self) -> Path:
-        """Where the site's own decoder lies, once it is refined."""
-        return self.folder / "decoder.safetensors"
-
-    @property
-    def network_path(self) -> Path:
-        """Where the network lies that the site trained last, if it learns together with the other members."""
-        return self.folder / "network.safetensors"
+        return dict(read_json(self.folder / "cohorts.json", None))
 
 
 def task_from_server(client: ServerClient, name: str) -> tuple[Task, dict[str, Any]]:
@@ -340,66 +259,3 @@ def task_from_server(client: ServerClient, name: str) -> tuple[Task, dict[str, A
             "The server has no task of that name; choose one that it has.", command="ppcmi site test"
         ) from error
     return parse_task(json.dumps(answer.get("task"))), answer
-
-
-def make_private_folder(folder: Path) -> None:
-    """A folder, with its parents, that only its owner can enter.
-
-    :raises SiteError: if it cannot be made.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-    except OSError as error:
-        raise SiteError(
-            f"The site profile's folder cannot be made ({cause_of(error)}); choose another with --site."
-        ) from error
-
-
-def printable(text: str) -> str:
-    """A name as a user typed it, fit for a one-line message."""
-    return "".join(c for c in text if c.isprintable())[:80]
-
-
-def _secret(path: Path, value: bytes) -> bytes:
-    write_atomically(path, base64.b64encode(value), mode=0o600)
-    return value
-
-
-def _read_secret(path: Path) -> bytes:
-    text = _read_text(path, "A key file of the site profile is missing; restore it from a backup, or enrol again.")
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise SiteError("A key file of the site profile can be read by other users; set its mode to 0600.")
-    try:
-        key = base64.b64decode(text, validate=True)
-    except ValueError:
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise SiteError("A key file of the site profile is damaged; restore it from a backup, or enrol again.")
-    return key
-
-
-def _read_text(path: Path, absent: str, command: str = "") -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise SiteError(absent, command=command) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SiteError("A file of the site profile cannot be read; check its owner and mode.") from error
-
-
-def _read_json(path: Path, absent: str | None, command: str = "") -> dict[str, Any]:
-    """The object in a JSON file; a file that is absent is an error with the text ``absent``, or an empty object."""
-    if absent is None and not path.exists():
-        return {}
-    try:
-        document = json.loads(_read_text(path, absent or "", command))
-    except ValueError as error:
-        raise SiteError("The site profile is damaged; restore it from a backup, or enrol again.") from error
-    if not isinstance(document, dict):
-        raise SiteError("The site profile is damaged; restore it from a backup, or enrol again.")
-    return document
-
-
-def _json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, indent=2, sort_keys=True).encode()

@@ -58,6 +58,7 @@ _TASK = {
     "inner.key": 4 * _KIB,
     "codec.safetensors": 256 * _MIB,
     "decoder.safetensors": 256 * _MIB,
+    "network.safetensors": 256 * _MIB,
 }
 _TASK_MEMBER = re.compile(r"tasks/([a-z0-9][a-z0-9-]{0,62})/([a-z.]{1,40})")
 

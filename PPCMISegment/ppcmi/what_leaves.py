@@ -25,9 +25,9 @@ from ppcmi.modes import Mode, has_inner_layer
 from ppcmi.privacy_check import PrivacyCheck, checked_in_words
 from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import SCALE_STRIDES, Profile, Stream
-from ppcmi.site import Scope, TaskProfile
 from ppcmi.slicing import slice_grid
 from ppcmi.task import Task
+from ppcmi.task_profile import Scope, TaskProfile
 from ppcmi.volume import Geometry
 from ppcmi.wording import counted, megabytes
 

@@ -1,4 +1,4 @@
-"""Numbers in sentences for people."""
+"""Numbers and names in sentences for people."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def about(seconds: float) -> str:
     if minutes < 1.5:
         return f"about {seconds:.0f} s"
     return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"
+
+
+def printable(text: str) -> str:
+    """A name as a user typed it, fit for a one-line message."""
+    return "".join(c for c in text if c.isprintable())[:80]

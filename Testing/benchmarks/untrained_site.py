@@ -23,8 +23,9 @@ from ppcmi.pipeline import PrivateLink
 from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import Profile
 from ppcmi.session import LinkOptions, open_link
-from ppcmi.site import Mode, Scope, SiteProfile, TaskProfile
+from ppcmi.site import Mode, SiteProfile
 from ppcmi.task import load_task
+from ppcmi.task_profile import Scope, TaskProfile
 from ppcmi_server import __version__, clock, tasks
 from ppcmi_server.config import load_config
 from ppcmi_server.database.engine import Database

@@ -21,9 +21,10 @@ from ppcmi.pipeline import run
 from ppcmi.protection import protection_of
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
-from ppcmi.site import Membership, SiteProfile
+from ppcmi.site import SiteProfile
 from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.task_labels import read_labelled_case
+from ppcmi.task_profile import Membership
 from ppcmi_server.access import identity
 from ppcmi_server.storage.keys import ServerKeys
 from support.app_server import IMPATIENT, TASK, app_server

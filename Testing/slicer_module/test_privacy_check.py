@@ -15,8 +15,9 @@ from ppcmi.codec.codec import Codec
 from ppcmi.consent_log import ConsentLog
 from ppcmi.phantoms import write_phantom_folder
 from ppcmi.privacy_check import FOLDER, QUICK_IN_WORDS, BrokenControl, read_check, unseen_in_words, write_check
-from ppcmi.site import Membership, SiteProfile
+from ppcmi.site import SiteProfile
 from ppcmi.task import load_task, task_to_json
+from ppcmi.task_profile import Membership
 from slicer_module.export_panel import add_phantom, opened_export, to_file, wait_for_checks
 from slicer_module.site_tab import children
 from support.audit_reports import a_report

@@ -19,7 +19,8 @@ from ppcmi.pipeline import run
 from ppcmi.protection import Protection, protection_of
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
-from ppcmi.site import SiteProfile, TaskProfile
+from ppcmi.site import SiteProfile
+from ppcmi.task_profile import TaskProfile
 from ppcmi_server import tasks
 from ppcmi_server.config import SETTINGS_NAME, create_folder, settings_text
 from ppcmi_server.database.schema import Chunk, Cohort, Frame

@@ -13,8 +13,8 @@ from ppcmi.cli.main import main
 from ppcmi.codec.codec import Codec
 from ppcmi.phantoms import write_phantom_folder
 from ppcmi.privacy_check import DICE_IN_WORDS, QUICK_IN_WORDS, read_check, unseen_in_words
-from ppcmi.site import Membership
 from ppcmi.task import load_task, task_to_json
+from ppcmi.task_profile import Membership
 from support.relay import relay_for
 from support.trained_site import TASK_FILE
 

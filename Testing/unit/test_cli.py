@@ -21,8 +21,8 @@ from ppcmi.cli.model import show_scores
 from ppcmi.codec.codec import Codec
 from ppcmi.errors import BundleError, CasesFailedError, SiteError, UsageError
 from ppcmi.metrics import LabelScore
-from ppcmi.site import Membership
 from ppcmi.task import load_task
+from ppcmi.task_profile import Membership
 from ppcmi.validation import CaseScores, Validation
 from support.relay import relay_for
 

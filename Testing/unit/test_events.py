@@ -14,8 +14,8 @@ from ppcmi.cli.events import EventConsole
 from ppcmi.cli.main import main
 from ppcmi.errors import CancelledError, SiteError, UsageError
 from ppcmi.phantoms import write_phantom_folder
-from ppcmi.site import Membership
 from ppcmi.task import load_task
+from ppcmi.task_profile import Membership
 from support.relay import relay_for
 
 TASK_FILE = Path(__file__).parents[2] / "Resources" / "Tasks" / "phantom.json"

@@ -14,9 +14,9 @@ from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import CasesFailedError, ReadError
 from ppcmi.label_matching import Reason, SegmentFacts, match_segments, name_key
 from ppcmi.label_overlap import OverlapError, combine_segments
-from ppcmi.site import Membership
 from ppcmi.task import Code, Label
 from ppcmi.task_labels import read_segments, read_task_labels
+from ppcmi.task_profile import Membership
 from ppcmi.volume import Volume
 from ppcmi.writing import terminology_entry, write_segmentation
 from support.private_link import TASK_FILE, small_task

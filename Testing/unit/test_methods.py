@@ -13,8 +13,8 @@ from ppcmi.methods.rules import only_profile, rules_of
 from ppcmi.modes import has_inner_layer, mode_named
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream, scale_shapes
-from ppcmi.site import Membership
 from ppcmi.task import parse_task, task_to_json
+from ppcmi.task_profile import Membership
 from ppcmi.what_leaves import Sending, consent_text, export_of_slices
 from ppcmi_server.umn.config import usual_config, usual_preset
 from ppcmi_server.umn.model import TrainedUmn, build_network

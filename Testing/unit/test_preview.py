@@ -20,8 +20,8 @@ from ppcmi.preview import best_view, nearest_slice, preview_slice
 from ppcmi.protection import Protection
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, scale_shapes
-from ppcmi.site import Membership
 from ppcmi.slicing import slice_grid
+from ppcmi.task_profile import Membership
 from support.private_link import TASK_FILE, small_task, untrained_codec
 from support.relay import relay_for
 from support.shapes import make_masks, make_slices

@@ -30,8 +30,8 @@ from ppcmi.privacy_check import (
     write_check,
 )
 from ppcmi.scales import Profile
-from ppcmi.site import Membership, TaskProfile
 from ppcmi.task import task_to_json
+from ppcmi.task_profile import Membership, TaskProfile
 from ppcmi.what_leaves import TEXT_VERSION, Sending, consent_text, export_of_slices
 from support.audit_reports import COLLUDING, KEYED, a_report, without_protection
 from support.codecs import tiny_task

@@ -17,8 +17,9 @@ from ppcmi.codec.trained_network import TrainedNetwork
 from ppcmi.connection_errors import OffProtocolError
 from ppcmi.errors import ConnectionFailedError, ServerRefusedError, UsageError
 from ppcmi.shared_networks import ConsortiumMembers, Telling, Waiting, list_shared, read_shared, require_sharing, share
-from ppcmi.site import KEY_BYTES, TaskProfile
+from ppcmi.site_files import KEY_BYTES
 from ppcmi.task import task_to_json
+from ppcmi.task_profile import TaskProfile
 from support.codecs import tiny_task
 
 KEY, OTHER_KEY = b"i" * KEY_BYTES, b"j" * KEY_BYTES

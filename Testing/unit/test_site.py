@@ -10,8 +10,9 @@ import pytest
 from ppcmi import sealing
 from ppcmi.errors import PpcmiError, ServerRefusedError, SiteError, WriteError
 from ppcmi.files import write_atomically
-from ppcmi.site import Membership, SiteProfile
+from ppcmi.site import SiteProfile
 from ppcmi.task import load_task
+from ppcmi.task_profile import Membership
 from support.loopback import write_certificate
 from support.relay import relay_for
 

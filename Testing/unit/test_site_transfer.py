@@ -21,9 +21,10 @@ from ppcmi.passphrase_file import (
     encrypt,
     require_strong,
 )
-from ppcmi.site import Membership, SiteProfile
+from ppcmi.site import SiteProfile
 from ppcmi.site_transfer import FORMAT, export_profile, export_whole_profile, import_profile
 from ppcmi.task import load_task
+from ppcmi.task_profile import Membership
 from support.relay import relay_for
 
 TASK_FILE = Path(__file__).parents[2] / "Resources" / "Tasks" / "phantom.json"
@@ -34,12 +35,13 @@ INNER_KEY = bytes(range(32))
 
 @pytest.fixture(scope="module")
 def a_site(tmp_path_factory):
-    """A site with a task, a codec, a decoder and a table of cases."""
+    """A site with a task, a codec, a decoder, a network to share and a table of cases."""
     with relay_for(TASK_FILE.read_text()) as relay:
         site = relay.enrol(tmp_path_factory.mktemp("site"), "Hospital A")
     part = site.add_task(load_task(TASK_FILE), Membership("consortium", "two-layer", founder=True), INNER_KEY)
     part.codec_path.write_bytes(os.urandom(FRAME_BYTES + 77))
     part.decoder_path.write_bytes(os.urandom(10))
+    part.network_path.write_bytes(os.urandom(10))
     part.candidate_path.write_bytes(b"waits to be published")
     site.pseudonyms("phantom", ["Jane Doe"])
     site.record_cohort("0" * 32, {"task": "phantom"})

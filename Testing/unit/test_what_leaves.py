@@ -21,7 +21,7 @@ from ppcmi.outgoing import Outgoing, Waiting
 from ppcmi.pipeline import run, segment
 from ppcmi.quantization import Quantization
 from ppcmi.scales import MINIMIZED_CHANNELS, PRIVACY_PROFILES, SCALE_CHANNELS, Profile, Stream
-from ppcmi.site import Membership, TaskProfile
+from ppcmi.task_profile import Membership, TaskProfile
 from ppcmi.volume import Volume
 from ppcmi.what_leaves import (
     Leaving,

@@ -15,7 +15,7 @@ from ppcmi.audit.settings import NO_PROTECTION, server_settings
 from ppcmi.audit.wording import YES
 from ppcmi.privacy_check import BrokenControl, CheckedProfile, PrivacyCheck, codec_digest
 from ppcmi.scales import Profile
-from ppcmi.site import TaskProfile
+from ppcmi.task_profile import TaskProfile
 
 
 def check_of(

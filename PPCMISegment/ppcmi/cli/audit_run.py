@@ -35,7 +35,7 @@ from ppcmi.privacy_check import (
     write_check,
 )
 from ppcmi.scales import Profile
-from ppcmi.site import TaskProfile
+from ppcmi.task_profile import TaskProfile
 from ppcmi.wording import counted
 
 

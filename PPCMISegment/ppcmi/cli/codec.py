@@ -47,8 +47,8 @@ from ppcmi.pipeline import PrivateLink, map_latents, run
 from ppcmi.scales import Profile
 from ppcmi.session import LinkOptions, open_link
 from ppcmi.shared_networks import require_sharing
-from ppcmi.site import TaskProfile
 from ppcmi.task import Task
+from ppcmi.task_profile import TaskProfile
 from ppcmi.wording import about, counted
 
 

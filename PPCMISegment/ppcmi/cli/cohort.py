@@ -21,7 +21,8 @@ from ppcmi.privacy_check import checked_in_words, read_check
 from ppcmi.protection import protection_of
 from ppcmi.quantization import FOR_TRAINING, Quantization
 from ppcmi.scales import PRIVACY_PROFILES, Profile
-from ppcmi.site import SiteProfile, TaskProfile
+from ppcmi.site import SiteProfile
+from ppcmi.task_profile import TaskProfile
 from ppcmi.what_leaves import Sending, export_of_slices, what_stays, who_could_learn_what
 from ppcmi.wording import counted, megabytes
 

@@ -10,7 +10,9 @@ from ppcmi.cli.options import Command, add_command, add_task
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.consortium import own_codec
 from ppcmi.modes import MODES
-from ppcmi.site import TaskProfile, printable, task_from_server
+from ppcmi.site import task_from_server
+from ppcmi.task_profile import TaskProfile
+from ppcmi.wording import printable
 
 SHARED_KEY_WARNING = (
     "Members share one inner key: a member that colludes with the server could read other members' latents."

@@ -13,9 +13,8 @@ from ppcmi.client import ServerClient
 from ppcmi.errors import CasesFailedError, SiteError
 from ppcmi.pipeline import run
 from ppcmi.session import LinkOptions, open_link
-from ppcmi.site import printable
 from ppcmi.validation import Means, Validation, ValidationProgress, validate
-from ppcmi.wording import counted
+from ppcmi.wording import counted, printable
 
 SHOWN = {"Dice": "dice", "HD95 mm": "hd95_mm", "ASD mm": "asd_mm"}
 """Columns of the table of scores; more are reported."""

@@ -17,7 +17,8 @@ from ppcmi.consortium import ensure_codec
 from ppcmi.errors import CodecError, SiteError, UsageError
 from ppcmi.fitting import FitConfig
 from ppcmi.shared_networks import ConsortiumMembers, Telling, Waiting, list_shared, read_shared, require_sharing, share
-from ppcmi.site import SiteProfile, TaskProfile, task_from_server
+from ppcmi.site import SiteProfile, task_from_server
+from ppcmi.task_profile import TaskProfile
 from ppcmi.what_leaves import NetworkLeaving, network_text
 from ppcmi.wording import counted
 

@@ -14,7 +14,9 @@ from ppcmi.cli.parsers import Groups, Parser, add_runnable
 from ppcmi.data_folders import FOLDS, CaseFiles, find_cases, of_fold
 from ppcmi.device import choose_device
 from ppcmi.errors import UsageError
-from ppcmi.site import SiteProfile, TaskProfile, printable
+from ppcmi.site import SiteProfile
+from ppcmi.task_profile import TaskProfile
+from ppcmi.wording import printable
 
 EVENTS = "--events"
 

@@ -14,10 +14,10 @@ from ppcmi.connection_check import check_site
 from ppcmi.connections import ClientCertificate
 from ppcmi.consent_log import NETWORK, Consent, ConsentLog
 from ppcmi.errors import UsageError
-from ppcmi.site import SiteProfile, printable
+from ppcmi.site import SiteProfile
 from ppcmi.site_token import rotate_token
 from ppcmi.site_transfer import export_profile, export_whole_profile, import_profile
-from ppcmi.wording import counted, megabytes
+from ppcmi.wording import counted, megabytes, printable
 
 
 def add_parsers(groups: Groups) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ppcmi.cli.options import Command, add_command
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.cli.passphrase import ask_secret, secret_in
-from ppcmi.site import printable
 from ppcmi.site_token import use_token
+from ppcmi.wording import printable
 
 SCOPES = ("segment", "contribute", "validate")
 
