@@ -18,13 +18,13 @@ from ppcmi.audit.sentences import sentences_of_profiles
 from ppcmi.audit.subjects import Subjects, patients_of, read_subjects
 from ppcmi.audit.suite import AuditConfig, AuditEvent, audit, full_config
 from ppcmi.cli.audit import CHECKED, JSON, PAGE
+from ppcmi.cli.audit_progress import CheckProgress
 from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command, chosen_cases
 from ppcmi.codec.codec import Codec
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import AuditError, UsageError, WriteError
 from ppcmi.files import cause_of, write_atomically
-from ppcmi.fitting import FitReport, Report
 from ppcmi.png import encode_png
 from ppcmi.privacy_check import (
     DICE_IN_WORDS,
@@ -53,7 +53,8 @@ def run_audit(command: Command, part: TaskProfile) -> int:
     # A consortium's codec is its founder's: nobody else's cases were in its training.
     unseen = subjects.held_out or (part.membership.scope == "consortium" and not part.membership.founder)
     config = replace(config, unseen=unseen)
-    report = _run(audit(subjects, codec, config, report=_report_to(console)), console)
+    progress = CheckProgress(console)
+    report = _run(audit(subjects, codec, config, report=progress.training), progress)
     about: dict[str, str | int | float] = {
         "title": part.task.title,
         "task": part.task.identity,
@@ -121,13 +122,6 @@ def _config(options: argparse.Namespace, profiles: tuple[Profile, ...], part: Ta
     return replace(config, lengths=shortened, surrogate=config.surrogate.scaled(effort), mapping=mapping)
 
 
-def _report_to(console: Console) -> Report:
-    def show(report: FitReport) -> None:
-        console.progress(f"training of {report.stage}: {report.epoch}/{report.epochs}")
-
-    return show
-
-
 def _subjects(command: Command, part: TaskProfile) -> tuple[Subjects, int, int]:
     """The chosen labelled cases, and how many cases and patients they are."""
     options, console = command.options, command.console
@@ -142,11 +136,10 @@ def _subjects(command: Command, part: TaskProfile) -> tuple[Subjects, int, int]:
     return subjects, len(labelled), len(set(patients_of(labelled, options.patients)))
 
 
-def _run(events: Iterator[AuditEvent], console: Console) -> AuditReport:
+def _run(events: Iterator[AuditEvent], progress: CheckProgress) -> AuditReport:
     report = None
     for event in events:
-        share = {"done": event.done, "total": event.total, "text": event.text}
-        console.measured("audit", share, f"{event.text} ({event.done}/{event.total})", last=event.report is not None)
+        progress.step(event)
         report = event.report
     if report is None:
         raise AuditError("The privacy check ended without a report; make it again.")
