@@ -17,6 +17,7 @@ import requests
 
 from ppcmi.client import Patience, ServerClient
 from ppcmi.errors import ConnectionFailedError
+from ppcmi_server import __version__
 from ppcmi_server.cli.main import build_parser, main
 from ppcmi_server.config import load_config
 from ppcmi_server.database.engine import Database
@@ -60,6 +61,13 @@ def test_every_command_explains_itself_with_an_example(prog, capsys):
     assert f"example:\n  {prog}" in text
     for option in ("--dir", "--device"):
         assert option in text
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"ppcmi-server {__version__}\n"
 
 
 @pytest.mark.parametrize(

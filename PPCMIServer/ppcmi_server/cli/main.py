@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ppcmi.cli.console import Console
 from ppcmi.cli.parsers import Parser
 from ppcmi.errors import CancelledError, PpcmiError
+from ppcmi_server import __version__
 from ppcmi_server.cli import (
     audit,
     backup,
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> Parser:
     """The parser of every command."""
     parser = Parser(prog="ppcmi-server", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"ppcmi-server {__version__}")
     groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="group")
     for module in (
         server, config, tls, operator, task, site, cohort, network, serve, train, job, model, audit, keys, backup,
