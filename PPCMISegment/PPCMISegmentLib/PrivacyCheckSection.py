@@ -62,7 +62,7 @@ class PrivacyCheckSection:
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self._table = PrivacyCheckTable(self.ui, onUse)
         self._device = DeviceSelector(self.ui.deviceSelector, self._settings)
-        for key, text in ((QUICK, _("Quick, minutes")), (FULL, _("Full, an hour and more"))):
+        for key, text in ((QUICK, _("Quick, minutes")), (FULL, _("Full, hours without a GPU"))):
             self.ui.attacksSelector.addItem(text, key)
         self.ui.attacksSelector.currentIndex = max(0, self.ui.attacksSelector.findData(self._settings.text(KEY)))
         self.ui.attacksSelector.connect("currentIndexChanged(int)", self._onAttacksChosen)

@@ -121,6 +121,7 @@ def test_a_check_from_files_to_report_needs_no_server_and_leaves_numbers_at_the_
     kept = read_check(a_site.folder, a_site.task("phantom"))
     assert kept.of_profile("minimal").best_ssim == report.profiles[0].best_ssim
     assert not kept.controls_hold
+    assert {path.name for path in (tmp_path / "check").iterdir()} == {"audit.json", "report.html"}
     assert (kept.attacked, kept.patients, kept.unseen) == (2, 8, False)
     texts = [event.get("text", "") for event in events]
     for said in (QUICK_IN_WORDS, "Only 2 patients were attacked", DICE_IN_WORDS, unseen_in_words(False)):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import stat
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 import torch
 
 from ppcmi.audit.attack_list import Lengths
+from ppcmi.audit.attacker import Finding
 from ppcmi.audit.document import AuditReport
+from ppcmi.audit.kept_settings import FOLDER, KeptSettings, identity_of
 from ppcmi.audit.mapping import MappingConfig, fit_stand_in, measure_usefulness, train_mapper
-from ppcmi.audit.subjects import split_subjects
+from ppcmi.audit.subjects import split_subjects, thin
 from ppcmi.audit.suite import AuditConfig, audit
 from ppcmi.audit.wording import MEASURES, NOT_KNOWN
 from ppcmi.codec.codec import Codec
@@ -108,7 +112,7 @@ def test_pictures_are_of_victims_with_the_strongest_attacks_and_the_guess(report
 
 
 def test_the_document_has_every_number_and_no_picture(report):
-    report.findings.append(replace(report.findings[0], value=math.nan))
+    report = replace(report, findings=[*report.findings, replace(report.findings[0], value=math.nan)])
     text = report.to_json()
     again = AuditReport.from_json(text)
     assert "NaN" not in text
@@ -157,6 +161,53 @@ def test_it_can_be_ended_between_steps_and_within_a_training(subjects, codec):
 
     with pytest.raises(CancelledError):
         list(audit(subjects, codec, CONFIG, report=cancel))
+
+
+def found_in(report: AuditReport) -> list[Finding]:
+    """Everything but the times."""
+    return [replace(finding, seconds=0.0) for finding in report.findings]
+
+
+def test_a_check_that_was_cut_off_goes_on_and_finds_what_it_would_have_found(subjects, codec, report, tmp_path):
+    kept = KeptSettings(tmp_path, identity_of(subjects, codec, CONFIG))
+    first = audit(subjects, codec, CONFIG, kept=kept)
+    whole = next(first).total
+    for event in first:
+        if event.text.startswith("two layers, full; server with the codec"):
+            break
+    first.close()
+    if os.name == "posix":
+        assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")} == {0o700, 0o600}
+
+    events = list(audit(subjects, codec, CONFIG, kept=kept))
+    through = sum(event.text.endswith("keeping what was found") for event in events)
+    assert "6 settings of an earlier check" in events[0].text
+    assert (events[0].total < whole, through) == (True, 6)
+    assert found_in(events[-1].report) == found_in(report)
+    assert events[-1].report.profiles == report.profiles
+    assert [list(row.reconstructions) for row in events[-1].report.pictures] == [
+        list(row.reconstructions) for row in report.pictures
+    ]
+    kept.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_does_not_go_on_from_another(subjects, codec, tmp_path):
+    one = KeptSettings(tmp_path, identity_of(subjects, codec, CONFIG))
+    for event in audit(subjects, codec, CONFIG, kept=one):
+        if event.text.startswith("KLT as published; network"):
+            break
+    others = [
+        (subjects, replace(CONFIG, seed=2)),
+        (replace(subjects, collected=thin(subjects.collected, 1)), CONFIG),
+    ]
+    for cases, config in [(subjects, CONFIG), *others]:
+        kept = KeptSettings(tmp_path, identity_of(cases, codec, config))
+        text = next(audit(cases, codec, config, kept=kept)).text
+        assert ("earlier" in text) == (cases is subjects and config is CONFIG)
+    for path in (tmp_path / FOLDER).iterdir():
+        path.write_bytes(path.read_bytes()[:-9])
+    assert "earlier" not in next(audit(subjects, codec, CONFIG, kept=one)).text
 
 
 @pytest.mark.parametrize("profile", [Profile.FULL, Profile.COARSE, Profile.MINIMAL], ids=str)

@@ -110,7 +110,7 @@ class AuditReport:
             "controls": [asdict(control) for control in self.controls],
             "claims_not_made": self.claims_not_made,
         }
-        return json.dumps(_without_nan(document), indent=1, allow_nan=False)
+        return json.dumps(without_nan(document), indent=1, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> AuditReport:
@@ -123,9 +123,9 @@ class AuditReport:
             if document["format"] != FORMAT:
                 raise AuditError("The privacy check was written by another version; make it again.")
             return cls(
-                findings=[_filled(Finding, entry) for entry in document["findings"]],
-                profiles=[_filled(ProfileRow, entry) for entry in document["profiles"]],
-                controls=[_filled(Control, entry) for entry in document["controls"]],
+                findings=[filled(Finding, entry) for entry in document["findings"]],
+                profiles=[filled(ProfileRow, entry) for entry in document["profiles"]],
+                controls=[filled(Control, entry) for entry in document["controls"]],
                 pictures=[],
                 config=document["config"],
                 versions=document["versions"],
@@ -136,13 +136,15 @@ class AuditReport:
             raise AuditError("The privacy check's document is damaged; make it again.") from error
 
 
-def _filled(kind: type[_Entry], entry: Mapping[str, Any]) -> _Entry:
+def filled(kind: type[_Entry], entry: Mapping[str, Any]) -> _Entry:
+    """An entry of a document as it was, NaN where it has null."""
     return kind(**{name: math.nan if value is None else value for name, value in entry.items()})
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """The same with null for what JSON has no number for."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    return [_without_nan(part) for part in value] if isinstance(value, list) else value
+        return {key: without_nan(part) for key, part in value.items()}
+    return [without_nan(part) for part in value] if isinstance(value, list) else value

@@ -7,7 +7,8 @@ Example::
     report = event.report
 
 It can be ended between steps, by closing the generator, and within a training, by a ``report`` that raises
-``CancelledError``. It writes nothing and sends nothing.
+``CancelledError``; with :class:`~ppcmi.audit.kept_settings.KeptSettings` the next one goes on behind the settings that
+it was through with. Else it writes nothing, and it sends nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 
 import torch
@@ -25,6 +27,7 @@ from ppcmi.audit.attack_list import Attacks, Lengths, Score, picture_attacks, sc
 from ppcmi.audit.attacker import Finding, ReconstructionAttack
 from ppcmi.audit.controls import check_suite
 from ppcmi.audit.document import AuditReport, Control
+from ppcmi.audit.kept_settings import KeptSettings, SettingResult
 from ppcmi.audit.mapping import MappingConfig, Usefulness, measure_usefulness, train_mapper
 from ppcmi.audit.reconstruction import Attempt, Bench
 from ppcmi.audit.setting import Setting
@@ -38,6 +41,7 @@ from ppcmi.codec.codec import Codec
 from ppcmi.codec.slice_set import SliceSet, join
 from ppcmi.fitting import FitConfig, Report, ignore_report
 from ppcmi.scales import Profile
+from ppcmi.wording import counted
 
 PROFILES = (Profile.FULL, Profile.COARSE, Profile.MINIMAL)
 LIBRARIES = ("torch", "numpy", "scikit-image", "scikit-learn", "torchmetrics")
@@ -101,14 +105,17 @@ def audit(
     *,
     published: Codec | None = None,
     report: Report = ignore_report,
+    kept: KeptSettings | None = None,
 ) -> Iterator[AuditEvent]:
     """Attack the site's own cases; see the module.
 
     :param codec: the site's; if it was trained on victims, that favors attackers, and the Dice.
     :param published: the codec for the published protocol; None takes ``codec``.
     :param report: told of every training.
+    :param kept: the settings that are through, of an earlier check and of this one.
+    :raises WriteError: if a setting cannot be kept.
     """
-    run = _Audit(subjects, codec, config, published or codec, report)
+    run = _Audit(subjects, codec, config, published or codec, report, kept)
     steps = run.steps()
     for done, (text, work) in enumerate(steps):
         yield AuditEvent(text, done, len(steps))
@@ -126,8 +133,9 @@ class _Audit:
         config: AuditConfig,
         published: Codec,
         report: Report,
+        kept: KeptSettings | None,
     ) -> None:
-        self._started = time.monotonic()
+        self._started, self._kept = time.monotonic(), kept
         self._subjects, self._codec, self._config, self._progress = subjects, codec, config, report
         self._lengths = config.lengths or Lengths.of(config.attacks)
         self._settings = settings_of(
@@ -136,25 +144,34 @@ class _Audit:
         self._attempts: list[Attempt] = []
         self._findings: list[Finding] = []
         self._controls: list[Control] = []
+        self._earlier_seconds = 0.0
         self._usefulness: dict[Profile, Usefulness] = {}
         self._bench: Bench | None = None
         self._seen_through = codec
 
     def steps(self) -> list[tuple[str, Callable[[], None]]]:
         """What is done, in order, with words for it."""
-        steps: list[tuple[str, Callable[[], None]]] = [("Training the attackers' own codec", self._prepare)]
+        steps: list[tuple[str, Callable[[], None]]] = []
+        taken = 0
         for profile in self._config.profiles:
             steps.append((f"Segmenting with the profile {profile.value}", lambda p=profile: self._use(p)))  # type: ignore[misc]
         for setting in self._settings:
+            if self._take(setting):
+                taken += 1
+                continue
             for attack in picture_attacks(self._config.attacks, setting, self._lengths, self._progress):
                 text = f"{setting.name}: {attack.name}, {attack.title}"
                 steps.append((text, lambda s=setting, a=attack: self._attempt(s, a)))  # type: ignore[misc]
             scores = scores_of(self._config.attacks, self._lengths, self._subjects.attributes, self._progress)
             for number, measure in scores:
                 steps.append((f"{setting.name}: {number}", lambda s=setting, m=measure: self._score(s, m)))  # type: ignore[misc]
+            if self._kept is not None:
+                steps.append((f"{setting.name}: keeping what was found", partial(self._keep, setting, self._kept)))
         if self._config.attacks == "full":
             steps.append(("A10, membership in a training", self._membership))
-        return [*steps, ("Checking the attacks themselves", self._check)]
+        steps.append(("Checking the attacks themselves", self._check))
+        goes_on = f"; {counted(taken, 'setting')} of an earlier check will not be tried again" if taken else ""
+        return [(f"Training the attackers' own codec{goes_on}", self._prepare), *steps]
 
     def report(self) -> AuditReport:
         """Everything found."""
@@ -188,9 +205,30 @@ class _Audit:
             },
             versions={"ppcmi": __version__, "python": platform.python_version()}
             | {name: version(name) for name in LIBRARIES},
-            seconds=time.monotonic() - self._started,
+            seconds=self._seconds,
             claims_not_made=list(CLAIMS_NOT_MADE),
         )
+
+    @property
+    def _seconds(self) -> float:
+        """Of this check so far, and of earlier ones that it went on from."""
+        return time.monotonic() - self._started + self._earlier_seconds
+
+    def _take(self, setting: Setting) -> bool:
+        """Whether an earlier check was through with ``setting``; what it found counts as found."""
+        found = self._kept.read(setting) if self._kept is not None else None
+        if found is None:
+            return False
+        self._attempts += found.attempts
+        self._findings += found.findings
+        self._earlier_seconds = max(self._earlier_seconds, found.seconds)
+        return True
+
+    def _keep(self, setting: Setting, kept: KeptSettings) -> None:
+        attempts = [attempt for attempt in self._attempts if attempt.setting is setting]
+        of_attempts = {id(finding) for attempt in attempts for finding in attempt.findings}
+        scores = [f for f in self._findings if f.setting == setting.name and id(f) not in of_attempts]
+        kept.keep(setting, SettingResult(attempts, scores, self._seconds))
 
     def _prepare(self) -> None:
         config, codec = self._config, self._codec

@@ -38,8 +38,8 @@ def add_parsers(groups: Groups) -> None:
         "--attacks",
         choices=("quick", "full"),
         default="quick",
-        help="quick: minutes, no decoder is trained for what leaves; full: also those that train for long, an hour and "
-        "more, which usually find more (default: quick)",
+        help="quick: minutes, no decoder is trained for what leaves; full: also those that train for long, hours "
+        "without a GPU, which usually find more; cut off, the same command goes on (default: quick)",
     )
     parser.add_argument(
         "--profiles",

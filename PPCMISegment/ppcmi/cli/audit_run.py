@@ -13,6 +13,7 @@ from pathlib import Path
 from ppcmi.audit.attack_list import Lengths
 from ppcmi.audit.check import check_of
 from ppcmi.audit.document import AuditReport, PictureRow
+from ppcmi.audit.kept_settings import KeptSettings, identity_of
 from ppcmi.audit.report_page import page
 from ppcmi.audit.sentences import sentences_of_profiles
 from ppcmi.audit.subjects import Subjects, patients_of, read_subjects
@@ -54,7 +55,8 @@ def run_audit(command: Command, part: TaskProfile) -> int:
     unseen = subjects.held_out or (part.membership.scope == "consortium" and not part.membership.founder)
     config = replace(config, unseen=unseen)
     progress = CheckProgress(console)
-    report = _run(audit(subjects, codec, config, report=progress.training), progress)
+    kept = KeptSettings(folder, identity_of(subjects, codec, config))
+    report = _run(audit(subjects, codec, config, report=progress.training, kept=kept), progress)
     about: dict[str, str | int | float] = {
         "title": part.task.title,
         "task": part.task.identity,
@@ -69,6 +71,7 @@ def run_audit(command: Command, part: TaskProfile) -> int:
     write_atomically(folder / JSON, report.to_json().encode(), mode=0o600)
     write_atomically(folder / PAGE, page(report).encode(), mode=0o600)
     write_check(site.folder, part.task.name, check)
+    kept.clear()
     if options.picture_events:
         for row in report.pictures:
             console.figures("pictures", _pictures(row))
