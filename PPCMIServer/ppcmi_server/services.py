@@ -22,6 +22,7 @@ from ppcmi_server.operation.core_dumps import forbid_core_dumps
 from ppcmi_server.operation.metrics import Metrics
 from ppcmi_server.operation.metrics_state import ServerState
 from ppcmi_server.storage.blobs import BlobStore, open_blobs
+from ppcmi_server.storage.key_files import end_rotation
 from ppcmi_server.storage.keys import ServerKeys
 from ppcmi_server.umn.model import TrainedUmn
 
@@ -70,6 +71,7 @@ def open_services(config: ServerConfig) -> Services:
     keys = ServerKeys.load(config.folder, config.key_file)
     database = Database(config)
     database.upgrade()
+    keys = end_rotation(config, database, keys)
     blobs = open_blobs(config.storage, config.folder)
     channels = Channels(keys)
     folders = [config.folder, *([] if blobs.folder is None else [blobs.folder])]

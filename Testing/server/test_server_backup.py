@@ -14,11 +14,14 @@ from ppcmi.errors import SiteError, UsageError, WriteError
 from ppcmi_server import audit
 from ppcmi_server.cli.main import main
 from ppcmi_server.config import load_config
-from ppcmi_server.database.schema import AuditEvent, Cohort, Frame, Site
+from ppcmi_server.database.dump import AT_ONCE
+from ppcmi_server.database.engine import Database
+from ppcmi_server.database.schema import AuditEvent, Case, Cohort, Frame, Site
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.operation import backup, restore
 from ppcmi_server.operation.archive import check_archive
 from ppcmi_server.services import open_services
+from ppcmi_server.storage.key_files import rotate_storage_key
 from support.app_server import TASK, app_server
 from support.finished_models import add_model
 
@@ -42,12 +45,15 @@ def restored(tmp_path):
 
 def whole_cohorts(services):
     """Digest of every frame that a server gives to training, by cohort."""
-    found = {}
     with services.database.reading() as session:
-        for cohort in session.scalars(select(Cohort).where(Cohort.state == "whole")):
-            frames = session.scalars(select(Frame).where(Frame.cohort_id == cohort.id).order_by(Frame.index))
-            found[cohort.id] = [hashlib.sha256(services.cohorts.read_bundle(cohort, f)).hexdigest() for f in frames]
-    return found
+        whole = session.scalars(select(Cohort).where(Cohort.state == "whole")).all()
+        return {cohort.id: whole_frames(services, cohort, session) for cohort in whole}
+
+
+def whole_frames(services, cohort, session):
+    """Digest of every frame of a cohort."""
+    frames = session.scalars(select(Frame).where(Frame.cohort_id == cohort.id).order_by(Frame.index))
+    return [hashlib.sha256(services.cohorts.read_bundle(cohort, f)).hexdigest() for f in frames]
 
 
 @pytest.mark.usefixtures("every_storage")
@@ -57,6 +63,10 @@ def test_a_server_restored_elsewhere_has_everything_and_its_sites_go_on_with_the
         site, _ = server.add_consortium("Hospital A", "Hospital B")
         site.upload(site.write_cohort(tmp_path / "a.ppcmi", [1, 2]))
         model = add_model(server.services)
+        with server.services.database.writing() as session:
+            cohort = session.scalars(select(Cohort.id)).one()
+            names = (f"{number:032x}" for number in range(100, 101 + AT_ONCE))  # more than are added at once
+            session.add_all(Case(cohort_id=cohort, pseudonym=name, slices=1) for name in names)
         facts = backup.create_backup(server.services, file, WORDS)
         expected = whole_cohorts(server.services)
     assert file.stat().st_mode & 0o777 == 0o600
@@ -200,6 +210,68 @@ def test_what_was_withdrawn_before_a_backup_is_not_in_it(tmp_path, restored):
     with tarfile.open(tmp_path / "backup.tar") as tar:
         assert not [name for name in tar.getnames() if "cohorts" in name]
     assert whole_cohorts(restored(tmp_path / "backup.tar")) == {}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        'storage.blobs_url = "{blobs}/hunter2"',
+        'storage = {{ blobs_url = "{blobs}/hunter2" }}',
+        '[storage]\n"blobs_url" = "{blobs}/hunter2"  # s3://user:hunter2@host',
+    ],
+)
+def test_addresses_that_may_hold_a_password_are_not_in_a_backup_however_they_are_written(tmp_path, settings):
+    with app_server(tmp_path / "server"):
+        pass
+    text = settings.format(blobs=tmp_path / "blobs") + "\n[limits]\nbatch_slices = 7\n"
+    (tmp_path / "server" / "server.toml").write_text(text)
+    services = open_services(load_config(tmp_path / "server"))
+    backup.create_backup(services, tmp_path / "backup.tar")
+    services.database.close()
+    assert b"hunter2" not in (tmp_path / "backup.tar").read_bytes()
+    restore.restore(tmp_path / "backup.tar", tmp_path / "restored", {})
+    config = load_config(tmp_path / "restored")
+    assert (config.storage.blobs_url, config.limits.batch_slices) == (None, 7)
+
+
+def test_a_blob_that_was_lost_is_named_and_keeps_no_backup_from_being_made(tmp_path, restored, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    file, (first, second) = tmp_path / "backup.tar", (tmp_path / "a.ppcmi", tmp_path / "b.ppcmi")
+    (tmp_path / "words").write_text(WORDS + "\n")
+    with app_server(tmp_path / "server") as server:
+        (site,) = server.add_consortium("Hospital A")
+        lost, kept = site.upload(site.write_cohort(first, [1])), site.upload(site.write_cohort(second, [2]))
+        with server.services.database.reading() as session:
+            server.services.blobs.delete(session.scalars(select(Frame.blob).where(Frame.cohort_id == lost)).first())
+            expected = {kept: whole_frames(server.services, session.get_one(Cohort, kept), session)}
+        options = ("--with-keys", "--passphrase-file", str(tmp_path / "words"), "--dir", str(tmp_path / "server"))
+        assert main(["backup", str(file), *options]) == OperatorError.exit_code
+    assert "1 blob that it should have had cannot be found" in capsys.readouterr().err
+    assert main(["backup", "check", str(file)]) == 0
+    assert "1 blob had been lost" in capsys.readouterr().err
+    other = restored(file)
+    with other.database.reading() as session:
+        assert {kept: whole_frames(other, session.get_one(Cohort, kept), session)} == expected
+
+
+def test_a_backup_made_after_a_rotation_of_the_storage_key_was_cut_off_opens(tmp_path, restored):
+    with app_server(tmp_path / "server") as server:
+        (site,) = server.add_consortium("Hospital A")
+        site.upload(site.write_cohort(tmp_path / "a.ppcmi", [1]))
+        expected = whole_cohorts(server.services)
+    folder = tmp_path / "server"
+    config, before = load_config(folder), (folder / "storage.key").read_bytes()
+    database = Database(config)
+    rotate_storage_key(config, database)
+    (folder / "storage.key").rename(folder / "storage.key.next")  # as if killed before this one's rename
+    (folder / "storage.key").write_bytes(before)
+    (folder / "storage.key").chmod(0o600)
+    database.close()
+    services = open_services(config)
+    backup.create_backup(services, tmp_path / "backup.tar", WORDS)
+    services.database.close()
+    assert whole_cohorts(restored(tmp_path / "backup.tar")) == expected
+    assert not (folder / "storage.key.next").exists()
 
 
 def test_a_damaged_cut_off_or_forged_backup_is_refused_and_nothing_is_written(a_backup, tmp_path):

@@ -15,6 +15,8 @@ from ppcmi_server.config import create_folder, load_config
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import AuditEvent, Cohort, Job, Site, Task
 from ppcmi_server.errors import OperatorError
+from ppcmi_server.operation.checks import storage_findings
+from ppcmi_server.services import open_services
 from ppcmi_server.settings import StorageSettings
 from ppcmi_server.storage.key_files import rotate_storage_key, wrap_key_files
 from ppcmi_server.storage.keys import NEXT_STORAGE_KEY, PRIVATE_KEY, STORAGE_KEY, ServerKeys, wrapped_text
@@ -138,7 +140,9 @@ def test_a_new_storage_key_opens_every_cohort_and_the_old_one_none(config, datab
 
 
 @pytest.mark.parametrize("committed", [False, True])
-def test_a_rotation_that_was_killed_loses_no_key_and_is_done_by_doing_it_again(config, database, committed):
+def test_a_rotation_that_was_killed_loses_no_key_and_is_ended_by_the_next_start_or_by_command(
+    config, database, committed
+):
     """Killed with the new key on disk: before the database has it, or after."""
     keys, new = ServerKeys.load(config.folder), os.urandom(32)
     (config.folder / NEXT_STORAGE_KEY).write_bytes(wrapped_text(NEXT_STORAGE_KEY, new, None))
@@ -148,6 +152,13 @@ def test_a_rotation_that_was_killed_loses_no_key_and_is_done_by_doing_it_again(c
             wrapped = ServerKeys(keys.private_key, new).wrap(KEY_OF_A_COHORT, b"a" * 32)
             session.get_one(Cohort, "a" * 32).wrapped_key = wrapped
     assert opens(config, database) == KEY_OF_A_COHORT  # a server that starts now works
+    open_services(config).database.close()
+    assert (config.folder / NEXT_STORAGE_KEY).exists() == (not committed)  # what had to be done only is ended
+    said = next(finding.says for finding in storage_findings(config) if finding.subject == "keys")
+    assert ("rotate-storage" in said) == (not committed)
+    if committed:
+        assert ServerKeys.load(config.folder) == ServerKeys(keys.private_key, new)
+        return
     assert rotate_storage_key(config, database) == 1
     assert ServerKeys.load(config.folder).storage_key == new
     assert opens(config, database) == KEY_OF_A_COHORT

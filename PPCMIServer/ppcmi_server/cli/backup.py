@@ -50,6 +50,8 @@ def _backup(command: Command) -> int:
             f"The backup is whole: made {manifest['made']}, {manifest['blobs']} blobs, {manifest['rows']} rows, "
             f"{'with' if manifest['keys'] else 'without'} keys, of the server with fingerprint {manifest['server']}."
         )
+        if manifest.get("lost"):
+            console.remark(f"{counted(manifest['lost'], 'blob')} had been lost before it was made.")
         return 0
     passphrase = ask_new_passphrase(options) if options.with_keys else None
     services = open_services(command.config)
@@ -63,6 +65,11 @@ def _backup(command: Command) -> int:
     if passphrase is None:
         console.remark(
             "Without private.key and storage.key nobody can use it; back these up apart, or use --with-keys."
+        )
+    if facts.lost:
+        raise OperatorError(
+            f"The backup is written, but {counted(facts.lost, 'blob')} that it should have had cannot be found; "
+            "'ppcmi-server doctor' says what to do."
         )
     return 0
 

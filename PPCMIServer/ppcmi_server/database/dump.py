@@ -68,15 +68,17 @@ def read_dump(session: Session, file: BinaryIO) -> int:
 
     :raises OperatorError: if the dump is not whole.
     """
-    rows, tables = 0, []
+    rows, table = 0, None
     for line in _lines(file):
         if isinstance(line, dict) and "table" in line:
-            tables.append(_Rows(session, line))
-        elif isinstance(line, list) and tables:
-            tables[-1].add(line)
+            if table is not None:
+                table.finish()  # the next one's rows refer to these
+            table = _Rows(session, line)
+        elif isinstance(line, list) and table is not None:
+            table.add(line)
             rows += 1
         elif isinstance(line, dict) and line.get("rows") == rows:
-            for table in tables:
+            if table is not None:
                 table.finish()
             return rows
         else:

@@ -11,7 +11,7 @@ import base64
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import IO
 
@@ -20,15 +20,18 @@ from sqlalchemy.orm import Session
 
 from ppcmi import passphrase_file, sealing
 from ppcmi_server import __version__, audit, clock
+from ppcmi_server.config import inspect_config, sections, settings_text
 from ppcmi_server.database.dump import write_dump
 from ppcmi_server.database.schema import Base, Chunk, Cohort, Consortium, Frame, Job, Model, SharedNetwork, Site
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.mapping.model_files import FOLDER as MODELS_FOLDER
 from ppcmi_server.operation.archive import CHUNK_BYTES, ArchiveWriter, writing_archive
-from ppcmi_server.operation.settings_source import SETTINGS_NAME
 from ppcmi_server.services import Services
+from ppcmi_server.storage.keys import NEXT_STORAGE_KEY, PRIVATE_KEY, STORAGE_KEY
 
-KEY_FILES = ("private.key", "storage.key")
+KEY_FILES = (PRIVATE_KEY, STORAGE_KEY)
+KEY_FILES_AT_TIMES = (NEXT_STORAGE_KEY,)
+"""While the storage key is being replaced, cohorts' keys are wrapped with either."""
 ROUNDS = 20
 IN_MEMORY = 8 << 20
 CREATED = "backup.create"
@@ -36,11 +39,15 @@ CREATED = "backup.create"
 
 @dataclass(frozen=True)
 class BackupFacts:
-    """What is in a backup."""
+    """What is in a backup.
+
+    :param lost: blobs that rows refer to and the store has not got.
+    """
 
     blobs: int
     bytes: int
     rows: int
+    lost: int
 
 
 def create_backup(
@@ -61,12 +68,12 @@ def create_backup(
             archive.add_bytes("keys.ppcmi", _keys(services.config.folder, passphrase))
         copying = _Copying(services, archive, target.parent)
         rows = copying.copy_all()
-        facts = BackupFacts(len(copying.copied), copying.bytes, rows)
+        facts = BackupFacts(len(copying.copied), copying.bytes, rows, len(copying.lost))
         server = sealing.fingerprint(services.keys.public_key)
         archive.finish(
             {
                 "made": clock.now(), "version": __version__, "server": server, "keys": passphrase is not None,
-                "blobs": facts.blobs, "rows": rows, "counts": copying.counts,
+                "blobs": facts.blobs, "lost": facts.lost, "rows": rows, "counts": copying.counts,
             }
         )  # fmt: skip
     with services.database.writing() as session:
@@ -80,24 +87,30 @@ class _Copying:
     def __init__(self, services: Services, archive: ArchiveWriter, scratch: Path) -> None:
         self._services, self._archive, self._scratch = services, archive, scratch
         self.copied: set[str] = set()
+        self.lost: set[str] = set()
         self.bytes = 0
         self.counts: dict[str, int] = {}
 
     def copy_all(self) -> int:
-        """Copy until rows and blobs agree; number of rows."""
-        revision = self._services.database.revision() or ""
+        """Copy until rows and blobs agree; number of rows.
+
+        What rows of two moments refer to and is there at neither is lost: it was not withdrawn in between.
+        """
+        revision, absent = self._services.database.revision() or "", set[str]()
         for _ in range(ROUNDS):
             with tempfile.TemporaryFile(dir=self._scratch) as dump:
                 with self._services.database.reading() as session:
                     rows = write_dump(session, revision, dump)
                     needed, optional = set(_needed(session)), list(_checkpoints(session, self._services))
                     self.counts = _counts(session)
-                missing = [name for name in sorted(needed - self.copied) if not self._copy(name)]
-                if not missing:
+                missing = {name for name in sorted(needed - self.copied) if not self._copy(name)}
+                if missing <= absent:
+                    self.lost = missing
                     for name in optional:
                         self._copy(name)
                     _add_file(self._archive, "database.jsonl", dump)
                     return rows
+                absent = missing
         raise OperatorError("Data were withdrawn faster than they could be copied; make the backup again later.")
 
     def _copy(self, name: str) -> bool:
@@ -144,16 +157,18 @@ def _counts(session: Session) -> dict[str, int]:
 
 
 def _settings(services: Services) -> bytes:
-    """``server.toml`` without the lines that may hold a password."""
-    text = (services.config.folder / SETTINGS_NAME).read_text(encoding="utf-8")
-    secret = ("database_url", "blobs_url")
-    kept = [line for line in text.splitlines() if not line.strip().startswith(secret)]
-    return ("\n".join(kept) + "\n").encode()
+    """``server.toml`` without what may hold a password, and without what the environment says."""
+    config, _ = inspect_config(services.config.folder, {})
+    for name, kind in sections():
+        secrets = {part.name: part.default for part in fields(kind) if part.metadata["secret"]}
+        config = replace(config, **{name: replace(getattr(config, name), **secrets)})
+    return settings_text(config).encode()
 
 
 def _keys(folder: Path, passphrase: str) -> bytes:
     """The key files as they are, encrypted."""
-    content = {name: base64.b64encode((folder / name).read_bytes()).decode() for name in KEY_FILES}
+    names = [*KEY_FILES, *(name for name in KEY_FILES_AT_TIMES if (folder / name).exists())]
+    content = {name: base64.b64encode((folder / name).read_bytes()).decode() for name in names}
     document = json.dumps(content).encode()
     return b"".join(passphrase_file.encrypt([len(document).to_bytes(4, "little"), document], passphrase))
 

@@ -114,9 +114,15 @@ def _folder(config: ServerConfig) -> Finding:
     return Finding("folder", "ok", "The folder is the server's alone.")
 
 
-def _keys(config: ServerConfig) -> str:
-    ServerKeys.load(config.folder, config.key_file)
-    return "The server's keys are whole, and readable by its user alone."
+def _keys(config: ServerConfig) -> Finding:
+    keys = ServerKeys.load(config.folder, config.key_file)
+    if keys.next_storage_key is not None:
+        return Finding(
+            "keys", "warning",
+            "The storage key was being replaced when that was cut off; stop the server, and end it with "
+            "'ppcmi-server keys rotate-storage'.",
+        )  # fmt: skip
+    return Finding("keys", "ok", "The server's keys are whole, and readable by its user alone.")
 
 
 def _database(config: ServerConfig) -> str:

@@ -24,7 +24,7 @@ from ppcmi_server.database.dump import read_dump, revision_of
 from ppcmi_server.database.engine import Database
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.operation.archive import CHUNK_BYTES, check_archive, members
-from ppcmi_server.operation.backup import KEY_FILES
+from ppcmi_server.operation.backup import KEY_FILES, KEY_FILES_AT_TIMES
 from ppcmi_server.operation.settings_source import SETTINGS_NAME
 from ppcmi_server.storage.blobs import BlobStore, open_blobs
 
@@ -119,7 +119,8 @@ def _open_keys(content: bytes, passphrase: str) -> dict[str, bytes]:
         raise OperatorError("The backup's keys are damaged; use another backup.")
     document = json.loads(stream.read(size))
     stream.require_end()
-    return {name: base64.b64decode(document[name]) for name in KEY_FILES}
+    names = [*KEY_FILES, *(name for name in KEY_FILES_AT_TIMES if name in document)]
+    return {name: base64.b64decode(document[name]) for name in names}
 
 
 def _make_folder(config: ServerConfig) -> None:

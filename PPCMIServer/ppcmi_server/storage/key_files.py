@@ -3,14 +3,14 @@
 ``private.key`` and ``storage.key`` hold base64, as they are or, beginning with ``wrapped:``, under AES-256-GCM with the
 key of ``storage.key_file``: 32 bytes in base64 that the database, the blobs and a copy of the server's folder do not
 have. A new storage key waits in ``storage.key.next`` until every cohort's key is wrapped with it, in one transaction;
-whoever is interrupted in between has both, and goes on by doing it again.
+whoever is interrupted before that does it again, and after that the server's next start ends it.
 """
 
 from __future__ import annotations
 
 import base64
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from sqlalchemy import select
@@ -77,10 +77,36 @@ def rotate_storage_key(config: ServerConfig, database: Database) -> int:
                 context = cohort.id.encode()
                 cohort.wrapped_key = successor.wrap(keys.unwrap(cohort.wrapped_key or b"", context), context)
             audit.record(session, audit.OPERATOR, "keys.rotate-storage", cohorts=len(cohorts))
-        (config.folder / NEXT_STORAGE_KEY).replace(config.folder / STORAGE_KEY)
-        sync_folder(config.folder)
+        _succeed(config.folder)
         database.erase_traces()
     return len(cohorts)
+
+
+def end_rotation(config: ServerConfig, database: Database, keys: ServerKeys) -> ServerKeys:
+    """The keys after a rotation that was cut off behind its transaction, which is ended; else ``keys``."""
+    if keys.next_storage_key is None:
+        return keys
+    successor = ServerKeys(keys.private_key, keys.next_storage_key)
+    with database.reading() as session:
+        wrapped = session.execute(select(Cohort.id, Cohort.wrapped_key).where(Cohort.wrapped_key.is_not(None)))
+        if unfinished_jobs(session) or not all(_opens(successor, of, key or b"") for of, key in wrapped):
+            return keys  # nothing was wrapped anew yet
+    with suppress(FileNotFoundError):  # another process of the server ended it
+        _succeed(config.folder)
+    return successor
+
+
+def _succeed(folder: Path) -> None:
+    (folder / NEXT_STORAGE_KEY).replace(folder / STORAGE_KEY)
+    sync_folder(folder)
+
+
+def _opens(keys: ServerKeys, cohort_id: str, wrapped: bytes) -> bool:
+    try:
+        keys.unwrap(wrapped, cohort_id.encode())
+    except OperatorError:
+        return False
+    return True
 
 
 def _stopped(config: ServerConfig) -> AbstractContextManager[None]:
