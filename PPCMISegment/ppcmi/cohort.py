@@ -58,19 +58,19 @@ def upload_cohort(
     reader = CohortReader(path)
     if reader.header.task != part.task.identity:
         raise SiteError("The cohort file is of another task, or of another version of it.")
-    total = sum(1 for _ in reader.frames())  # also finds a cut before anything is sent
-    end = reader.end
+    cases = [frame.case for _, frame in reader.frames()]  # also finds a cut before anything is sent
+    total, end = len(cases), reader.end
     cohort_id = client.create_cohort(part.task.name, reader.header_bytes)
     state = client.cohort(cohort_id)
     if state.get("state") == "withdrawn":
         raise SiteError("This cohort was withdrawn; export it again to upload it anew.")
-    facts = {"task": part.task.name, "state": "open", "profile": str(reader.header.profile)}
-    site.record_cohort(cohort_id, facts)
+    # With its pseudonyms from now on: the server may have the cohort whole though its answer to that is lost.
+    facts = {"task": part.task.name, "profile": str(reader.header.profile), "pseudonyms": sorted(set(cases))}
+    site.record_cohort(cohort_id, {**facts, "state": "open"})
     there = set(state.get("frames", []))
     sender = FrameSender(client, cohort_id, min(LARGEST_BYTES, int(state.get("chunk_bytes", LARGEST_BYTES))))
     done, sizes = len(there), dict[int, int]()
     yield UploadProgress(done, total, 0)
-    pseudonyms: set[str] = set()
     with InFlight[int, None](in_flight, sender.abort) as calls:
 
         def finish() -> UploadProgress:
@@ -81,7 +81,6 @@ def upload_cohort(
             return UploadProgress(done, total, sender.bytes_sent)
 
         for index, frame in reader.frames():
-            pseudonyms.add(frame.case)
             if index in there:
                 continue
             while calls.full or (sizes and sum(sizes.values()) + len(frame.data) > MEMORY_BYTES):
@@ -91,11 +90,9 @@ def upload_cohort(
         while len(calls):
             yield finish()
     counted = client.commit_cohort(cohort_id, end.frames, end.digest)
-    cases, slices = int(counted.get("cases", 0)), int(counted.get("slices", 0))
-    site.record_cohort(
-        cohort_id, {**facts, "state": "whole", "cases": cases, "slices": slices, "pseudonyms": sorted(pseudonyms)}
-    )
-    return UploadSummary(cohort_id, cases, slices, sender.bytes_sent, sender.bytes_again)
+    kept = {"cases": int(counted.get("cases", 0)), "slices": int(counted.get("slices", 0))}
+    site.record_cohort(cohort_id, {**facts, **kept, "state": "whole"})
+    return UploadSummary(cohort_id, kept["cases"], kept["slices"], sender.bytes_sent, sender.bytes_again)
 
 
 def withdraw(site: SiteProfile, client: ServerClient, cohort_id: str, case: str | None = None) -> None:
@@ -109,8 +106,10 @@ def withdraw(site: SiteProfile, client: ServerClient, cohort_id: str, case: str 
             "This site has uploaded no cohort of that id; choose one that it has.", command="ppcmi cohort list"
         )
     if case is None:
+        never_whole = client.cohort(cohort_id).get("state") == "open"
         client.withdraw(cohort_id)
-        site.record_cohort(cohort_id, {"state": "withdrawn"})
+        # Nothing learned from what never was whole, so its cases do not count as uploaded.
+        site.record_cohort(cohort_id, {"state": "withdrawn"} | ({"pseudonyms": []} if never_whole else {}))
         return
     pseudonym = site.pseudonym_of(str(facts["task"]), case)
     uploaded, taken_back = facts.get("pseudonyms", []), facts.get("taken_back", [])

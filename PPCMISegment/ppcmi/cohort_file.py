@@ -106,6 +106,8 @@ class CohortWriter:
         self._lock = threading.RLock()  # whoever cancels leaves the context in another thread than the writing one
 
     def __enter__(self) -> CohortWriter:
+        if self._path.is_dir():
+            raise WriteError("There is a folder of the cohort file's name; choose another name.")
         try:
             self._file = tempfile.NamedTemporaryFile(
                 dir=self._path.parent, prefix=f".{self._path.name}.", suffix=".part", delete=False

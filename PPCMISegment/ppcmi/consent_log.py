@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ppcmi.errors import WriteError
+from ppcmi.files import append_line
 from ppcmi.privacy_check import PrivacyCheck
 from ppcmi.what_leaves import TEXT_VERSION, Leaving, NetworkLeaving
 
@@ -78,16 +78,10 @@ class ConsentLog:
         return self._append(Consent(_now(), NETWORK, leaving.task, leaving.document(), TEXT_VERSION, str(answer)))
 
     def _append(self, entry: Consent) -> Consent:
-        line = json.dumps(asdict(entry), separators=(",", ":")).encode() + b"\n"
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-            with os.fdopen(descriptor, "rb+", buffering=0) as stream:
-                stream.write(self._gap(stream.fileno()) + line)
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise WriteError(
-                f"The consent log cannot be written ({error.strerror}); nothing is sent without it."
-            ) from error
+            append_line(self._path, json.dumps(asdict(entry), separators=(",", ":")), mode=0o600)
+        except WriteError as error:
+            raise WriteError(f"The consent log cannot be written; nothing is sent without it. {error}") from error
         return entry
 
     def entries(self) -> list[Consent]:
@@ -110,15 +104,6 @@ class ConsentLog:
             except (ValueError, TypeError):
                 continue
         return found
-
-    @staticmethod
-    def _gap(descriptor: int) -> bytes:
-        """A line break where the last line was cut off, so that it costs one entry, not two."""
-        size = os.lseek(descriptor, 0, os.SEEK_END)
-        if size == 0:
-            return b""
-        os.lseek(descriptor, size - 1, os.SEEK_SET)
-        return b"" if os.read(descriptor, 1) == b"\n" else b"\n"
 
 
 def _now() -> str:

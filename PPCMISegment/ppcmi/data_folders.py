@@ -12,6 +12,7 @@ from ppcmi.formats.slicer_scene import SCENE_ENDING
 from ppcmi.sources import IMAGES_FOLDER, LABEL_FOLDERS, find_images, image_stem, is_image
 
 FOLDS = ("train", "val", "test")
+KNOWN_COLUMNS = ("id", "fold", "site")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def find_cases(folder: Path) -> list[CaseFiles]:
     ``split.csv`` has a column ``id``, the same names, and any of ``fold``, ``site`` and others.
 
     :raises ReadError: if there is no such folder, it has no images, two have the same name, or the table has no column
-        ``id``, a case twice or an unknown fold.
+        ``id``, a case twice, an unknown fold, or none of the images.
     """
     if not folder.is_dir():
         raise ReadError("There is no such data folder; check its name.")
@@ -47,10 +48,12 @@ def find_cases(folder: Path) -> list[CaseFiles]:
     label_folder = next((folder / name for name in LABEL_FOLDERS if (folder / name).is_dir()), None)
     labels = {} if label_folder is None else _by_stem([p for p in sorted(label_folder.iterdir()) if is_image(p)])
     rows = _split_rows(folder / "split.csv")
+    if rows and not rows.keys() & images.keys():
+        raise ReadError("The data folder's split.csv names none of its images; 'id' is an image's name without ending.")
     cases = []
     for name, image in sorted(images.items()):
         row = rows.get(name, {})
-        others = {key: value for key, value in row.items() if key not in ("id", "fold", "site")}
+        others = {key: value for key, value in row.items() if key not in KNOWN_COLUMNS}
         label = labels.get(name, image if image.name.lower().endswith(SCENE_ENDING) else None)
         cases.append(CaseFiles(name, image, label, row.get("fold") or None, row.get("site") or None, others))
     return cases
@@ -70,6 +73,12 @@ def _by_stem(paths: list[Path]) -> dict[str, Path]:
     return by_stem
 
 
+def _column(name: str) -> str:
+    """A column's name as it is meant: blanks and capitals of the known ones would have folds ignored."""
+    meant = name.strip()
+    return meant.lower() if meant.lower() in KNOWN_COLUMNS else meant
+
+
 def _split_rows(path: Path) -> dict[str, dict[str, str]]:
     """Rows of ``split.csv`` by ``id``; none if there is no such file."""
     if not path.is_file():
@@ -77,9 +86,10 @@ def _split_rows(path: Path) -> dict[str, dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             table = csv.DictReader(stream)
-            if "id" not in (table.fieldnames or ()):
+            table.fieldnames = [_column(name) for name in table.fieldnames or ()]
+            if "id" not in table.fieldnames:
                 raise ReadError("The data folder's split.csv has no column 'id'.")
-            rows = [{key: value or "" for key, value in row.items() if key is not None} for row in table]
+            rows = [{key: (value or "").strip() for key, value in row.items() if key is not None} for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ReadError("The data folder's split.csv is not a table of comma-separated UTF-8 text.") from error
     if any(row.get("fold", "") not in ("", *FOLDS) for row in rows):

@@ -32,13 +32,16 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
         raise
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str, mode: int = 0o644) -> None:
     """Add ``line`` to a file of lines, durably; what was cut off at its end before stays a line of its own.
+
+    :param mode: permissions of a file that was not there.
 
     :raises WriteError: if it cannot be written.
     """
     try:
-        with path.open("a+b") as stream:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
+        with os.fdopen(descriptor, "a+b") as stream:
             stream.seek(0, os.SEEK_END)
             if stream.tell():
                 stream.seek(-1, os.SEEK_END)

@@ -187,7 +187,7 @@ def read_check(site_folder: Path, part: TaskProfile) -> PrivacyCheck | None:
             check = _parsed(stream.read(LARGEST_BYTES + 1))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SiteError("The last privacy check cannot be read; make it again.") from error
     if (
         check is None

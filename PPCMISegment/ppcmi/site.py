@@ -7,7 +7,7 @@
     private.key  token     secrets, mode 0600
     audit-receipt          what was seen of the server's audit log, see ppcmi.audit_receipt
     pseudonyms.json        which case hides behind which pseudonym, mode 0600; never leaves
-    cohorts.json           what was uploaded
+    cohorts.json           what was uploaded; tables.lock is held while one of the two is changed
     consents.jsonl         what users agreed to send, mode 0600; see ppcmi.consent_log
     tasks/NAME/            the site's part in a task, see ppcmi.task_profile
 
@@ -20,7 +20,8 @@ import base64
 import json
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from ppcmi.connection_errors import OffProtocolError
 from ppcmi.connections import ClientCertificate
 from ppcmi.errors import ServerRefusedError, SiteError, UsageError
 from ppcmi.files import write_atomically
+from ppcmi.locks import hold_lock
 from ppcmi.server_address import normalize_url
 from ppcmi.server_certificate import parse_pin
 from ppcmi.site_connection import connect, keep_certificates
@@ -40,6 +42,7 @@ from ppcmi.task_profile import Membership, TaskProfile
 from ppcmi.wording import printable
 
 FORMAT = "ppcmi-site/1"
+LONGEST_CHANGE_S = 30.0
 _FROM_SERVER = ("site_id", "site_name", "server_public_key", "link_salt")
 
 
@@ -210,12 +213,9 @@ class SiteProfile:
 
     def pseudonyms(self, task: str, cases: Iterable[str]) -> dict[str, str]:
         """A random pseudonym (32 hex digits) for each case name, the same again at every call."""
-        path = self.folder / "pseudonyms.json"
-        table = read_json(path, None)
-        known: dict[str, str] = table.setdefault(task, {})
-        wanted = {case: known.setdefault(case, secrets.token_hex(16)) for case in cases}
-        write_atomically(path, json_bytes(table), mode=0o600)
-        return wanted
+        with self._changing("pseudonyms.json") as table:
+            known: dict[str, str] = table.setdefault(task, {})
+            return {case: known.setdefault(case, secrets.token_hex(16)) for case in cases}
 
     def pseudonym_of(self, task: str, case: str) -> str | None:
         """The pseudonym that a case has had before, or None."""
@@ -223,7 +223,7 @@ class SiteProfile:
         return known.get(case)
 
     def uploaded_cases(self, task: str) -> frozenset[str]:
-        """Names of the cases in cohorts that this site uploaded: a model may have been trained on them."""
+        """Names of the cases in cohorts that this site sent, also in part: a model may have been trained on them."""
         known: Mapping[str, str] = read_json(self.folder / "pseudonyms.json", None).get(task, {})
         uploaded = {
             pseudonym
@@ -235,14 +235,24 @@ class SiteProfile:
 
     def record_cohort(self, cohort_id: str, facts: Mapping[str, Any]) -> None:
         """Remember an uploaded cohort, or what changed about it."""
-        path = self.folder / "cohorts.json"
-        table = read_json(path, None)
-        table[cohort_id] = {**table.get(cohort_id, {}), **facts}
-        write_atomically(path, json_bytes(table), mode=0o600)
+        with self._changing("cohorts.json") as table:
+            table[cohort_id] = {**table.get(cohort_id, {}), **facts}
 
     def cohorts(self) -> dict[str, dict[str, Any]]:
         """What :meth:`record_cohort` remembers, by cohort id."""
         return dict(read_json(self.folder / "cohorts.json", None))
+
+    @contextmanager
+    def _changing(self, name: str) -> Iterator[dict[str, Any]]:
+        """A table that is written when the context ends; another export or upload that changes one waits meanwhile.
+
+        :raises SiteError: if that takes too long.
+        """
+        busy = SiteError("Another program is changing the site profile; try again when it is done.")
+        with hold_lock(self.folder / "tables.lock", busy, patience_s=LONGEST_CHANGE_S):
+            table = read_json(self.folder / name, None)
+            yield table
+            write_atomically(self.folder / name, json_bytes(table), mode=0o600)
 
 
 def task_from_server(client: ServerClient, name: str) -> tuple[Task, dict[str, Any]]:

@@ -86,6 +86,36 @@ def opened(path, a_site):
     return [channel.open(key.open_frame(index, frame.data)[1]) for index, frame in reader.frames()]
 
 
+def test_cases_of_an_upload_that_was_given_up_do_not_count_as_uploaded(a_site, codec, cases):
+    path, _ = export(a_site, codec, cases)
+    steps = cohort.upload_cohort(path, a_site.profile, a_site.part, a_site.profile.client())
+    next(steps)
+    steps.close()
+    (cohort_id,) = a_site.profile.cohorts()
+    cohort.withdraw(a_site.profile, a_site.profile.client(), cohort_id)
+    assert a_site.profile.uploaded_cases(TASK.name) == frozenset()
+
+
+class LosesTheAnswerToTheCommit(ServerClient):
+    """The server commits; the line is cut before it says so."""
+
+    def commit_cohort(self, *facts):
+        super().commit_cohort(*facts)
+        raise ConnectionFailedError("The server cannot be reached.")
+
+
+def test_what_was_committed_is_known_at_the_site_though_the_answer_was_lost(a_site, codec, cases):
+    path, _ = export(a_site, codec, cases)
+    profile, task = a_site.profile, a_site.part.task.name
+    address, token = profile.identity.server_url, (profile.folder / "token").read_text()
+    with pytest.raises(ConnectionFailedError):
+        run(cohort.upload_cohort(path, profile, a_site.part, LosesTheAnswerToTheCommit(address, token)))
+    assert profile.uploaded_cases(task) == set(NAMES)
+    (cohort_id,) = profile.cohorts()
+    cohort.withdraw(profile, profile.client(), cohort_id, NAMES[0])
+    assert profile.client().cohort(cohort_id)["cases"] == len(NAMES) - 1
+
+
 def test_the_server_gets_the_codec_s_latents_under_the_inner_key(a_site, codec, cases):
     path, summary = export(a_site, codec, cases)
     assert (summary.cases, summary.slices) == (3, 15)
@@ -140,7 +170,7 @@ def test_an_upload_that_was_cut_off_goes_on_where_it_was(a_site, codec, cases):
             run(cohort.upload_cohort(path, a_site.profile, a_site.part, behind, in_flight=1))
     (cohort_id,) = a_site.profile.cohorts()
     assert client.cohort(cohort_id)["frames"] == [0, 1]
-    assert a_site.profile.uploaded_cases(TASK.name) == frozenset()
+    assert a_site.profile.uploaded_cases(TASK.name) == set(NAMES)  # whether the server has all may not be known
     summary = run(cohort.upload_cohort(path, a_site.profile, a_site.part, client))
     assert (summary.bytes_sent, summary.bytes_again) == (sum(frames[2:]), 0)
     assert (summary.cases, summary.slices) == (3, 15)

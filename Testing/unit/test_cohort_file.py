@@ -67,6 +67,12 @@ def a_damaged_cohort(a_cohort, tmp_path):
     return damaged
 
 
+def test_a_folder_of_the_files_name_is_found_out_before_anything_is_encoded(tmp_path):
+    with pytest.raises(WriteError, match="folder"), open_writer(tmp_path):
+        pytest.fail("nothing should be encoded")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_server_opens_what_the_site_wrote(a_cohort):
     path, bundles = a_cohort
     reader = CohortReader(path)

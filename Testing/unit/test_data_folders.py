@@ -55,9 +55,17 @@ def test_a_table_from_a_spreadsheet_is_read(a_folder):
     assert find_cases(a_folder)[0].fold == "val"
 
 
+def test_blanks_and_capitals_do_not_have_a_fold_ignored(a_folder):
+    (a_folder / "split.csv").write_text("ID, Fold ,age\na , test, 61\nb.c,train,50\n")
+    first, second, third = find_cases(a_folder)
+    assert [case.fold for case in (first, second, third)] == ["test", "train", None]
+    assert first.attributes == {"age": "61"}
+
+
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
+        (b"id,fold\na.nii.gz,train\nd.mha,test\n", "names none of its images"),
         (b"name,fold\na,train\n", "no column 'id'"),
         (b"", "no column 'id'"),
         (b"id,fold\na,training\n", "'fold' is train, val or test"),

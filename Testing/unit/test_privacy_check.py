@@ -95,7 +95,16 @@ def test_without_a_codec_there_is_no_check(tmp_path, a_part):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"format": "ppcmi-privacy-check/4"}', b'{"format": "other"}', b"\xff", b"{" * 5000]
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"format": "ppcmi-privacy-check/4", "profiles": [7]}',
+        b'{"format": "ppcmi-privacy-check/4"}',
+        b'{"format": "other"}',
+        b"\xff",
+        b"{" * 5000,
+    ],
 )
 def test_a_damaged_file_is_said_in_one_sentence(tmp_path, a_part, content):
     write_check(tmp_path, "tiny", a_check(a_part))

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ def test_site_and_server_agree_on_a_link_key_that_never_crosses_the_wire(a_site,
     at_the_server = sealing.agree(a_relay.private_key, a_relay.public_keys["Hospital A"], context=context)
     assert a_site.link_key() == at_the_server
     assert len(at_the_server) == 32
+
+
+def test_exports_and_uploads_at_the_same_time_lose_nothing_of_each_other(a_site):
+    def work(task):
+        mine = SiteProfile.open(a_site.folder)
+        for number in range(20):
+            mine.pseudonyms(task, [f"case {number}"])
+            mine.record_cohort(f"{task} {number}", {"task": task})
+
+    tasks = ("liver", "kidney")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(work, tasks))
+    assert all(a_site.pseudonym_of(task, f"case {number}") for task in tasks for number in range(20))
+    assert len(a_site.cohorts()) == 40
 
 
 def test_only_the_owner_can_enter_the_folder_and_read_the_keys(a_site, a_task):

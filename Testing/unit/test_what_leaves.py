@@ -193,6 +193,24 @@ def test_without_a_log_there_is_no_consent(tmp_path):
         ConsentLog(tmp_path / "absent").record("export", a_leaving(), Answer.YES)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="the disk is made full by a POSIX limit")
+def test_a_full_disk_that_takes_half_an_entry_is_no_consent(tmp_path):
+    import resource
+
+    log = ConsentLog(tmp_path)
+    log.record("export", a_leaving(), Answer.YES)
+    (path,) = tmp_path.iterdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, before[1]))
+    try:
+        with pytest.raises(WriteError, match="nothing is sent"):
+            log.record("export", a_leaving(), Answer.YES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log.record("export", a_leaving(), Answer.NO)
+    assert [entry.answer for entry in log.entries()] == ["yes", "no"]
+
+
 def test_what_is_logged_names_no_case():
     assert set(a_leaving().document()) == {
         "profile", "mode", "scope", "quantization", "streams", "cases", "slices", "times", "numbers_a_slice", "bytes"

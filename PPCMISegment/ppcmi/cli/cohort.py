@@ -99,6 +99,7 @@ def _export(command: Command) -> int:
     labelled = _labelled(command)
     console.progress("fetching the codec if there is a newer one")
     codec = ensure_codec(site.client(), part).to(command.device())
+    check = read_check(site.folder, part)
     profile = Profile(options.profile) if options.profile else cohort_export.usual_profile(part.membership, codec)
     quantization = Quantization(options.quantization)
     protection = protection_of(site, part, codec.fingerprint, profile, quantization=quantization)
@@ -129,7 +130,6 @@ def _export(command: Command) -> int:
     )
     sending = Sending.of(part, profile, quantization, settings.slices_per_bundle)
     leaving = export_of_slices(slices, part.task, sending, variants)
-    check = read_check(site.folder, part)
     ConsentLog(site.folder).record("export", leaving, Answer.COMMAND, check)
     for sentence in (what_stays(leaving), *who_could_learn_what(leaving), checked_in_words(check, profile)):
         console.remark(sentence)

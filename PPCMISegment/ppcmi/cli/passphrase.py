@@ -12,6 +12,8 @@ from ppcmi.errors import UsageError
 
 STANDARD_INPUT = "-"
 LONGEST_LINE = 1 << 13
+BYTE_ORDER_MARK = "\ufeff"
+"""Some editors write it at the beginning of a file; nobody could type it."""
 
 
 def add_passphrase(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +72,7 @@ def secret_in(file: str, what: str) -> str:
                 line = stream.readline(LONGEST_LINE)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The file with {what} cannot be read; check its name.") from error
-    return line.rstrip("\r\n")
+    return line.removeprefix(BYTE_ORDER_MARK).rstrip("\r\n")
 
 
 def _ask(prompt: str) -> str:
