@@ -6,10 +6,11 @@ where it was: the server says which frames it has, and which chunks of others (:
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ppcmi.client import ServerClient
 from ppcmi.cohort_file import CohortReader
@@ -93,6 +94,35 @@ def upload_cohort(
     kept = {"cases": int(counted.get("cases", 0)), "slices": int(counted.get("slices", 0))}
     site.record_cohort(cohort_id, {**facts, **kept, "state": "whole"})
     return UploadSummary(cohort_id, kept["cases"], kept["slices"], sender.bytes_sent, sender.bytes_again)
+
+
+@dataclass(frozen=True)
+class CohortBeside:
+    """Another cohort of the same task that this site has at the server.
+
+    :param profile: that it was exported in, ``own_profile`` that of the one it is beside.
+    :param cases_again: cases that are in both.
+    """
+
+    cohort_id: str
+    profile: str
+    own_profile: str
+    cases_again: int
+
+
+def beside(site: SiteProfile, cohort_id: str) -> list[CohortBeside]:
+    """The site's other cohorts of the same task that it has not withdrawn, by its own records."""
+    cohorts = site.cohorts()
+    own = cohorts[cohort_id]
+
+    def cases(facts: Mapping[str, Any]) -> set[str]:
+        return set(facts.get("pseudonyms", [])) - set(facts.get("taken_back", []))
+
+    return [
+        CohortBeside(other, str(facts.get("profile")), str(own.get("profile")), len(cases(facts) & cases(own)))
+        for other, facts in cohorts.items()
+        if other != cohort_id and facts.get("task") == own.get("task") and facts.get("state") != "withdrawn"
+    ]
 
 
 def withdraw(site: SiteProfile, client: ServerClient, cohort_id: str, case: str | None = None) -> None:

@@ -26,7 +26,7 @@ from ppcmi.bundle_header import BundleHeader, read_header
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.device_memory import Portions
-from ppcmi.errors import BundleError, CancelledError
+from ppcmi.errors import BundleError, CancelledError, SiteError
 from ppcmi.in_flight import BUNDLES_IN_FLIGHT, LARGEST_BUNDLE, InFlight, slices_a_bundle
 from ppcmi.latents import Latents, concatenate, joined
 from ppcmi.methods.method import CaseAtWork
@@ -84,9 +84,18 @@ class PrivateLink:
         :raises ReadError: if a voxel is not a finite number.
         """
         if self.unmixing is None:
-            return SliceCase(volume, self.task, self.encode, self.decode, with_probabilities=with_probabilities)
+            return self.open_slices(volume, with_probabilities=with_probabilities)
         generator = torch.Generator().manual_seed(secrets.randbits(63))
         return PatchCase(volume, self.task, self.unmixing, generator, with_probabilities=with_probabilities)
+
+    def open_slices(self, volume: Volume, *, with_probabilities: bool) -> SliceCase:
+        """As :meth:`open_case`, where slices are worked on."""
+        return SliceCase(volume, self.task, self.encode, self.decode, with_probabilities=with_probabilities)
+
+    @property
+    def asks_server(self) -> bool:
+        """Whether the server's answer counts: where the site gives it a share of 0, nothing is sent."""
+        return self.decoder is None or self.decoder.weight(self.profile) > 0
 
     @property
     def profile(self) -> Profile:
@@ -103,9 +112,20 @@ class PrivateLink:
         """Probabilities ``(n, K, h, w)`` from the server's mask latents and the site's own image."""
         images = torch.from_numpy(slices)
         decode = self.codec.decode_masks if self.decoder is None else self.decoder.decode
-        parts = self.portions.run(
-            len(images), lambda where: decode(latents.select(where), images[where], self.profile).cpu()
-        )
+        return self._computed(lambda where: decode(latents.select(where), images[where], self.profile), len(images))
+
+    def predict_alone(self, slices: Slices) -> NDArray[np.float32]:
+        """Probabilities ``(n, K, h, w)`` from the site's own network.
+
+        :raises SiteError: if it has none.
+        """
+        if self.decoder is None:
+            raise SiteError("This site has no network of its own; the server has to be asked.")
+        images, alone = torch.from_numpy(slices), self.decoder.alone
+        return self._computed(lambda where: alone(images[where]), len(images))
+
+    def _computed(self, compute: Callable[[slice], torch.Tensor], count: int) -> NDArray[np.float32]:
+        parts = self.portions.run(count, lambda where: compute(where).cpu())
         return np.asarray(joined(parts).numpy(), dtype=np.float32)
 
 
@@ -153,6 +173,8 @@ def segment(
 ) -> Generator[Progress, None, Segmentation]:
     """Segment ``volume``; the generator's return value is the :class:`Segmentation`.
 
+    Where the server's answer would not count, it is not asked (:attr:`PrivateLink.asks_server`).
+
     :param cancelled: asked between batches; closing the generator does the same without an error.
     :param worker: computes in its own thread, so that the caller's never waits long; without one the caller's does.
     :raises CancelledError: if ``cancelled()``; requests under way are given up, and the server sees it.
@@ -162,11 +184,18 @@ def segment(
         steps = segment(volume, link)
         for progress in steps: ...        # a for loop drops the return value; see run()
     """
-    work = _Work(worker)
-    open_case = partial(link.open_case, volume, with_probabilities=with_probabilities)
-    case = yield from work.do("slice", open_case, Progress("slice", 0, 0))
-    yield Progress("slice", 0, len(case), seconds=work.seconds)
-    last = yield from _exchange(len(case), case.protect, case.recover, link, work, cancelled)
+    work, begun = _Work(worker), Progress("slice", 0, 0)
+    case: CaseAtWork
+    if link.asks_server:
+        open_case = partial(link.open_case, volume, with_probabilities=with_probabilities)
+        case = yield from work.do("slice", open_case, begun)
+        yield Progress("slice", 0, len(case), seconds=work.seconds)
+        last = yield from _exchange(len(case), case.protect, case.recover, link, work, cancelled)
+    else:
+        open_slices = partial(link.open_slices, volume, with_probabilities=with_probabilities)
+        case = slices = yield from work.do("slice", open_slices, begun)
+        yield Progress("slice", 0, len(case), seconds=work.seconds)
+        last = yield from _decide(slices, link, work, cancelled)
     last = replace(last, stage="restore")
     labels, restored = yield from work.do("restore", case.finish, last)
     last = replace(last, seconds=work.seconds)
@@ -202,7 +231,7 @@ def provenance_of(link: PrivateLink) -> dict[str, str]:
     """What a result may say about how it came to be."""
     return {
         "task": link.task.identity,
-        "model": str(link.model),
+        "model": str(link.model) if link.asks_server else "none, the site's own network",
         "codec": link.protection.codec,
         "profile": str(link.profile),
         "quantization": str(link.protection.quantization),
@@ -226,7 +255,7 @@ def _exchange(
     with InFlight[_Request, bytes](link.in_flight, link.mapper.abort) as calls:
         while waiting or len(calls):
             if cancelled():
-                raise CancelledError("Cancelled; nothing was written.")
+                raise _cancelled()
             if waiting and not calls.full:
                 where = waiting.pop(0)
                 last = replace(last, stage="encode")
@@ -246,6 +275,25 @@ def _exchange(
                 last = replace(last, done=last.done + request.where.stop - request.where.start)
                 yield replace(last, seconds=work.seconds)
     return last
+
+
+def _decide(
+    case: SliceCase, link: PrivateLink, work: _Work, cancelled: Callable[[], bool]
+) -> Generator[Progress, None, Progress]:
+    """The site's own network on all slices; returns the last event."""
+    last = Progress("decode", 0, len(case))
+    for start in range(0, len(case), link.slices_per_bundle):
+        if cancelled():
+            raise _cancelled()
+        where = slice(start, min(start + link.slices_per_bundle, len(case)))
+        yield from work.do("decode", partial(case.decide, link.predict_alone, where), last)
+        last = replace(last, done=where.stop, seconds=work.seconds)
+        yield last
+    return last
+
+
+def _cancelled() -> CancelledError:
+    return CancelledError("Cancelled; nothing was written.")
 
 
 def _request(link: PrivateLink, latents: Latents, where: slice, case: str) -> _Request:

@@ -85,6 +85,7 @@ class CheckedProfile:
     :param image_again: share of tries in which the server's first guess finds, among all cases of the site, the one
         whose images come again, a little changed; None where that was not tried, or by an earlier version.
     :param patient_again: the same for another case of a patient.
+    :param image_again_guess, patient_again_guess: the shares that guessing finds; None by an earlier version.
     """
 
     profile: str
@@ -101,6 +102,22 @@ class CheckedProfile:
     bytes_a_slice: int
     image_again: float | None = None
     patient_again: float | None = None
+    image_again_guess: float | None = None
+    patient_again_guess: float | None = None
+
+    @property
+    def recognized(self) -> str:
+        """What the server's first guess found, and what a guess at random finds; empty where nothing was tried."""
+        tried = (
+            ("images that were sent again", self.image_again, self.image_again_guess),
+            ("another case of a patient", self.patient_again, self.patient_again_guess),
+        )
+        return " and ".join(
+            f"{what} in {_number(share)} of the tries"
+            + ("" if guess is None else f" (drawing lots finds it in {_number(guess)})")
+            for what, share, guess in tried
+            if share is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -223,6 +240,7 @@ def two_sentences(found: CheckedProfile, attacks: str, attacked: int) -> tuple[s
         else f"; segmentation with it, by a stand-in for the server's network, reaches a Dice of {_number(found.dice)} "
         "on the same cases"
     )
+    recognized = f" (here the server's first guess found {found.recognized})" if found.recognized else ""
     quick, more = (
         ("quick ", "; the quick attacks train no decoder for what leaves, and a full check usually finds more")
         if is_quick(attacks)
@@ -235,15 +253,9 @@ def two_sentences(found: CheckedProfile, attacks: str, attacked: int) -> tuple[s
         f"and the best that knew no slice of this site {_number(found.unaided_ssim)}, where drawing the mean slice, "
         f"having seen nothing, gives {_number(found.chance_ssim)} and the slice itself 1{dice}{more}.",
         "What leaves stays personal data about health, at the server and for every member who helps it, and can be "
-        f"recognized when it comes again{_recognized_in_words(found)}, however unlike the pictures are: it needs the "
+        f"recognized when it comes again{recognized}, however unlike the pictures are: it needs the "
         "legal basis, the contracts and the access rules that images need, and nobody here calls it anonymous.",
     )
-
-
-def _recognized_in_words(found: CheckedProfile) -> str:
-    tried = {"images that were sent again": found.image_again, "another case of a patient": found.patient_again}
-    shares = [f"{what} in {_number(share)} of the tries" for what, share in tried.items() if share is not None]
-    return f" (here the server's first guess found {' and '.join(shares)})" if shares else ""
 
 
 def notices(attacks: str, attacked: int, broken: Sequence[BrokenControl], could_not_see: bool | None) -> list[Notice]:
@@ -343,7 +355,7 @@ def _known(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
-    none = ("image_again", "patient_again")
+    none = ("image_again", "patient_again", "image_again_guess", "patient_again_guess")
     return {name: math.nan if value is None and name not in none else value for name, value in row.items()}
 
 

@@ -96,6 +96,20 @@ def test_cases_of_an_upload_that_was_given_up_do_not_count_as_uploaded(a_site, c
     assert a_site.profile.uploaded_cases(TASK.name) == frozenset()
 
 
+def test_the_same_cases_in_another_cohort_are_counted_until_one_is_withdrawn(a_site, codec, cases):
+    profile, client = a_site.profile, a_site.profile.client()
+    first, second = (
+        run(cohort.upload_cohort(export(a_site, codec, cases, name)[0], profile, a_site.part, client)).cohort_id
+        for name in ("a.ppcmi", "b.ppcmi")
+    )
+    (other,) = cohort.beside(profile, second)
+    assert (other.cohort_id, other.cases_again, other.profile) == (first, len(NAMES), other.own_profile)
+    cohort.withdraw(profile, client, first, NAMES[0])
+    assert cohort.beside(profile, second)[0].cases_again == len(NAMES) - 1
+    cohort.withdraw(profile, client, first)
+    assert cohort.beside(profile, second) == []
+
+
 class LosesTheAnswerToTheCommit(ServerClient):
     """The server commits; the line is cut before it says so."""
 

@@ -44,22 +44,26 @@ def check_of(
 def checked_profile(row: ProfileRow, report: AuditReport) -> CheckedProfile:
     """A profile's row as it is kept: some of its columns, and how often the server recognizes what comes again."""
     kept = {field.name: getattr(row, field.name) for field in fields(CheckedProfile) if hasattr(row, field.name)}
+    image, image_guess = _first_guess(row, report, RESENT)
+    patient, patient_guess = _first_guess(row, report, REPEATS)
     return CheckedProfile(
-        **kept, image_again=_first_guess(row, report, RESENT), patient_again=_first_guess(row, report, REPEATS)
-    )
+        **kept,
+        image_again=image, image_again_guess=image_guess, patient_again=patient, patient_again_guess=patient_guess,
+    )  # fmt: skip
 
 
-def _first_guess(row: ProfileRow, report: AuditReport, kind: str) -> float | None:
-    """The best of the server's ways to link cases (A9); None if none was tried or could be measured."""
+def _first_guess(row: ProfileRow, report: AuditReport, kind: str) -> tuple[float, float] | tuple[None, None]:
+    """What the best of the server's ways to link cases (A9) finds, and a guess; None if none could be measured."""
     tried = [
-        found.value
+        found
         for found in report.findings
         if (found.attack, found.measure) == (LINKAGE, TOP_1)
         and found.title.startswith(kind)
         and found.setting in server_settings(Profile(row.profile))
         and not math.isnan(found.value)
     ]
-    return max(tried, default=None)
+    best = max(tried, key=lambda found: found.value, default=None)
+    return (None, None) if best is None else (best.value, best.chance)
 
 
 def broken_controls(report: AuditReport) -> tuple[BrokenControl, ...]:

@@ -18,6 +18,7 @@ from ppcmi.audit.sentences import sentences_of_profiles
 from ppcmi.audit.wording import METHOD, YES
 from ppcmi.privacy_check import (
     DICE_IN_WORDS,
+    Notice,
     is_quick,
     notices,
     unseen_in_words,
@@ -191,8 +192,12 @@ def _attacked(report: AuditReport) -> int:
     return int(report.config.get("attacked", 0))
 
 
+def _notices(report: AuditReport) -> list[Notice]:
+    return notices(_attacks(report), _attacked(report), broken_controls(report), could_not_see(report))
+
+
 def _warning(report: AuditReport) -> str:
-    found = notices(_attacks(report), _attacked(report), broken_controls(report), could_not_see(report))
+    found = _notices(report)
     return "".join(
         _NOTICE.format(title=escape(notice.title), text=escape(notice.text), **_WARNS[notice.warns]) for notice in found
     )
@@ -213,7 +218,7 @@ def _trade_off(report: AuditReport) -> str:
 
 def _sentences(report: AuditReport) -> str:
     found = [checked_profile(row, report) for row in report.profiles]
-    of_each, of_all = sentences_of_profiles(found, _attacks(report), _attacked(report))
+    of_each, of_all = sentences_of_profiles(found, _attacks(report), _attacked(report), _notices(report))
     each = [f"<p><b>{escape(profile).capitalize()}.</b> {escape(text)}</p>" for profile, text in of_each.items()]
     return "".join([*each, *(f"<p>{escape(text)}</p>" for text in of_all)])
 

@@ -8,26 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ppcmi.privacy_check import CheckedProfile, two_sentences
+from ppcmi.privacy_check import CheckedProfile, Notice, two_sentences
 
 
 def sentences_of_profiles(
-    profiles: Sequence[CheckedProfile], attacks: str, attacked: int
+    profiles: Sequence[CheckedProfile], attacks: str, attacked: int, warnings: Sequence[Notice] = ()
 ) -> tuple[dict[str, str], list[str]]:
     """By the profile's name what was found of it; and what holds of every profile.
 
     :param attacks, attacked: see :class:`ppcmi.privacy_check.PrivacyCheck`.
+    :param warnings: of the check; their titles stand before each paragraph, which may be copied without the page.
     """
+    warned = " ".join(notice.title for notice in warnings if notice.warns)
     of_each, of_all = {}, []
     for found in profiles:
         first, _ = two_sentences(found, attacks, attacked)
-        of_each[found.profile] = f"{first} {_recognized(found)}".rstrip()
+        recognized = f"In profile {found.profile} the server's first guess found {found.recognized}."
+        of_each[found.profile] = " ".join(filter(None, [warned, first, found.recognized and recognized]))
         _, second = two_sentences(replace(found, image_again=None, patient_again=None), attacks, attacked)
         of_all.append(second)
     return of_each, list(dict.fromkeys(of_all))
-
-
-def _recognized(found: CheckedProfile) -> str:
-    tried = {"images that were sent again": found.image_again, "another case of a patient": found.patient_again}
-    shares = [f"{what} in {share:.2f} of the tries" for what, share in tried.items() if share is not None]
-    return f"In profile {found.profile} the server's first guess found {' and '.join(shares)}." if shares else ""

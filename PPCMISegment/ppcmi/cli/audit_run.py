@@ -16,7 +16,7 @@ from ppcmi.audit.document import AuditReport, PictureRow
 from ppcmi.audit.kept_settings import KeptSettings, identity_of
 from ppcmi.audit.report_page import page
 from ppcmi.audit.sentences import sentences_of_profiles
-from ppcmi.audit.subjects import Subjects, patients_of, read_subjects
+from ppcmi.audit.subjects import Subjects, read_subjects
 from ppcmi.audit.suite import AuditConfig, AuditEvent, audit, full_config
 from ppcmi.cli.audit import CHECKED, JSON, PAGE
 from ppcmi.cli.audit_progress import CheckProgress
@@ -24,7 +24,7 @@ from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command, chosen_cases
 from ppcmi.codec.codec import Codec
 from ppcmi.consortium import ensure_codec
-from ppcmi.errors import AuditError, UsageError, WriteError
+from ppcmi.errors import AuditError, SiteError, UsageError, WriteError
 from ppcmi.files import cause_of, write_atomically
 from ppcmi.png import encode_png
 from ppcmi.privacy_check import (
@@ -32,10 +32,12 @@ from ppcmi.privacy_check import (
     PrivacyCheck,
     is_quick,
     notices,
+    read_check,
     unseen_in_words,
     write_check,
 )
 from ppcmi.scales import Profile
+from ppcmi.site import SiteProfile
 from ppcmi.task_profile import TaskProfile
 from ppcmi.wording import counted
 
@@ -50,7 +52,7 @@ def run_audit(command: Command, part: TaskProfile) -> int:
     folder = _private_folder(options.output)
     codec = ensure_codec(site.client(), part).to(command.device())
     config = _config(options, _profiles(options, codec), part)
-    subjects, cases, patients = _subjects(command, part)
+    subjects = _subjects(command, part)
     # A consortium's codec is its founder's: nobody else's cases were in its training.
     unseen = subjects.held_out or (part.membership.scope == "consortium" and not part.membership.founder)
     config = replace(config, unseen=unseen)
@@ -61,16 +63,18 @@ def run_audit(command: Command, part: TaskProfile) -> int:
         "title": part.task.title,
         "task": part.task.identity,
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="minutes"),
-        "cases": cases,
-        "patients": patients,
+        "cases": subjects.cases,
+        "patients": subjects.patients,
         "device": str(codec.device),
     }
     attacks = options.attacks if options.effort == 1 else f"{options.attacks}, shortened"
     report = replace(report, config={**report.config, **about, "attacks": attacks})
-    check = check_of(report, part, attacks, cases, patients, options.seed)
+    check = check_of(report, part, attacks, subjects.cases, subjects.patients, options.seed)
     write_atomically(folder / JSON, report.to_json().encode(), mode=0o600)
     write_atomically(folder / PAGE, page(report).encode(), mode=0o600)
-    write_check(site.folder, part.task.name, check)
+    keeps_earlier = not check.controls_hold and _earlier_holds(site, part)
+    if not keeps_earlier:
+        write_check(site.folder, part.task.name, check)
     kept.clear()
     if options.picture_events:
         for row in report.pictures:
@@ -79,6 +83,8 @@ def run_audit(command: Command, part: TaskProfile) -> int:
     console.remark(
         f"Nothing was sent. {PAGE} shows slices of patients, so it stays here; {JSON} has the numbers alone."
     )
+    if keeps_earlier:
+        console.remark("The earlier check, whose controls held, stays the one that questions before an export quote.")
     if report.broken_controls("A10"):
         names = "; ".join(report.broken_controls("A10"))
         console.remark(f"A control of A10 did not hold, so its numbers say nothing about membership: {names}.")
@@ -86,6 +92,15 @@ def run_audit(command: Command, part: TaskProfile) -> int:
     if broken:
         raise AuditError(f"A control did not hold, so the numbers say nothing about privacy: {'; '.join(broken)}.")
     return 0
+
+
+def _earlier_holds(site: SiteProfile, part: TaskProfile) -> bool:
+    """Whether there is a check of the task, with its present codec, whose controls held."""
+    try:
+        earlier = read_check(site.folder, part)
+    except SiteError:
+        return False  # it is damaged: any other takes its place
+    return earlier is not None and earlier.controls_hold
 
 
 def _private_folder(folder: Path) -> Path:
@@ -125,8 +140,8 @@ def _config(options: argparse.Namespace, profiles: tuple[Profile, ...], part: Ta
     return replace(config, lengths=shortened, surrogate=config.surrogate.scaled(effort), mapping=mapping)
 
 
-def _subjects(command: Command, part: TaskProfile) -> tuple[Subjects, int, int]:
-    """The chosen labelled cases, and how many cases and patients they are."""
+def _subjects(command: Command, part: TaskProfile) -> Subjects:
+    """The chosen labelled cases that can be used."""
     options, console = command.options, command.console
     labelled = [case for case in chosen_cases(options) if case.label is not None]
     if not labelled:
@@ -135,8 +150,10 @@ def _subjects(command: Command, part: TaskProfile) -> tuple[Subjects, int, int]:
     def show(done: int) -> None:
         console.progress(f"read {done}/{len(labelled)} cases", last=done == len(labelled))
 
-    subjects = read_subjects(labelled, part.task, options.patients, options.seed, show)
-    return subjects, len(labelled), len(set(patients_of(labelled, options.patients)))
+    def tell(text: str) -> None:
+        console.remark(f"ppcmi: {text}")
+
+    return read_subjects(labelled, part.task, options.patients, options.seed, show, left_out=tell)
 
 
 def _run(events: Iterator[AuditEvent], progress: CheckProgress) -> AuditReport:
@@ -170,7 +187,7 @@ def _show(check: PrivacyCheck, console: Console) -> None:
     best = "best quick attack" if is_quick(check.attacks) else "best attack"
     header = ["profile", "numbers a slice", "Dice of a stand-in", best, "95 %", "no known slice", "guess"]
     console.table(header, rows)
-    of_each, of_all = sentences_of_profiles(check.profiles, check.attacks, check.attacked)
+    of_each, of_all = sentences_of_profiles(check.profiles, check.attacks, check.attacked, check.notices)
     # Controls that did not hold come last, where they decide on the exit code.
     about = list(map(str, notices(check.attacks, check.attacked, (), check.could_not_see)))
     about += [DICE_IN_WORDS, unseen_in_words(check.unseen)]

@@ -131,10 +131,15 @@ def _export(command: Command) -> int:
     sending = Sending.of(part, profile, quantization, settings.slices_per_bundle)
     leaving = export_of_slices(slices, part.task, sending, variants)
     ConsentLog(site.folder).record("export", leaving, Answer.COMMAND, check)
-    for sentence in (what_stays(leaving), *who_could_learn_what(leaving), checked_in_words(check, profile)):
+    for sentence in (checked_in_words(check, profile), what_stays(leaving), *who_could_learn_what(leaving)):
         console.remark(sentence)
     if options.upload:
         _send(options.output, site, part, console)
+    elif check is None or not check.measured(profile):
+        console.remark(
+            f"Next: 'ppcmi audit --task {part.task.name} --cases FOLDER -o DIR', which sends nothing; then "
+            f"'ppcmi cohort upload {options.output}'."
+        )
     else:
         console.remark(f"Next: 'ppcmi cohort upload {options.output}'.")
     if summary.skipped:
@@ -173,6 +178,18 @@ def _send(file: Path, site: SiteProfile, part: TaskProfile, console: Console) ->
     console.result(
         f"The server has cohort {summary.cohort_id}: {counted(summary.cases, 'case')}, {summary.slices} slices."
     )
+    for other in cohort.beside(site, summary.cohort_id):
+        if other.cases_again:
+            console.remark(
+                f"{counted(other.cases_again, 'case')} of it {'is' if other.cases_again == 1 else 'are'} in cohort "
+                f"{other.cohort_id}, too, and a training of both learns from them twice; if this one takes its place: "
+                f"'ppcmi cohort withdraw {other.cohort_id}'."
+            )
+        if other.profile != other.own_profile:
+            console.remark(
+                f"Cohort {other.cohort_id} of this site is in profile {other.profile}, this one in "
+                f"{other.own_profile}: a training takes cohorts of one profile, the same at all sites."
+            )
     console.remark(f"Next: once the server has trained a model, 'ppcmi codec refine --task {part.task.name} ...'.")
 
 

@@ -118,12 +118,13 @@ def _next_of_a_member(part: TaskProfile, answer: Mapping[str, Any]) -> str:
         return f"Next: 'ppcmi codec train --task {name} --cases FOLDER'."
     if not isinstance(found, dict) or not found.get("codec"):
         return (
-            "The consortium has no codec yet; once its founder has trained one, 'ppcmi cohort export' with "
-            f"--task {name}."
+            "The consortium has no codec yet; once its founder has trained one, 'ppcmi audit', then "
+            f"'ppcmi cohort export', with --task {name}."
         )
     if not answer.get("active_model"):
-        return f"Next: 'ppcmi cohort export' with --task {name}; 'ppcmi segment' once a model is active."
-    return f"Next: 'ppcmi cohort export', or at once 'ppcmi segment', with --task {name}."
+        export = f"'ppcmi audit', then 'ppcmi cohort export', with --task {name}"
+        return f"Next: {export}; 'ppcmi segment' once a model is active."
+    return f"Next: 'ppcmi audit', then 'ppcmi cohort export', or at once 'ppcmi segment', with --task {name}."
 
 
 def _show(command: Command) -> int:

@@ -52,7 +52,13 @@ class SliceCase:
 
     def recover(self, answer: Latents, where: slice) -> None:
         """Labels of these slices from their mask latents."""
-        probabilities = self._decode(answer, self._under_way.pop(where.start))
+        self._take(self._decode(answer, self._under_way.pop(where.start)), where)
+
+    def decide(self, predict: Callable[[Slices], NDArray[np.float32]], where: slice) -> None:
+        """Labels of these slices without an answer, from the probabilities that ``predict`` gives them."""
+        self._take(predict(self._slices[where]), where)
+
+    def _take(self, probabilities: NDArray[np.float32], where: slice) -> None:
         self._stack[where] = labels_in_plane(probabilities, self._slices.grid)
         if self._decoded is not None:
             self._decoded[where.start] = probabilities

@@ -46,9 +46,10 @@ def _backup(command: Command) -> int:
     options, console = command.options, command.console
     if options.action == "check":
         manifest = check_archive(options.file)
+        keys = "with" if manifest["keys"] else "without"
         console.result(
-            f"The backup is whole: made {manifest['made']}, {manifest['blobs']} blobs, {manifest['rows']} rows, "
-            f"{'with' if manifest['keys'] else 'without'} keys, of the server with fingerprint {manifest['server']}."
+            f"The backup is whole: made {manifest['made']}, {counted(manifest['blobs'], 'blob')}, "
+            f"{counted(manifest['rows'], 'row')}, {keys} keys, of the server with fingerprint {manifest['server']}."
         )
         if manifest.get("lost"):
             console.remark(f"{counted(manifest['lost'], 'blob')} had been lost before it was made.")
@@ -83,5 +84,9 @@ def _restore(command: Command) -> int:
     console.result(f"Restored {counted(facts.blobs, 'blob')} and {counted(facts.rows, 'row')}.")
     if not facts.keys:
         console.remark("Now put private.key and storage.key into the folder, mode 0600.")
-    console.remark("Next: 'ppcmi-server config check' and 'ppcmi-server doctor', then 'ppcmi-server serve'.")
+    where = f"--dir {options.folder}"
+    console.remark(
+        f"Next: 'ppcmi-server config check {where}' and 'ppcmi-server doctor {where}', then 'ppcmi-server serve "
+        f"{options.folder}'."
+    )
     return 0
