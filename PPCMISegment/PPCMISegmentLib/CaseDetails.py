@@ -110,7 +110,7 @@ class CaseDetails:
         pair = self._pair
         if pair is None or pair.matching is None:
             return
-        pair.matching = pair.matching.choose(value, pair.segments[index - 1].id if index > 0 else None)
+        pair.chooseSegment(value, pair.segments[index - 1].id if index > 0 else None)
         self.show(pair)  # the segment may have been another label's
         self._onChanged(pair)
 

@@ -27,6 +27,7 @@ class CasePair:
     :ivar matching: which segment is which label; None where the file's values are the task's.
     :ivar outcome: of the check, None until there was one.
     :ivar note: what became of the case, in place of the check's result.
+    :ivar version: another number whenever there is something else to check.
     """
 
     def __init__(self, *, checked: bool) -> None:
@@ -36,7 +37,9 @@ class CasePair:
         self.priority: tuple[int, ...] = ()
         self.outcome: CheckedCase | None = None
         self.note = ""
+        self.version = 0
         self._chosen = False
+        self._chosenSegments: dict[int, str | None] = {}
 
     imageName = labelsName = ""
     imageId: str | None = None
@@ -72,8 +75,25 @@ class CasePair:
         if not self._chosen:
             self.checked = checked
 
+    def chooseSegment(self, value: int, segment: str | None) -> None:
+        """A user says which segment is the label with this value; None: there is none."""
+        if self.matching is not None:
+            self._chosenSegments.pop(value, None)  # the newest choice comes last, as it may take a segment from another
+            self._chosenSegments[value] = segment
+            self.matching = self.matching.choose(value, segment)
+
+    def forgetOutcome(self) -> None:
+        """There is something else to check than there was."""
+        self.outcome, self.note = None, ""
+        self.version += 1
+
     def refresh(self) -> None:
         """Forget the check's result if the pair is not what was checked."""
+
+    @property
+    def shown(self) -> tuple[object, ...]:
+        """Another one when a user has to see something else of it."""
+        return self, self.version, self.checked, self.imageName, self.labelsName
 
     def prepare(self, task: Task) -> Callable[[], None]:
         """What has to be found out in the background before the pair can be checked."""
@@ -145,10 +165,25 @@ class ScenePair(CasePair):
             self.volumeNode = volumeOf(self.segmentationNode)
         segments = tuple(SegmentationNodes.segmentFacts(self.segmentationNode))
         if self.matching is None or segments != self.segments:
-            self.segments, self.matching = segments, match_segments(segments, self._task)
+            self.segments = segments
+            self.matching = self._withChoices(match_segments(segments, self._task))
         stamp = (self.volumeNode, _changedAt(self.volumeNode), SegmentationNodes.changedAt(self.segmentationNode))
         if stamp != self._stamp:
-            self._stamp, self.outcome, self.note = stamp, None, ""
+            self._stamp = stamp
+            self.forgetOutcome()
+
+    @property
+    def shown(self) -> tuple[object, ...]:
+        """See the base class; the volumes are offered for choice."""
+        return *super().shown, tuple(self.volumes)
+
+    def _withChoices(self, matching: LabelMatching) -> LabelMatching:
+        """What a user chose before counts still, as far as its segments are there."""
+        present = {segment.id for segment in self.segments}
+        for value, segment in self._chosenSegments.items():
+            if segment is None or segment in present:
+                matching = matching.choose(value, segment)
+        return matching
 
     def lacking(self) -> str:
         """See the base class."""

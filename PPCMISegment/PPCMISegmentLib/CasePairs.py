@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 IMAGE_COLUMN, LABELS_COLUMN, STATUS_COLUMN = 0, 1, 2
 FOLLOW_MS = 100
+FOLLOWED_CLASSES = ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode")
 
 
 class CasePairs:
@@ -54,6 +55,7 @@ class CasePairs:
         self._known: dict[str, CasePair] = {}
         self._task: Task | None = None
         self._checking, self._listing = Steps(), Steps()
+        self._underCheck: tuple[CasePair, int] | None = None
         self._editable = True
         self.problem = ""
         table.horizontalHeader().setStretchLastSection(True)
@@ -62,8 +64,12 @@ class CasePairs:
         table.connect("itemSelectionChanged()", self._onSelectionChanged)
         scene = slicer.mrmlScene
         self._tags = [
-            scene.AddObserver(event, self._onSceneChanged)
-            for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndImportEvent, scene.EndCloseEvent)
+            scene.AddObserver(event, onEvent)
+            for events, onEvent in (
+                ((scene.NodeAddedEvent, scene.NodeRemovedEvent), self._onNodeCameOrWent),
+                ((scene.EndImportEvent, scene.EndCloseEvent), self._onSceneChanged),
+            )
+            for event in events
         ]
         self._nodeTags: dict[slicer.vtkMRMLSegmentationNode, int] = {}
         self._followsScene = False
@@ -78,6 +84,10 @@ class CasePairs:
         """The scene's segmentations, each with its volume; what a user chose before stays chosen."""
         self._listing.cancel()
         self._followsScene, self.problem = True, ""
+        self._takeScene(task)
+        self._rebuild()
+
+    def _takeScene(self, task: Task) -> None:
         nodes = SegmentationNodes.segmentationNodes()
         self._observe(nodes)
         # Not by node ID: in a scene that took another's place, other nodes have the same ones.
@@ -90,7 +100,6 @@ class CasePairs:
             pair.proposeChecked(first)
             if pair.checked:
                 seen.add(pair.imageId or "")
-        self._rebuild()
 
     def showFolder(self, folder: Path, task: Task) -> None:
         """The cases of a data folder; those that its ``split.csv`` holds out are not checked at first."""
@@ -165,7 +174,7 @@ class CasePairs:
 
     def changed(self, pair: CasePair) -> None:
         """Look at a pair again, as something about it was chosen differently."""
-        pair.outcome, pair.note = None, ""
+        pair.forgetOutcome()
         self._showRow(pair)
         self._check()
 
@@ -184,10 +193,7 @@ class CasePairs:
         self._editable = editable
         for row in range(len(self._pairs)):
             self._table.item(row, IMAGE_COLUMN).setFlags(self._flags())
-        if editable:
-            self._check()
-        else:
-            self._checking.cancel()
+        self._check()
 
     # ---- inside
 
@@ -242,18 +248,19 @@ class CasePairs:
         return flags | qt.Qt.ItemIsUserCheckable if self._editable else flags
 
     def _check(self) -> None:
-        """Look at the rows that were not looked at yet."""
-        self._checking.cancel()
-        if self._task is None or not self._editable or all(pair.outcome is not None for pair in self._pairs):
+        """Look at the rows that were not looked at yet; a look at a pair that is what it was goes on."""
+        if not self._editable or not self._checkHolds():
+            self._checking.cancel()
+            self._underCheck = None
+        if self._checking.running or self._task is None or not self._editable or self._nextToCheck() is None:
             return
         self._checking.start(
             self._checkAll(self._task), onEvent=self._onChecked, onDone=self._onAllChecked, onError=self._onFailed
         )
 
     def _checkAll(self, task: Task) -> Generator[CasePair | None, None, None]:
-        for pair in self._pairs:
-            if pair.outcome is not None:
-                continue
+        while (pair := self._nextToCheck()) is not None:
+            self._underCheck = pair, pair.version
             yield from inBackground(self._worker, pair.prepare(task))
             if pair.hasBoth:
                 checked = yield from checkSteps(pair.case(pair.imageName), task, self._worker)
@@ -261,6 +268,16 @@ class CasePairs:
                 checked = pair.incomplete()
             pair.outcome = CheckedCase(checked.findings, checked.geometry if checked.usable else None)
             yield pair
+
+    def _checkHolds(self) -> bool:
+        """Whether the pair that is being looked at is there still, and is what it was."""
+        if self._underCheck is None:
+            return False
+        pair, version = self._underCheck
+        return pair in self._pairs and pair.version == version
+
+    def _nextToCheck(self) -> CasePair | None:
+        return next((pair for pair in self._pairs if pair.outcome is None), None)
 
     def _onChecked(self, pair: CasePair | None) -> None:
         if pair is None:
@@ -290,6 +307,12 @@ class CasePairs:
             node.RemoveObserver(tag)
         self._nodeTags = {node: node.AddObserver(vtk.vtkCommand.AnyEvent, self._onSceneChanged) for node in nodes}
 
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeCameOrWent(self, caller: object, event: str, node: slicer.vtkMRMLNode) -> None:
+        # Also a check adds nodes and takes them away: what is made of a segment on the volume's grid.
+        if node.GetClassName() in FOLLOWED_CLASSES:
+            self._onSceneChanged(caller, event)
+
     def _onSceneChanged(self, _caller: object, _event: str) -> None:
         if self._followsScene:
             self._timer.start()
@@ -298,8 +321,16 @@ class CasePairs:
         """Show what the scene has now; while nobody sees the table only nodes that are gone count."""
         if not self._followsScene or self._task is None or not self._editable or slicer.mrmlScene.IsBatchProcessing():
             return
-        if self._table.visible or any(not slicer.mrmlScene.IsNodePresent(node) for node in self._nodeTags):
-            self.showScene(self._task)
+        if not self._table.visible and all(slicer.mrmlScene.IsNodePresent(node) for node in self._nodeTags):
+            return
+        before = self._shown()
+        self._takeScene(self._task)
+        if self._shown() != before:  # nodes tell of much that is of no interest, and a table that is rebuilt disturbs
+            self.problem = ""
+            self._rebuild()
+
+    def _shown(self) -> list[tuple[object, ...]]:
+        return [pair.shown for pair in self._pairs]
 
 
 def _stampOf(case: CaseFiles) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from slicer.i18n import tr as _
@@ -43,16 +44,22 @@ class CohortUpload:
         self._onStarted, self._onMessage, self._onFinished = onStarted, onMessage, onFinished
         self._consent = ConsentQuestion(site)
         self._waiting: Waiting | None = None
+        self._writing = ExitStack()
         ui.resumeButton.connect("clicked()", self.onResumeButton)
         ui.discardButton.connect("clicked()", self.onDiscardButton)
         ui.waitingRow.visible = False
 
+    def close(self) -> None:
+        """Let go of a path that was to be written."""
+        self._writing.close()
+
     def newPath(self) -> Path:
-        """Where a cohort that is to be sent may be written.
+        """Where a cohort that is to be sent may be written, until it is sent or :meth:`refresh` is called.
 
         :raises SiteError: if the site profile's folder cannot be written.
         """
-        return self._outgoing().new_path()
+        self._writing.close()
+        return self._writing.enter_context(self._outgoing().writing())
 
     def send(self, path: Path, leaving: Leaving) -> None:
         """Send a cohort that lies at a :meth:`newPath`; it stays there until the server has it whole.
@@ -63,12 +70,15 @@ class CohortUpload:
 
         waiting = Waiting(path, leaving)
         self._outgoing().keep(waiting)
+        self._writing.close()
         self._start(waiting)
 
     def refresh(self) -> None:
-        """Show what was not sent to its end, if there is something."""
+        """Show what was not sent to its end, if there is something; nothing is under way, so what is no use goes."""
         from ppcmi.wording import counted, megabytes
 
+        self._writing.close()
+        self._outgoing().clear_leftovers()
         found = self._outgoing().waiting() if self._site.isSetUp else []
         self._waiting = found[0] if found else None
         self._ui.waitingRow.visible = self._waiting is not None

@@ -157,9 +157,9 @@ class ExportLogic:
                     yield ExportEvent("added", index, slices=written.slices, bytesWritten=written.bytes_written)
             if not slices:
                 raise SiteError(_("None of the cases could be used, so nothing was exported."))
-            finish = stack.pop_all()
+            # Once it is begun in the thread there is nothing left to leave here; before that, no file stays.
             yield from mapped(
-                inBackground(self._worker, finish.close), lambda _none: ExportEvent("finishing", len(cases))
+                inBackground(self._worker, stack.close), lambda _none: ExportEvent("finishing", len(cases))
             )
         return ExportResult(path, export_of_slices(slices, task, sending, variants), skipped)
 

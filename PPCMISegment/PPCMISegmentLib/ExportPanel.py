@@ -79,6 +79,7 @@ class ExportPanel:
         self._run.cancel()
         self.privacy.close()
         self.pairs.close()
+        self._upload.close()
         self._logic.close()
         slicer.mrmlScene.RemoveObserver(self._tag)
 
@@ -217,6 +218,7 @@ class ExportPanel:
         if path is None:
             return
         if not self._consent.agreed("upload" if toServer else "export", leaving):
+            self._upload.close()
             self._showMessage(_("Nothing was written or sent."))
             return
         unusable = [pair for pair in self.pairs.checkedPairs() if pair not in pairs]

@@ -45,12 +45,14 @@ class PreviewPanel:
             self.ui.profileSelector.addItem(text, key)
         self.ui.previewButton.connect("clicked()", self.onPreviewButton)
         self.ui.fromViewButton.connect("clicked()", self.onFromViewButton)
-        self.ui.volumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onGridChanged)
+        self.ui.volumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onVolumeChanged)
         self.ui.taskSelector.connect("currentIndexChanged(int)", self.onGridChanged)
+        self._tag = slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose)
 
     def close(self) -> None:
-        """End what is under way."""
+        """End what is under way and let go of the scene."""
         self._steps.cancel()
+        slicer.mrmlScene.RemoveObserver(self._tag)
 
     def refresh(self) -> None:
         """List the site's tasks."""
@@ -67,6 +69,24 @@ class PreviewPanel:
         self.ui.taskSelector.currentIndex = max(0, self.ui.taskSelector.findData(chosen)) if self._tasks else -1
         self.onGridChanged()
 
+    def onVolumeChanged(self, _node: object = None) -> None:
+        """Pictures of one patient must not stand under another's name."""
+        self._forget()
+        self.onGridChanged()
+
+    def _onSceneStartClose(self, _caller: object, _event: str) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        """End what is under way, and show no picture."""
+        self._steps.cancel()
+        for label in (
+            self.ui.imagePicture, self.ui.imageCaption, self.ui.leavingPicture, self.ui.leavingCaption,
+            self.ui.serverPicture, self.ui.serverCaption, self.ui.meaningLabel,
+        ):  # fmt: skip
+            label.text = ""
+        self._finish("")
+
     def onGridChanged(self, _value: object = None) -> None:
         """Another volume or task has other slices."""
         grid = self._grid()
@@ -76,16 +96,21 @@ class PreviewPanel:
         self.ui.sliceSlider.value = 0 if grid is None else len(grid) // 2
 
     def onFromViewButton(self) -> None:
-        """The slice at the center of the slice view that shows the task's orientation."""
+        """The slice at the center of the slice view that shows the task's orientation.
+
+        Views show the world; slices are cut in the volume's own space, which transforms may have moved.
+        """
         from ppcmi.preview import nearest_slice
 
-        grid, task = self._grid(), self._task()
+        grid, task, node = self._grid(), self._task(), self.ui.volumeSelector.currentNode()
         layout = slicer.app.layoutManager()
-        if grid is None or task is None or layout is None:
+        if grid is None or task is None or node is None or layout is None:
             return
         view = layout.sliceWidget(VIEWS[task.slicing.axis]).mrmlSliceNode()
         toRas = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
-        self.ui.sliceSlider.value = nearest_slice(grid, tuple(toRas[:3, 3]))
+        center = [0.0, 0.0, 0.0]
+        node.TransformPointFromWorld(toRas[:3, 3], center)
+        self.ui.sliceSlider.value = nearest_slice(grid, tuple(center))
 
     def onPreviewButton(self) -> None:
         """Protect the slice and show the pictures."""

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from ppcmi.errors import PpcmiError
 from PPCMISegmentLib.CasePair import WRONG
 from PPCMISegmentLib.CasePairs import CasePairs
 from PPCMISegmentLib.Dependencies import Dependencies, DependencyError
@@ -55,9 +59,8 @@ class PrivacyCheckSection:
         self._site, self._worker, self._dependencies, self._pairs = site, worker, dependencies, pairs
         self._settings, self._run = Settings(), Steps()
         self._part: TaskProfile | None = None
-        self._page = b""
-        self._leftOut: list[str] = []
-        self._found: list[Mapping[str, Any]] = []
+        self._shown: TaskProfile | None = None
+        self._made: _Made | None = None
         self.widget = slicer.util.loadUI(resourcePath("UI/PrivacyCheckPanel.ui"))
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self._table = PrivacyCheckTable(self.ui, onUse)
@@ -80,20 +83,23 @@ class PrivacyCheckSection:
         self._run.cancel()
 
     def show(self, part: TaskProfile | None) -> None:
-        """Show a task's last check; one that is under way goes on, and is shown when it is done."""
+        """Show a task's last check; while one is under way its messages stay, and the task is shown afterwards."""
+        self._part = part
         if self._run.running:
             return
-        if part is None or self._part is None or part.task.identity != self._part.task.identity:
-            self._page, self._leftOut = b"", []
+        if not _isSameTask(part, self._shown):
             self.ui.messageLabel.text = ""
-        self._part = part
+        self._shown = part
         self._device.refresh()
         check = None
         try:
-            check = self._lastCheck()
+            check = self._lastCheck(part)
         except Exception as error:
             self.ui.messageLabel.text = escape(sentenceOf(error))
         self._table.show(check)
+        if self._made is not None and check is not None and self._made.check == check.name:
+            for event in self._made.pictures:
+                self._table.addPictures(event)
         self.ui.stateLabel.text = escape(_stateText(part, check))
         self.ui.noticesLabel.text = "".join(map(_noticeText, check.notices)) if check else ""
         self.ui.noticesLabel.visible = bool(self.ui.noticesLabel.text)
@@ -129,12 +135,12 @@ class PrivacyCheckSection:
         except Exception as error:
             self.ui.messageLabel.text = escape(sentenceOf(error))
             return
-        self._page, self._leftOut, self._found = b"", [], []
+        self._made = _Made(part)
         self.ui.messageLabel.text = ""
         self._run.start(
             privacyCheckSteps(self._words(part), cases, patients, part.task, self._worker),
-            onEvent=self._onEvent,
-            onDone=self._onDone,
+            onEvent=partial(self._onEvent, self._made),
+            onDone=partial(self._onDone, self._made),
             onError=lambda error: self._finish(sentenceOf(error)),
         )
         self._showRunning()
@@ -144,7 +150,7 @@ class PrivacyCheckSection:
         words = ["audit", "--task", part.task.name, "--site", site, "--device", self._device.chosen]
         return [*words, "--attacks", *attacks]
 
-    def _onEvent(self, event: Mapping[str, Any] | None) -> None:
+    def _onEvent(self, made: _Made, event: Mapping[str, Any] | None) -> None:
         if event is None:
             return
         kind = event["event"]
@@ -154,21 +160,23 @@ class PrivacyCheckSection:
         if kind in ("audit", "progress"):
             self.ui.messageLabel.text = escape(str(event["text"]))
         elif kind == LEFT_OUT:
-            self._leftOut.append(str(event["text"]))
+            made.leftOut.append(str(event["text"]))
         elif kind == "pictures":
-            self._found.append(event)
+            made.pictures.append(event)
 
-    def _onDone(self, result: CheckResult) -> None:
-        self._page = result.page
-        self._finish(" ".join([result.problem or _("Done; nothing was sent."), *self._leftOut]))
+    def _onDone(self, made: _Made, result: CheckResult) -> None:
+        made.page = result.page
+        with suppress(PpcmiError):  # where it cannot be read, showing it says so
+            check = self._lastCheck(made.part)
+            made.check = check.name if check is not None else ""
+        self._finish(" ".join([result.problem or _("Done; nothing was sent."), *made.leftOut]))
 
     def _finish(self, message: str) -> None:
-        page = self._page
+        """Show the task that was chosen last, which need not be the one that was checked."""
         self.show(self._part)
-        self._page = page
-        for event in self._found:
-            self._table.addPictures(event)
-        self._showRunning()
+        if self._made is not None and not _isSameTask(self._made.part, self._part):
+            task = self._made.part.task.title
+            message = _('Privacy check of "{task}": {message}').format(task=task, message=message)
         self.ui.messageLabel.text = escape(message)
 
     def onSaveReportButton(self) -> None:
@@ -181,7 +189,7 @@ class PrivacyCheckSection:
         try:
             from ppcmi.files import write_atomically
 
-            write_atomically(Path(name), self._page, mode=0o600)
+            write_atomically(Path(name), self._page(), mode=0o600)
         except Exception as error:
             self.ui.messageLabel.text = escape(sentenceOf(error))
         else:
@@ -189,12 +197,16 @@ class PrivacyCheckSection:
 
     # ---- inside
 
-    def _lastCheck(self) -> PrivacyCheck | None:
-        if self._part is None:
+    def _page(self) -> bytes:
+        """The report on the task that is shown; empty where none was made since the panel was opened."""
+        return self._made.page if self._made is not None and _isSameTask(self._made.part, self._shown) else b""
+
+    def _lastCheck(self, part: TaskProfile | None) -> PrivacyCheck | None:
+        if part is None:
             return None
         from ppcmi.privacy_check import read_check
 
-        return read_check(self._site.folder, self._part)
+        return read_check(self._site.folder, part)
 
     def _onAttacksChosen(self, _index: int) -> None:
         self._settings.keep(KEY, self.ui.attacksSelector.currentData)
@@ -215,7 +227,27 @@ class PrivacyCheckSection:
         self.ui.progressBar.visible = running
         if not running:
             self.ui.progressBar.maximum, self.ui.progressBar.value = 0, 0
-        self.ui.saveReportButton.visible = bool(self._page) and not running
+        self.ui.saveReportButton.visible = bool(self._page()) and not running
+
+
+@dataclass(eq=False)
+class _Made:
+    """What a check gave that is kept in memory only, as it shows patients: the page, and pictures for the table.
+
+    :param part: the task that was checked.
+    :param check: name of the check, once it is done.
+    :param leftOut: sentences about cases.
+    """
+
+    part: TaskProfile
+    check: str = ""
+    page: bytes = b""
+    pictures: list[Mapping[str, Any]] = field(default_factory=list)
+    leftOut: list[str] = field(default_factory=list)
+
+
+def _isSameTask(one: TaskProfile | None, other: TaskProfile | None) -> bool:
+    return one is not None and other is not None and one.task.identity == other.task.identity
 
 
 def _stateText(part: TaskProfile | None, check: PrivacyCheck | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -20,7 +21,19 @@ LEAST_IMAGES = 4
 """With fewer, there is nothing to spare."""
 
 SHARE = 0.2
-"""Of the images, how many are set apart."""
+"""Of all images, how many judge."""
+
+DIGEST_BYTES = 8
+
+
+def judges(mark: str) -> bool:
+    """Whether an image is one of those that judge.
+
+    Its mark alone decides, so that no other image that is checked or loaded later moves one that was learned from to
+    those that judge.
+    """
+    digest = hashlib.sha256(mark.encode()).digest()[:DIGEST_BYTES]
+    return int.from_bytes(digest, "big") < SHARE * (1 << 8 * DIGEST_BYTES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,23 +63,37 @@ class SceneSelection:
 
     @property
     def apart(self) -> list[ChosenCase]:
-        """Those that judge, and that nothing learns from; none where there are few images or all were uploaded.
+        """Those that judge, and that nothing learns from; none where there are few images.
 
-        The images' marks decide, so the same ones are taken in every session, whatever they are called; segmentations
-        of one image stay together.
+        An image that was uploaded is none of them, as a model may have learned from it.
         """
-        marks = sorted({chosen.mark for chosen in self.cases})
-        if len(marks) < LEAST_IMAGES:
+        if self._tooFew:
             return []
         uploaded = {chosen.mark for chosen in self.cases if chosen.uploaded}
-        free = [mark for mark in marks if mark not in uploaded]
-        taken = set(free[: max(1, round(SHARE * len(marks)))])
-        return [chosen for chosen in self.cases if chosen.mark in taken]
+        return [chosen for chosen in self.cases if judges(chosen.mark) and chosen.mark not in uploaded]
+
+    @property
+    def learned(self) -> list[ChosenCase]:
+        """Those that a codec or decoder is fitted to.
+
+        :raises UsageError: if there are none.
+        """
+        from ppcmi.errors import UsageError
+
+        apart = self.apart
+        learned = [chosen for chosen in self.cases if chosen not in apart]
+        if not learned:
+            raise UsageError(_("All of these cases are set apart to judge by; check others to learn from."))
+        return learned
 
     @property
     def judging(self) -> list[ChosenCase]:
         """Those that a model is validated on."""
         return self.apart or [chosen for chosen in self.cases if not chosen.uploaded]
+
+    @property
+    def _tooFew(self) -> bool:
+        return len({chosen.mark for chosen in self.cases}) < LEAST_IMAGES
 
     def inWords(self) -> str:
         """What is set apart, and what stays out."""
@@ -77,23 +104,40 @@ class SceneSelection:
 
     def _apartInWords(self) -> str:
         if self.apart:
-            return _("Set apart to judge by, and never learned from: {names} ({apart} of {count} cases).").format(
+            return _(
+                "Set apart to judge by, and not learned from while four images or more are checked: {names} ({apart} "
+                "of {count} cases)."
+            ).format(
                 names=", ".join(chosen.title for chosen in self.apart), apart=len(self.apart), count=len(self.cases)
             )
         if not self.judging:
             return _("All of these cases were uploaded for training, so none is set apart to judge a model by.")
-        return _(
-            "With fewer than four images none is set apart: a codec is judged on one that its training keeps back, a "
-            "model on all that were not uploaded."
+        none = (
+            _("With fewer than four images none is set apart.")
+            if self._tooFew
+            else _("None of these images is set apart, which is decided for each by itself and falls on one in five.")
+        )
+        return " ".join(
+            (
+                none,
+                _(
+                    "All are learned from: a codec is judged on one that its training keeps back, a model on those "
+                    "that were neither uploaded nor learned from before."
+                ),
+            )
         )
 
 
 def fittingSteps(
     words: Sequence[str], selection: SceneSelection, task: Task, worker: Executor
 ) -> Generator[dict[str, Any] | None, None, None]:
-    """Run a command that learns; see :func:`~PPCMISegmentLib.ChildProcess.commandSteps`."""
-    apart = selection.apart
-    folds = {chosen: "val" if chosen in apart else "train" if apart else "" for chosen in selection.cases}
+    """Run a command that learns; see :func:`~PPCMISegmentLib.ChildProcess.commandSteps`.
+
+    :raises UsageError: if there is nothing to learn from.
+    """
+    learned = selection.learned
+    fold = "train" if selection.apart else ""
+    folds = {chosen: fold if chosen in learned else "val" for chosen in selection.cases}
     return _steps(words, folds, selection, task, worker)
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ppcmi.volume import Volume
 
 
+NETWORK_THREADS = 2
+
+
 class SceneChangedError(PpcmiError):
     """What was being worked on is not in the scene any more, or is another."""
 
@@ -87,10 +90,13 @@ class SegmentLogic:
         self.siteFolder = siteFolder
         # One thread for all computing: what a graphics library keeps is kept for a thread.
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="ppcmi-compute")
+        # Threads for questions to the server, on which computing must not wait, nor one question on another.
+        self.network = ThreadPoolExecutor(NETWORK_THREADS, thread_name_prefix="ppcmi-network")
 
     def close(self) -> None:
-        """Let go of the thread once its present work is done."""
-        self.worker.shutdown(wait=False, cancel_futures=True)
+        """Let go of the threads once their present work is done."""
+        for executor in (self.worker, self.network):
+            executor.shutdown(wait=False, cancel_futures=True)
 
     def segment(
         self,

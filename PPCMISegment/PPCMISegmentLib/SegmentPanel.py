@@ -66,6 +66,7 @@ class SegmentPanel:
     def setParameterNode(self, parameterNode: PPCMISegmentParameterNode | None) -> None:
         """Show the scene's choices; None before a scene closes, which ends a run."""
         if parameterNode is None:
+            self._showMessage("")  # what was said was about the patient whose scene is closed
             self._stop(_("Cancelled, as the scene was closed; nothing was written."))
             self._clearResults()
         self._parameterNode = None
@@ -107,7 +108,7 @@ class SegmentPanel:
             self.ui.siteLabel.text = _("{site}. {problem}").format(site=name, problem=sentenceOf(error))
 
         self._asking.start(
-            self._site.offersSteps(self._logic.worker), onEvent=lambda event: None, onDone=show, onError=showError
+            self._site.offersSteps(self._logic.network), onEvent=lambda event: None, onDone=show, onError=showError
         )
 
     # ---- choices

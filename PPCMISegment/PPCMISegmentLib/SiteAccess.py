@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 from slicer.i18n import tr as _
@@ -85,24 +86,28 @@ class SiteAccess:
             self.setAside()
 
     def offersSteps(self, executor: Executor) -> Generator[None, None, list[TaskOffer]]:
-        """Every task of the site with the model that the server has active for it.
+        """Every task of the site with the model that the server has active for it; closing ends the call under way.
 
-        :raises PpcmiError: if the server cannot be reached or refuses.
+        :raises PpcmiError: if the server cannot be reached, refuses, or takes long, as somebody waits for the answer.
         """
+        from ppcmi.connection_check import QUICK
+        from ppcmi.scales import Profile
+
+        site, closed = self.profile(), Event()
+        client = site.client(QUICK)
 
         def ask() -> list[TaskOffer]:
-            from ppcmi.scales import Profile
+            offers = []
+            for part in site.tasks():
+                if closed.is_set():
+                    break
+                model = client.task(part.task.name).get("active_model") or {}
+                profile = Profile(model["profile"]) if "profile" in model else None
+                offers.append(TaskOffer(part, True, model.get("number"), profile))
+            return offers
 
-            site = self.profile()
-            client = site.client()
-            try:
-                offers = []
-                for part in site.tasks():
-                    model = client.task(part.task.name).get("active_model") or {}
-                    profile = Profile(model["profile"]) if "profile" in model else None
-                    offers.append(TaskOffer(part, True, model.get("number"), profile))
-                return offers
-            finally:
-                client.close()
-
-        return (yield from inBackground(executor, ask))
+        try:
+            return (yield from inBackground(executor, ask))
+        finally:
+            closed.set()
+            client.close()

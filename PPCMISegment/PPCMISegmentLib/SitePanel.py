@@ -37,7 +37,9 @@ class SitePanel:
     ) -> None:
         self.widget = slicer.util.loadUI(resourcePath("UI/SitePanel.ui"))
         self.ui = slicer.util.childWidgetVariables(self.widget)
-        context = SiteContext(resourcePath, site, logic.worker, dependencies, Settings(), self._onChanged)
+        context = SiteContext(
+            resourcePath, site, logic.worker, logic.network, dependencies, Settings(), self._onChanged
+        )
         self.packages, self.connection = PackagesSection(context), ConnectionSection(context)
         self.consortium, self.training = ConsortiumSection(context), TrainingSection(context)
         self.profileFile = ProfileSection(context)

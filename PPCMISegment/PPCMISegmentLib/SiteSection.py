@@ -24,13 +24,15 @@ GOOD, BAD = "#2e7d32", "#c62828"
 class SiteContext:
     """What every section works with.
 
-    :param worker: runs what waits for the network.
+    :param worker: thread for all computing.
+    :param network: runs what waits for the server, and whatever else is not computing.
     :param onChanged: called by a section that changed something that the others may show.
     """
 
     resourcePath: Callable[[str], str]
     site: SiteAccess
     worker: Executor
+    network: Executor
     dependencies: Dependencies
     settings: Settings
     onChanged: Callable[[SiteSection], None]
@@ -107,7 +109,7 @@ class SiteSection:
             self.showState()
 
         self._steps.start(
-            inBackground(self.context.worker, job), onEvent=lambda _none: None, onDone=done, onError=failed
+            inBackground(self.context.network, job), onEvent=lambda _none: None, onDone=done, onError=failed
         )
         self.showMessage(doing)
         self.showState()

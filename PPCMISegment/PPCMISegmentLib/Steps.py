@@ -97,10 +97,16 @@ class Steps:
 
 
 def inBackground(executor: Executor, job: Callable[[], Result]) -> Generator[None, None, Result]:
-    """What ``job`` returns, computed in a thread; an event of None now and then until it is done."""
+    """What ``job`` returns, computed in a thread; an event of None now and then until it is done.
+
+    A job that was not begun when the generator is closed never is.
+    """
     future = executor.submit(job)
-    while not wait([future], WAIT_S).done:
-        yield None
+    try:
+        while not wait([future], WAIT_S).done:
+            yield None
+    finally:
+        future.cancel()
     return future.result()
 
 

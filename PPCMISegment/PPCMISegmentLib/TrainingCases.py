@@ -84,10 +84,12 @@ class TrainingCases:
         return commandSteps([*words, "--cases", self._folder])
 
     def fittingCount(self, part: TaskProfile) -> Callable[[], int]:
-        """Gives the number of labelled cases that :meth:`fittingSteps` would learn from; it may be called anywhere."""
+        """Gives the number of labelled cases that :meth:`fittingSteps` would learn from; it may be called anywhere.
+
+        :raises PpcmiError: if there are none.
+        """
         if self._fromScene:
-            selection = self._selection(part)
-            count = len(selection.cases) - len(selection.apart)
+            count = len(self._selection(part).learned)
             return lambda: count
         folder = Path(self._folder)
         without = _("The folder has no labelled case to learn from; look into its labels and its split.csv.")

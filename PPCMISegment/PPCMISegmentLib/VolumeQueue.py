@@ -23,8 +23,9 @@ class VolumeQueue:
     def __init__(self, table: qt.QTableWidget, onChanged: Callable[[], None]) -> None:
         self._table, self._onChanged = table, onChanged
         self._nodes: list[slicer.vtkMRMLScalarVolumeNode] = []
-        self._unchecked: set[str] = set()
-        self._status: dict[str, str] = {}
+        # By node, not by its ID: in a scene that took another's place, other patients' volumes have the same ones.
+        self._unchecked: set[slicer.vtkMRMLScalarVolumeNode] = set()
+        self._status: dict[slicer.vtkMRMLScalarVolumeNode, str] = {}
         self._editable = True
         table.horizontalHeader().setStretchLastSection(True)
         table.verticalHeader().setVisible(False)
@@ -49,13 +50,13 @@ class VolumeQueue:
 
     def checkedNodes(self) -> list[slicer.vtkMRMLScalarVolumeNode]:
         """Volumes that are checked, from top to bottom."""
-        return [node for node in self._nodes if node.GetID() not in self._unchecked]
+        return [node for node in self._nodes if node not in self._unchecked]
 
     def setStatus(self, node: slicer.vtkMRMLScalarVolumeNode, text: str) -> None:
         """Show a status in the node's row; a node that is gone has none."""
-        if node not in self._nodes or self._status.get(node.GetID()) == text:
+        if node not in self._nodes or self._status.get(node) == text:
             return
-        self._status[node.GetID()] = text
+        self._status[node] = text
         item = self._table.item(self._nodes.index(node), STATUS_COLUMN)
         item.setText(text)
         item.setToolTip(text)
@@ -63,7 +64,7 @@ class VolumeQueue:
     def clearStatus(self, texts: Collection[str]) -> None:
         """Take away statuses that do not hold any more."""
         for node in self._nodes:
-            if self._status.get(node.GetID()) in texts:
+            if self._status.get(node) in texts:
                 self.setStatus(node, "")
 
     def uncheck(self, node: slicer.vtkMRMLScalarVolumeNode) -> None:
@@ -80,15 +81,17 @@ class VolumeQueue:
     def refresh(self) -> None:
         """Rebuild the table from the scene."""
         self._nodes = VolumeNodes.scalarVolumeNodes()
+        self._unchecked.intersection_update(self._nodes)
+        self._status = {node: text for node, text in self._status.items() if node in self._nodes}
         self._observeNames(self._nodes)
         blocked = self._table.blockSignals(True)
         self._table.setRowCount(len(self._nodes))
         for row, node in enumerate(self._nodes):
             name = qt.QTableWidgetItem(node.GetName())
             name.setFlags(self._flags())
-            name.setCheckState(qt.Qt.Unchecked if node.GetID() in self._unchecked else qt.Qt.Checked)
+            name.setCheckState(qt.Qt.Unchecked if node in self._unchecked else qt.Qt.Checked)
             self._table.setItem(row, VOLUME_COLUMN, name)
-            self._table.setItem(row, STATUS_COLUMN, qt.QTableWidgetItem(self._status.get(node.GetID(), "")))
+            self._table.setItem(row, STATUS_COLUMN, qt.QTableWidgetItem(self._status.get(node, "")))
         self._table.resizeColumnToContents(VOLUME_COLUMN)
         self._table.blockSignals(blocked)
         self._onChanged()
@@ -100,11 +103,11 @@ class VolumeQueue:
     def _onItemChanged(self, item: qt.QTableWidgetItem) -> None:
         if item.column() != VOLUME_COLUMN:
             return
-        nodeId = self._nodes[item.row()].GetID()
+        node = self._nodes[item.row()]
         if item.checkState() == qt.Qt.Checked:
-            self._unchecked.discard(nodeId)
+            self._unchecked.discard(node)
         else:
-            self._unchecked.add(nodeId)
+            self._unchecked.add(node)
         self._onChanged()
 
     def _onSceneChanged(self, _caller: object, _event: str) -> None:

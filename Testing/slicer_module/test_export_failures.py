@@ -124,6 +124,17 @@ def test_an_upload_that_is_cancelled_can_be_resumed_or_discarded(a_panel, slicer
     assert files_below(folder / "outgoing") == []
 
 
+def test_what_a_crash_left_goes_when_the_panel_is_opened(a_panel, folder):
+    outgoing = Outgoing(folder)
+    outgoing.new_path().write_bytes(b"nobody knows what it is")
+    (folder / "outgoing" / ".0123.ppcmi.abc.part").write_bytes(b"half of one")
+    with Outgoing(folder).writing() as path:  # another Slicer's
+        path.write_bytes(b"nearly there")
+        a_panel.refresh()
+        assert files_below(folder / "outgoing") == sorted((path.name, path.with_suffix(".lock").name))
+    assert a_panel.ui.waitingRow.isHidden()
+
+
 def test_a_cancelled_export_leaves_no_file_and_can_be_started_again(a_panel, slicer_host, tmp_path):
     target = tmp_path / "out"
     target.mkdir()

@@ -25,6 +25,7 @@ from support.relay import relay_for
 from support.trained_site import TASK, TASK_FILE
 
 PATIENTS = 6
+OTHER_TASK = "another"
 PANEL_WIDTH = 450
 
 
@@ -217,6 +218,78 @@ def test_cancel_leaves_no_copy_no_child_and_the_last_check(opened, slicer_host, 
     slicer_host.wait_until(lambda: not list(temporary.glob("ppcmi-*")) and not children() - alive, timeout=60)
     assert read_check(site.folder, site.part) == check
     assert len(cells(section)) == 2
+
+
+@pytest.fixture
+def checks(opened, slicer_host, site, monkeypatch):
+    """Stands in for checks, which take minutes: each waits until it is let go. The site has a second task."""
+    site.profile.add_task(
+        replace(site.part.task, name=OTHER_TASK, title="Another task"), site.part.membership, bytes(32)
+    )
+    keep_a_check(site)
+    panel = opened(phantoms=1)
+    choose_task(panel, TASK)
+    wait_for_checks(slicer_host, panel)
+    from PPCMISegmentLib import PrivacyCheckSection
+    from PPCMISegmentLib.PrivacyCheckSteps import CheckResult
+
+    begun = SimpleNamespace(panel=panel, words=[], tasks=[], done=False)
+
+    def steps(words, _cases, _patients, task, _worker):
+        begun.words.append(words)
+        begun.tasks.append(task.name)
+        yield {"event": "pictures", "profile": "coarse", "pictures": [["slice", ""]]}
+        while not begun.done:
+            yield None
+        return CheckResult(b"the report", "")
+
+    monkeypatch.setattr(PrivacyCheckSection, "privacyCheckSteps", steps)
+    return begun
+
+
+def choose_task(panel, name):
+    panel.ui.taskSelector.currentIndex = panel.ui.taskSelector.findData(name)
+
+
+def test_a_check_that_ends_after_another_task_was_chosen_is_not_shown_as_that_task_s(checks, site, slicer_host):
+    panel = checks.panel
+    section = panel.privacy
+    section.start()
+    choose_task(panel, OTHER_TASK)
+    checks.done = True
+    finished(slicer_host, section)
+    assert section.ui.stateLabel.text.startswith("No privacy check was made for this task")
+    assert cells(section) == []
+    assert section.ui.saveReportButton.isHidden()
+    assert section.ui.useButton.isHidden()
+    title = site.part.task.title
+    assert unescape(section.ui.messageLabel.text) == f'Privacy check of "{title}": Done; nothing was sent.'
+    choose_task(panel, TASK)
+    assert [row[0] for row in cells(section)] == ["coarse", "minimal"]
+    assert not section.ui.picturesLabel.isHidden()
+    assert not section.ui.saveReportButton.isHidden()
+
+
+def test_a_check_after_that_is_of_the_task_that_is_chosen(checks, slicer_host):
+    panel = checks.panel
+    panel.privacy.start()
+    choose_task(panel, OTHER_TASK)
+    checks.done = True
+    finished(slicer_host, panel.privacy)
+    wait_for_checks(slicer_host, panel)
+    panel.privacy.ui.checkButton.click()
+    finished(slicer_host, panel.privacy)
+    assert checks.tasks == [TASK, OTHER_TASK]
+    assert [words[words.index("--task") + 1] for words in checks.words] == [TASK, OTHER_TASK]
+
+
+def test_pictures_of_a_check_that_was_cancelled_do_not_stand_beside_the_last_one(checks, slicer_host):
+    section = checks.panel.privacy
+    section.start()
+    slicer_host.process_events(0.2)
+    section.ui.checkButton.click()
+    assert len(cells(section)) == 2
+    assert section.ui.picturesLabel.isHidden()
 
 
 def test_too_few_patients_are_said_in_a_sentence(opened, slicer_host):

@@ -30,12 +30,19 @@ def temporary(tmp_path, monkeypatch):
 
 @pytest.fixture
 def opened(slicer_host, a_copied_site, temporary, monkeypatch):
-    """Opens the tab with these phantoms in the scene, the scene chosen for a task, and every row looked at."""
+    """Opens the tab with these phantoms in the scene, the scene chosen for a task, and every row looked at.
 
-    def open_it(names, task=UNTRAINED, **other):
-        for name in names:
-            add_phantom(a_copied_site, name, **other)
+    Which of them judges follows from their voxels, unless the test says it.
+    """
+
+    def open_it(names, task=UNTRAINED, judging=None, **other):
+        volumes = {name: add_phantom(a_copied_site, name, **other)[0] for name in names}
         panel = opened_site_tab(slicer_host, a_copied_site.folder, monkeypatch)
+        if judging is not None:
+            from PPCMISegmentLib import SceneTraining, VolumeNodes
+
+            mark = VolumeNodes.markOf(volumes[judging])
+            monkeypatch.setattr(SceneTraining, "judges", lambda other: other == mark)
         section = panel.training
         section.ui.lengthSelector.addItem("Tiny", "0.01")
         section.ui.lengthSelector.currentIndex = section.ui.lengthSelector.findData("0.01")
@@ -62,7 +69,7 @@ def folders(temporary):
 def apart(section):
     """Names of the cases that the sentence says are set apart."""
     text = section.ui.casesLabel.text
-    assert text.startswith("Set apart to judge by, and never learned from: "), text
+    assert text.startswith("Set apart to judge by, and not learned from while four images or more are checked: "), text
     return text.partition(": ")[2].partition(" (")[0].split(", ")
 
 
@@ -81,10 +88,9 @@ def test_the_source_says_which_widgets_are_seen(opened):
 def test_a_codec_is_trained_on_the_scene_and_judged_on_what_was_set_apart(
     opened, slicer_host, a_copied_site, temporary
 ):
-    panel = opened(OTHERS)
+    panel = opened(OTHERS, judging=OTHERS[2])
     section, part = panel.training, SiteProfile.open(a_copied_site.folder).task(UNTRAINED)
-    assert len(apart(section)) == 1
-    assert set(apart(section)) < set(OTHERS)
+    assert apart(section) == [OTHERS[2]]
     section.ui.trainButton.click()
     slicer_host.wait_until(lambda: "epoch" in said(section), timeout=120)
     (folder,) = folders(temporary)
@@ -104,7 +110,7 @@ def test_a_codec_is_trained_on_the_scene_and_judged_on_what_was_set_apart(
 
 
 def test_what_is_set_apart_does_not_depend_on_names_or_order(opened, slicer_host, a_copied_site):
-    section = opened(OTHERS).training
+    section = opened(OTHERS, judging=OTHERS[0]).training
     first = apart(section)
     slicer.mrmlScene.Clear(False)
     for name in reversed(OTHERS):
@@ -115,12 +121,59 @@ def test_what_is_set_apart_does_not_depend_on_names_or_order(opened, slicer_host
     assert apart(section) == [f"again {name}" for name in first]
 
 
-def test_two_segmentations_of_an_image_are_never_on_both_sides(slicer_host):
+@pytest.fixture
+def selected(slicer_host):
+    """Makes the selection of cases with these marks, which are what they are called as well."""
     slicer_host.load_module(MODULE)  # its library can be imported then
     from PPCMISegmentLib.SceneTraining import ChosenCase, SceneSelection
 
-    cases = [ChosenCase(None, f"{mark}{twice}", mark, uploaded=False) for mark in "dcbafe" for twice in (1, 2)]
-    assert [chosen.title for chosen in SceneSelection(tuple(cases)).apart] == ["a1", "a2"]
+    def select(marks, uploaded=""):
+        return SceneSelection(tuple(ChosenCase(None, mark, mark, mark in uploaded) for mark in marks))
+
+    return select
+
+
+def titles(cases):
+    return {chosen.title for chosen in cases}
+
+
+def test_an_image_is_on_the_same_side_whatever_else_is_checked(selected):
+    marks = [f"{number:08x}" for number in range(200)]
+    apart, learned = titles(selected(marks).apart), titles(selected(marks).learned)
+    assert apart | learned == set(marks)
+    assert 20 <= len(apart) <= 60  # one in five
+    for first in range(0, len(marks), 10):
+        some = selected(marks[first : first + 10])
+        assert titles(some.apart) <= apart
+        assert titles(some.learned) <= learned
+
+
+def test_segmentations_of_one_image_are_never_on_both_sides(selected, monkeypatch):
+    from PPCMISegmentLib import SceneTraining
+
+    monkeypatch.setattr(SceneTraining, "judges", lambda mark: mark == "a")
+    selection = selected("dcbafedcbafe")
+    assert [chosen.title for chosen in selection.apart] == ["a", "a"]
+    assert "a" not in titles(selection.learned)
+
+
+def test_where_none_is_set_apart_it_is_said_that_all_are_learned_from(selected, monkeypatch):
+    from PPCMISegmentLib import SceneTraining
+
+    monkeypatch.setattr(SceneTraining, "judges", lambda mark: mark == "a")
+    assert selected("abc").inWords().startswith("With fewer than four images none is set apart. All are learned from:")
+    assert selected("bcde").inWords().startswith("None of these images is set apart")
+    assert "neither uploaded nor learned from" in selected("bcde").inWords()
+    assert titles(selected("abcd", uploaded="a").learned) == set("abcd")  # a model has seen it
+
+
+def test_where_all_are_set_apart_there_is_nothing_to_learn_from(selected, monkeypatch):
+    from ppcmi.errors import UsageError
+    from PPCMISegmentLib import SceneTraining
+
+    monkeypatch.setattr(SceneTraining, "judges", lambda mark: True)
+    with pytest.raises(UsageError, match="check others to learn from"):
+        _ = selected("abcd").learned
 
 
 def test_a_pair_that_cannot_be_used_is_left_out_and_named(opened, slicer_host, a_copied_site, temporary):
@@ -190,11 +243,10 @@ def test_an_empty_scene_in_the_middle_is_said_or_does_not_matter(opened, slicer_
 def test_a_validation_scores_what_is_set_apart_and_never_what_was_uploaded(
     opened, slicer_host, a_copied_site, temporary
 ):
-    panel = opened(OWN, TASK)
+    panel = opened(OWN, TASK, judging=OWN[2])
     section, site = panel.training, SiteProfile.open(a_copied_site.folder)
     assert site.uploaded_cases(TASK) == set(OWN[:2])
-    assert len(apart(section)) == 1
-    assert set(apart(section)) < set(OWN[2:])
+    assert apart(section) == [OWN[2]]
     before = validations(site)
     click(slicer_host, panel, section.ui.validateButton)
     assert "Reported the means of 1 case" in said(section), said(section)
