@@ -191,11 +191,14 @@ class SegmentPanel:
     def _whatLeaves(self, offer: TaskOffer, nodes: list[slicer.vtkMRMLScalarVolumeNode]) -> str:
         from ppcmi.quantization import Quantization
         from ppcmi.scales import Profile
-        from ppcmi.what_leaves import Sending, segmentation_leaves, what_goes, what_stays
+        from ppcmi.what_leaves import NOTHING_LEAVES, Sending, segmentation_leaves, what_goes, what_stays
 
+        profile = offer.profile or Profile.COARSE
+        if not offer.part.asks_server(profile):
+            return NOTHING_LEAVES
         geometries = [VolumeNodes.geometryOf(node) for node in nodes if VolumeNodes.shapeOf(node) is not None]
         quantization = Quantization(self.ui.quantizationSelector.currentData)
-        sending = Sending.of(offer.part, offer.profile or Profile.COARSE, quantization)
+        sending = Sending.of(offer.part, profile, quantization)
         leaving = segmentation_leaves(geometries, offer.task, sending)
         return " ".join([*what_goes(leaving), what_stays(leaving)])
 

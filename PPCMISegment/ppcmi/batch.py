@@ -7,6 +7,7 @@ run; a rerun goes on where it was.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -17,6 +18,8 @@ from typing import Any, Literal
 
 from ppcmi.batch_images import BatchImage, result_names
 from ppcmi.batch_manifest import CaseRecord, Manifest
+from ppcmi.batch_places import is_there, require_free_places, require_no_label_folder
+from ppcmi.batch_report import PICTURES
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.confidence import volumes_ml
 from ppcmi.errors import BundleError, GeometryError, PpcmiError, ReadError, ServerRefusedError, WriteError
@@ -27,9 +30,6 @@ from ppcmi.png import encode_png
 from ppcmi.reading import read_image
 from ppcmi.result_files import ENDINGS, check_source, needs_probabilities, require_formats, write_result
 from ppcmi.sources import ImageSource
-
-PICTURES = "report"
-"""Folder of the overlays, beside the results."""
 
 REFUSED_FOR_ALL = (401, 403, 404, 409)
 """Statuses of a server that refuses the site, the task or the model, not the one volume."""
@@ -72,16 +72,18 @@ def segment_files(
     :param endings: of the files that are written, of :data:`ppcmi.result_files.ALL_ENDINGS`.
     :raises UsageError: if DICOM results are asked for, and no image is DICOM.
     :raises SiteError: if a package for a format is missing.
-    :raises WriteError: if the folder or a result cannot be written, or a result would take an image's place.
+    :raises WriteError: if the folder or a result cannot be written; before anything is, if a result would take the
+        place of an image, of another task's result, or of a file that no run into ``output`` wrote.
     :raises ConnectionFailedError: if the server cannot be reached.
     :raises ServerRefusedError: if it refuses the site, the task or the model.
     :raises CancelledError: if ``cancelled()``; what was finished before is kept.
     """
     require_formats(endings, [image.source for image in images])
+    require_no_label_folder(output)
     _make_folder(output)
     manifest = Manifest(output)
     names = result_names(images, manifest.sources)
-    _require_other_files(images, output, [f"{name}{ending}" for name in names for ending in endings])
+    require_free_places(images, names, endings, output, manifest, link.task)
     made_with = {**provenance_of(link), "decoder": _fingerprint(link.decoder)}
 
     def made_from(image: BatchImage) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def segment_files(
         start = time.monotonic()
         made = CaseRecord(name, "done", made_from(image))
         try:
-            record = yield from _segment_one(item, made, link, output, endings, cancelled)
+            record = yield from _segment_one(item, made, link, output, manifest, endings, cancelled)
         except Exception as error:
             failure = _of_this_case(error)
             if failure is None:
@@ -119,6 +121,7 @@ def _segment_one(
     record: CaseRecord,
     link: PrivateLink,
     output: Path,
+    manifest: Manifest,
     endings: Sequence[str],
     cancelled: Callable[[], bool],
 ) -> Generator[BatchItem, None, CaseRecord]:
@@ -129,6 +132,7 @@ def _segment_one(
     volume = image.volume
     probable = needs_probabilities(endings, image)
     result = yield from _as_items(item, segment(volume, link, with_probabilities=probable, cancelled=cancelled))
+    manifest.begin(item.name, record.made_from)
     for ending in endings:
         write_result(result, image, item.source, link.task, output, item.name, ending)
     picture = Path(PICTURES) / f"{item.name}.png"
@@ -164,10 +168,11 @@ def _of_this_case(error: Exception) -> str | None:
     match error:
         case ReadError() | GeometryError() | BundleError():
             return str(error)
-        case ServerRefusedError() if error.status not in REFUSED_FOR_ALL:
-            return str(error)
+        case WriteError(__cause__=OSError(errno=errno.ENAMETOOLONG)):
+            return "The names of the result's files are too long for this disk; give it a shorter one by a list."
         case PpcmiError():
-            return None
+            concerns_it = isinstance(error, ServerRefusedError) and error.status not in REFUSED_FOR_ALL
+            return str(error) if concerns_it else None
         case OSError():
             return f"The image cannot be read: {error.strerror or 'unknown cause'}."
         case MemoryError():
@@ -183,13 +188,8 @@ def _make_folder(folder: Path) -> None:
         raise WriteError(f"The output folder cannot be made: {cause_of(error)}.") from error
 
 
-def _require_other_files(images: Sequence[BatchImage], output: Path, files: Sequence[str]) -> None:
-    if {(output / file).resolve() for file in files} & {f.resolve() for image in images for f in image.source.files}:
-        raise WriteError("A result would take the place of an image; choose another folder for the results.")
-
-
 def _is_done(record: CaseRecord, made_from: dict[str, Any], output: Path, endings: Sequence[str]) -> bool:
-    there = all((output / f"{record.name}{ending}").exists() for ending in endings)
+    there = all(is_there(output / f"{record.name}{ending}") for ending in endings)
     return record.outcome == "done" and record.made_from == made_from and there
 
 
@@ -199,8 +199,9 @@ def _identity(source: ImageSource) -> dict[str, Any]:
         status = [file.stat() for file in source.files]
     except OSError:
         status = []
-    newest = max((s.st_mtime_ns for s in status), default=0)
-    return {"source": source.key, "size": sum(s.st_size for s in status), "modified": newest}
+    # Of all files, not the newest: one may have been replaced by an older one of its size.
+    modified = sum(s.st_mtime_ns for s in status)
+    return {"source": source.key, "size": sum(s.st_size for s in status), "modified": modified}
 
 
 def _fingerprint(decoder: SiteDecoder | None) -> str:

@@ -7,6 +7,8 @@ A list has a column ``image``, a path that is relative to the list's own folder 
 from __future__ import annotations
 
 import csv
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,10 @@ from ppcmi.sources import FoundSources, ImageSource, LeftOut, find_sources
 LIST_ENDING = ".csv"
 NOT_IN_A_NAME = frozenset('<>:"/\\|?*')
 """Characters that a file name cannot have on one of the systems."""
+
+LONGEST_NAME = 200
+"""Bytes; file systems have 255 for a name, and an ending and the one of a file that is being written come after it."""
+DIGITS_OF_A_CUT_NAME = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,17 +61,18 @@ def result_names(images: Sequence[BatchImage], known: Mapping[str, str] | None =
     """A name for each image's results, no two the same, and no other image's that had results here before.
 
     It is the list's, else the one that the image had before, else its file's without the ending, with its folder's
-    where two are the same.
+    where two are the same. One that is too long for a file is cut, and ends in a digest of the whole.
 
     :param known: names that are in use, and the key of the image that has each.
     :raises ReadError: if lists give a name twice.
     """
     used = {name.casefold(): key for name, key in (known or {}).items()}
-    listed = [image.name.casefold() for image in images if image.name is not None]
+    wanted = [None if image.name is None else _fitting(image.name) for image in images]
+    listed = [name.casefold() for name in wanted if name is not None]
     if len(set(listed)) != len(listed):
         raise ReadError("The lists give two images the same name; results would take each other's place.")
     before = {key: name for name, key in (known or {}).items() if name.casefold() not in listed}
-    given = [image.name or before.get(image.source.key) for image in images]
+    given = [name or before.get(image.source.key) for image, name in zip(images, wanted, strict=True)]
     taken = {*used, *listed}  # not told apart by case: not every file system does
     times = Counter(image.source.name for image in images)
     names = []
@@ -79,10 +86,18 @@ def result_names(images: Sequence[BatchImage], known: Mapping[str, str] | None =
 def _candidates(source: ImageSource, *, alone: bool) -> Iterator[str]:
     with_folder = f"{source.path.resolve().parent.name}-{source.name}"
     if alone:
-        yield source.name
-    yield with_folder
+        yield _fitting(source.name)
+    yield _fitting(with_folder)
     for number in count(2):
-        yield f"{with_folder}-{number}"
+        yield _fitting(f"{with_folder}-{number}")
+
+
+def _fitting(name: str) -> str:
+    whole = os.fsencode(name)
+    if len(whole) <= LONGEST_NAME:
+        return name
+    beginning = whole[: LONGEST_NAME - DIGITS_OF_A_CUT_NAME - 1].decode("utf-8", "ignore")
+    return f"{beginning}-{hashlib.sha256(whole).hexdigest()[:DIGITS_OF_A_CUT_NAME]}"
 
 
 def _listed(table: Path) -> tuple[list[BatchImage], tuple[LeftOut, ...]]:
@@ -121,4 +136,4 @@ def _found(place: Path) -> FoundSources:
 
 
 def _is_name(text: str) -> bool:
-    return text.isprintable() and not text.startswith(".") and not NOT_IN_A_NAME.intersection(text) and len(text) <= 200
+    return text.isprintable() and not text.startswith(".") and not NOT_IN_A_NAME.intersection(text)

@@ -1,6 +1,8 @@
 """The manifest of a batch: a line of JSON for every volume that was finished or failed, ``ppcmi-segment.jsonl``.
 
-It makes a rerun skip what is done, and the report be written again. It stays at the site, as it names files.
+It makes a rerun skip what is done, and the report be written again. Before the first file of a result is written its
+name is noted too, so that after a power cut a rerun knows the file for one of its own. It stays at the site, as it
+names files.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from ppcmi.confidence import found_nothing
 from ppcmi.errors import WriteError
 
 MANIFEST = "ppcmi-segment.jsonl"
+BEGUN = "begun"
+"""Outcome in the line of a result whose files are about to be written for the first time."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +67,19 @@ class Manifest:
     def __init__(self, folder: Path) -> None:
         self._path = folder / MANIFEST
         self._records: dict[str, CaseRecord] = {}
+        self._made_from: dict[str, Mapping[str, Any]] = {}
         try:
             text = self._path.read_bytes().decode("utf-8", "replace") if self._path.exists() else ""
         except OSError as error:
             raise WriteError("The output folder's manifest cannot be read; choose another folder.") from error
         self._cut_off = bool(text) and not text.endswith("\n")
         for line in text.splitlines():
-            record = _parsed(line)
-            if record is not None:
-                self._records[record.name] = record
+            document = _parsed(line)
+            if document is None:
+                continue
+            self._made_from[document["name"]] = document["made_from"]
+            if document["outcome"] != BEGUN:
+                self._records[document["name"]] = CaseRecord(**document)
 
     @property
     def records(self) -> Mapping[str, CaseRecord]:
@@ -79,16 +87,35 @@ class Manifest:
         return self._records
 
     @property
+    def made_from(self) -> Mapping[str, Mapping[str, Any]]:
+        """What each result was or, if its run was cut off, would have been made from, by the result's name."""
+        return self._made_from
+
+    @property
     def sources(self) -> dict[str, str]:
         """The key of the image that each result was made from, by the result's name."""
-        return {name: str(record.made_from.get("source", "")) for name, record in self._records.items()}
+        return {name: str(made_from.get("source", "")) for name, made_from in self._made_from.items()}
+
+    def begin(self, name: str, made_from: Mapping[str, Any]) -> None:
+        """Note that files of this name are the batch's from now on, unless that is known.
+
+        :raises WriteError: if it cannot be written.
+        """
+        if name not in self._made_from:
+            self._write({"name": name, "outcome": BEGUN, "made_from": made_from})
+            self._made_from[name] = made_from
 
     def append(self, record: CaseRecord) -> None:
         """Note what became of a volume; it is on the disk when this returns.
 
         :raises WriteError: if it cannot be written.
         """
-        line = json.dumps(asdict(record)) + "\n"
+        self._write(asdict(record))
+        self._records[record.name] = record
+        self._made_from[record.name] = record.made_from
+
+    def _write(self, document: Mapping[str, Any]) -> None:
+        line = json.dumps(document) + "\n"
         try:
             with self._path.open("ab") as stream:
                 stream.write(b"\n" * self._cut_off + line.encode())
@@ -97,16 +124,15 @@ class Manifest:
         except OSError as error:
             raise WriteError(f"The output folder's manifest cannot be written: {error.strerror}.") from error
         self._cut_off = False
-        self._records[record.name] = record
 
 
-def _parsed(line: str) -> CaseRecord | None:
-    """A record, or None where a line was cut off or is none of ours; fields of other versions are left out."""
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A line's fields, or None where it was cut off or is none of ours; fields of other versions are left out."""
     try:
         document = json.loads(line)
         known = {f.name: document[f.name] for f in fields(CaseRecord) if f.name in document}
-        record = CaseRecord(**known)
-    except (ValueError, TypeError):
+        name, outcome, made_from = known["name"], known["outcome"], known["made_from"]
+    except (ValueError, TypeError, KeyError):
         return None
-    whole = isinstance(record.name, str) and record.outcome in ("done", "failed") and isinstance(record.made_from, dict)
-    return record if whole else None
+    whole = isinstance(name, str) and outcome in (BEGUN, "done", "failed") and isinstance(made_from, dict)
+    return known if whole else None

@@ -30,6 +30,8 @@ from ppcmi.task import Label, Task
 from ppcmi.wording import counted, megabytes
 
 REPORT = "report.html"
+PICTURES = "report"
+"""Folder of the overlays, beside the page."""
 
 NOTHING_FOUND = "No structure was found in it."
 
@@ -113,18 +115,21 @@ $warnings</td>
 
 
 def write_report(folder: Path, task: Task, records: Iterable[CaseRecord], made_with: Mapping[str, str]) -> Path:
-    """Write ``folder/report.html`` of all records whose results are there, and of those that failed; its path.
+    """Write ``folder/report.html`` of the task's records whose results are there, and of those that failed; its path.
+
+    Results of other tasks, or of another version of this one, are counted: their structures are others.
 
     :param made_with: provenance of the run, as :func:`ppcmi.pipeline.provenance_of` gives it.
     :raises WriteError: if it cannot be written.
     """
-    known = list(records)
+    every = list(records)
+    known = [record for record in every if record.made_from.get("task", task.identity) == task.identity]
     failed = [record for record in known if record.outcome == "failed"]
     done = [record for record in known if record.outcome == "done" and _has_results(record, folder)]
     page = _PAGE.substitute(
         title=escape(task.title),
         made_with=escape(_made_with(task, made_with)),
-        summary=escape(_summary(done, failed)),
+        summary=escape(_summary(done, failed, others=len(every) - len(known))),
         failures=_FAILURES.substitute(rows="".join(_failure(record) for record in failed)) if failed else "",
         cases=_CASES.substitute(rows="".join(_case(record, task, folder) for record in done)) if done else "",
         versions=escape(_versions()),
@@ -147,15 +152,16 @@ def _made_with(task: Task, provenance: Mapping[str, str]) -> str:
     return " · ".join([*facts, f"codec {provenance['codec'][:8]}"])
 
 
-def _summary(done: Sequence[CaseRecord], failed: Sequence[CaseRecord]) -> str:
+def _summary(done: Sequence[CaseRecord], failed: Sequence[CaseRecord], others: int) -> str:
     volumes = counted(len(done), "volume")
     sent = megabytes(sum(record.bytes_sent for record in done))
+    beside = f" Of another task or version the folder has {counted(others, 'volume')} more." if others else ""
     if not done:
-        return f"{volumes} segmented, {len(failed)} not."
+        return f"{volumes} segmented, {len(failed)} not.{beside}"
     empty = sum(record.found_nothing for record in done)
     found = f"In {empty} of them no structure was found. " if empty else ""
     left = f"For them {sent} of protected latents left the site; no image and no mask did."
-    return f"{volumes} segmented, {len(failed)} not. {found}{left}"
+    return f"{volumes} segmented, {len(failed)} not. {found}{left}{beside}"
 
 
 def _failure(record: CaseRecord) -> str:

@@ -13,11 +13,16 @@ from ppcmi.dicom.headers import is_dicom_file
 from ppcmi.dicom.kinds import QUIET
 from ppcmi.dicom.scan import FoundSeries, Scan, place_of, scan
 from ppcmi.errors import PpcmiError, ReadError
+from ppcmi.formats.nifti import header_and_voxels_files
 from ppcmi.formats.slicer_scene import SCENE_ENDING, scene_marks
+from ppcmi.formats.text_headers import named_voxels_file
 from ppcmi.wording import counted
 
 PICTURE_ENDINGS = (".png", ".tif", ".tiff")
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".hdr", SCENE_ENDING, ".nrrd", ".nhdr", ".mha", ".mhd")
+HEADER_ENDINGS = (".mhd", ".mha", ".nhdr", ".nrrd")
+"""Of files that may name another one, which has the voxels."""
+PAIR_ENDINGS = (".hdr", ".img")
 OTHER_ENDINGS = (*VOLUME_ENDINGS, *PICTURE_ENDINGS)
 """Of images that are no DICOM."""
 
@@ -68,8 +73,10 @@ class ImageSource:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that it is read from."""
-        return (self.path,) if self.dicom is None else self.dicom.files
+        """The files that it is read from, also the one with the voxels that a header beside it names."""
+        if self.dicom is not None:
+            return self.dicom.files
+        return tuple(dict.fromkeys((self.path, *_voxels_files(self.path))))
 
 
 @dataclass(frozen=True)
@@ -251,6 +258,17 @@ def _files_below(folder: Path, without: Path | None) -> Iterator[Path]:
                 yield from _files_below(entry, without)
         elif entry.is_file():
             yield entry
+
+
+def _voxels_files(path: Path) -> tuple[Path, ...]:
+    """Files that belong to a header; none where the image cannot be read for want of them."""
+    if _has_ending(path, PAIR_ENDINGS):
+        try:
+            return header_and_voxels_files(path)
+        except ReadError:
+            return ()
+    named = named_voxels_file(path) if _has_ending(path, HEADER_ENDINGS) else None
+    return () if named is None else (named,)
 
 
 def _has_ending(path: Path, endings: tuple[str, ...]) -> bool:

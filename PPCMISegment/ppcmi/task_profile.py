@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ppcmi.codec.presets import Preset, preset_of_file
+from ppcmi.codec.presets import Preset, document_of_file, preset_of_file
 from ppcmi.errors import SiteError
 from ppcmi.methods.rules import rules_of
 from ppcmi.modes import Mode
+from ppcmi.scales import Profile
 from ppcmi.site_files import read_json, read_secret
 from ppcmi.task import Task, load_task
 
@@ -95,6 +96,17 @@ class TaskProfile:
     def decoder_path(self) -> Path:
         """Where the site's own decoder lies, once it is refined."""
         return self.folder / "decoder.safetensors"
+
+    def asks_server(self, profile: Profile) -> bool:
+        """Whether the server's answer counts in the site's predictions; with a share of 0 nothing is sent to segment.
+
+        A decoder that cannot be read counts as one that asks: who uses it says what is wrong with it.
+        """
+        try:
+            share = document_of_file(self.decoder_path)["weights"].get(profile.value)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return True
+        return bool(share != 0)
 
     @property
     def network_path(self) -> Path:

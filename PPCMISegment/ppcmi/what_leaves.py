@@ -35,6 +35,12 @@ TEXT_VERSION = 5
 """Raised whenever :func:`consent_text` or :func:`network_text` says something else, so that a log tells what a user
 agreed to."""
 
+NOTHING_LEAVES = (
+    "At this site nothing is sent to segment: on its validation cases the server's answer was of no use, so its own "
+    "network decides."
+)
+"""In place of what would leave, where :meth:`~ppcmi.task_profile.TaskProfile.asks_server` says no."""
+
 _FRACTIONS = {8: "an eighth", 16: "a sixteenth", 32: "a thirty-second"}
 
 

@@ -28,7 +28,7 @@ def memory_of_a_batch(
     largest = [0.0] * (volumes + 1)
     manifest = folder / "out" / MANIFEST
     while process.poll() is None:
-        done = manifest.read_bytes().count(b"\n") if manifest.exists() else 0
+        done = manifest.read_bytes().count(b'"outcome": "done"') if manifest.exists() else 0
         largest[done] = max(largest[done], resident_mib(process.pid))
         time.sleep(POLL_S)
     out, err = process.communicate()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from ppcmi.audit.settings import knowledge_of, settings_of, two_layers
-from ppcmi.audit.subjects import attributes_of, patients_of, split_subjects, thin
+from ppcmi.audit.subjects import attributes_of, patients_of, read_subjects, split_subjects, thin
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.slice_set import SliceSet
-from ppcmi.data_folders import CaseFiles
-from ppcmi.errors import AuditError
+from ppcmi.data_folders import CaseFiles, find_cases
+from ppcmi.errors import AuditError, CasesFailedError
 from ppcmi.latents import Latents
 from ppcmi.scales import Profile
+from support.batch_runs import write_voxels
 from support.codecs import quick_slice_set, tiny_task
+from support.private_link import small_task
 
 CASES = 14
 PATIENTS = [f"p{index // 2}" for index in range(CASES)]  # two cases each
@@ -84,6 +87,40 @@ def test_patients_of_held_out_folds_are_attacked_first(subjects):
     assert not half.held_out
     assert not subjects.held_out
     assert torch.equal(attacked([None] * CASES).victim_patient, subjects.victim_patient)
+
+
+@pytest.fixture
+def a_folder(tmp_path):
+    """Eight labelled cases of seven patients."""
+    for number in range(8):
+        random = np.random.default_rng(number)
+        for kind, highest in (("images", 300), ("labels", 3)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            write_voxels(tmp_path / kind / f"case{number}.nii.gz", random.integers(0, highest, (4, 20, 22)))
+    rows = [f"case{number},p{max(number, 1)},{'old' if number % 2 else 'new'}\n" for number in range(8)]
+    (tmp_path / "split.csv").write_text("".join(["id,patient,scanner\n", *rows]))
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["image", "labels"])
+def test_a_case_that_cannot_be_used_is_named_with_the_cause_and_the_others_keep_what_is_theirs(kind, a_folder):
+    ({"image": a_folder / "images", "labels": a_folder / "labels"}[kind] / "case3.nii.gz").write_bytes(b"no image")
+    told = []
+    subjects = read_subjects(find_cases(a_folder), small_task(), None, seed=1, left_out=told.append)
+    (sentence,) = told
+    assert sentence.startswith(f"left out case3, as its {kind} cannot be used: The image cannot be read")
+    assert (subjects.cases, subjects.patients) == (7, 6)
+    scanners = subjects.attributes["scanner"]
+    assert len(scanners) == subjects.victims.cases + subjects.collected.cases
+
+
+def test_where_no_case_can_be_used_there_is_no_check(a_folder):
+    for path in (a_folder / "images").iterdir():
+        path.write_bytes(b"no image")
+    told = []
+    with pytest.raises(CasesFailedError, match="None of the chosen cases can be used"):
+        read_subjects(find_cases(a_folder), small_task(), None, seed=1, left_out=told.append)
+    assert len(told) == 8
 
 
 def table(tmp_path, **columns):

@@ -1,9 +1,12 @@
 """Many volumes into one folder: reruns, failures, formats."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
 
 from ppcmi.batch import segment_files
 from ppcmi.batch_images import BatchImage, find_batch_images
@@ -30,6 +33,23 @@ def test_what_is_done_is_skipped_until_the_scan_changes(scans, a_link, tmp_path)
     assert segmented(scans, a_link, output) == {"one": "done", "two": "skipped", "three": "done"}
     for ending in ("nii.gz", "seg.nrrd"):
         assert {path.name for path in output.glob(f"*.{ending}")} == {f"{n}.{ending}" for n in ("one", "two", "three")}
+
+
+def an_image_in_two_files(folder, header):
+    """The header, and the file with the voxels."""
+    image = SimpleITK.GetImageFromArray(np.random.default_rng(0).integers(0, 300, (4, 20, 22)).astype(np.float32))
+    SimpleITK.WriteImage(image, str(folder / header))
+    return folder / header, next(path for path in folder.iterdir() if path.suffix in (".raw", ".img"))
+
+
+@pytest.mark.parametrize("header", ["a.mhd", "a.nhdr", "a.hdr"])
+def test_a_scan_whose_voxels_changed_behind_their_header_is_made_anew(header, a_link, tmp_path):
+    path, voxels = an_image_in_two_files(tmp_path, header)
+    assert segmented([path], a_link, tmp_path / "out") == {"a": "done"}
+    assert segmented([path], a_link, tmp_path / "out") == {"a": "skipped"}
+    voxels.write_bytes(voxels.read_bytes()[::-1])
+    os.utime(voxels, ns=(1, 1))  # a copy keeps the time of what it was made from
+    assert segmented([path], a_link, tmp_path / "out") == {"a": "done"}
 
 
 def test_a_refined_decoder_or_another_model_makes_results_anew(scans, a_codec, a_server, tmp_path):
@@ -156,6 +176,29 @@ def test_a_result_never_takes_the_place_of_a_scan(scans, a_link):
     with pytest.raises(WriteError, match="another folder"):
         segmented(scans[:1], a_link, scans[0].parent)
     assert scans[0].read_bytes() == before
+
+
+def test_a_scan_of_a_very_long_name_is_segmented_like_the_others(scans, a_link, tmp_path):
+    long = scans[0].rename(scans[0].with_name(f"{'x' * 235}.nii.gz"))
+    outcomes = segmented([long, scans[1]], a_link, tmp_path / "out")
+    assert list(outcomes.values()) == ["done", "done"]
+    assert segmented([long, scans[1]], a_link, tmp_path / "out") == dict.fromkeys(outcomes, "skipped")
+
+
+def test_a_name_that_the_disk_finds_too_long_fails_its_scan_alone(scans, a_link, tmp_path, monkeypatch):
+    """As on an encrypted disk, which has fewer bytes for a name than others."""
+    output = tmp_path / "out"
+    opened, asked = os.open, Path.exists
+
+    def refuse(path):
+        if "two." in Path(path).name and output in Path(path).parents:
+            raise OSError(errno.ENAMETOOLONG, "File name too long")
+
+    monkeypatch.setattr(os, "open", lambda path, *rest, **options: refuse(path) or opened(path, *rest, **options))
+    monkeypatch.setattr(Path, "exists", lambda self: refuse(self) or asked(self))
+    assert segmented(scans, a_link, output) == {"one": "done", "two": "failed", "three": "done"}
+    assert "too long for this disk" in Manifest(output).records["two"].error
+    assert segmented(scans, a_link, output) == {"one": "skipped", "two": "failed", "three": "skipped"}
 
 
 def test_a_file_in_the_place_of_the_output_folder_is_said(scans, a_link, tmp_path):

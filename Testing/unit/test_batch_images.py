@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppcmi.batch import segment_files
-from ppcmi.batch_images import BatchImage, find_batch_images, result_names, without_repeats
+from ppcmi.batch_images import LONGEST_NAME, BatchImage, find_batch_images, result_names, without_repeats
 from ppcmi.errors import ReadError
+from ppcmi.result_files import ALL_ENDINGS
 from ppcmi.sources import ImageSource
 from support.batch_runs import segmented, write_scan
 
@@ -47,6 +48,25 @@ def test_no_two_images_ever_get_one_name(paths, known):
     names = named(*paths, known=known)
     assert len({name.casefold() for name in names}) == len(paths)
     assert not {name.casefold() for name in names} & {name.casefold() for name in known}
+
+
+@pytest.mark.parametrize("letter", ["x", "ü", "骨"])
+def test_names_too_long_for_a_file_are_cut_by_their_bytes_and_stay_apart(letter, tmp_path):
+    long = letter * (LONGEST_NAME // len(letter.encode()))
+    names = named(f"a/{long}1.nii", f"a/{long}2.nii", f"b/{long}1.nii", f"{long}.nii")
+    assert len({name.casefold() for name in names}) == 4
+    assert names == named(f"a/{long}1.nii", f"a/{long}2.nii", f"b/{long}1.nii", f"{long}.nii")
+    for name in names:
+        assert len(name.encode()) <= LONGEST_NAME
+        (tmp_path / f".{name}{max(ALL_ENDINGS, key=len)}.01234567.tmp").touch()
+    assert names[3] == long
+
+
+def test_a_long_name_in_a_list_is_cut_too(scans, tmp_path):
+    ((image,), _) = find_batch_images(write_list(tmp_path, f"image,name\nscans/one.nii.gz,{'ü' * 300}\n"), tmp_path)
+    (name,) = result_names([image])
+    assert name.startswith("ü" * 80)
+    assert len(name.encode()) <= LONGEST_NAME
 
 
 def write_list(folder, text, encoding="utf-8"):

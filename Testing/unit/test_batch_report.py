@@ -31,8 +31,9 @@ def test_a_manifest_that_was_cut_off_costs_one_case_not_the_run(scans, a_link, t
 
 def test_the_manifest_says_what_a_result_cost_and_came_from(scans, a_link, tmp_path):
     segmented(scans[:1], a_link, tmp_path / "out")
-    (line,) = (tmp_path / "out" / MANIFEST).read_text().splitlines()
+    begun, line = (tmp_path / "out" / MANIFEST).read_text().splitlines()
     record = json.loads(line)
+    assert json.loads(begun)["made_from"] == record["made_from"]
     assert record["bytes_sent"] > 0
     assert record["made_from"]["model"] == "7"
     assert record["made_from"]["source"] == str(scans[0])

@@ -21,8 +21,6 @@ from ppcmi.cli.model import show_scores
 from ppcmi.codec.codec import Codec
 from ppcmi.errors import BundleError, CasesFailedError, SiteError, UsageError
 from ppcmi.metrics import LabelScore
-from ppcmi.task import load_task
-from ppcmi.task_profile import Membership
 from ppcmi.validation import CaseScores, Validation
 from support.relay import relay_for
 
@@ -172,7 +170,7 @@ def test_a_task_of_another_name_leads_to_those_that_there_are(a_site, capsys):
 @pytest.mark.parametrize(
     ("codec", "models", "said"),
     [
-        (None, [], "has no codec yet; once its founder has trained one, 'ppcmi cohort export'"),
+        (None, [], "has no codec yet; once its founder has trained one, 'ppcmi audit', then 'ppcmi cohort export'"),
         ((b"", "c"), [], "'ppcmi segment' once a model is active"),
         ((b"", "c"), [{"number": 1, "state": "active"}], "or at once 'ppcmi segment'"),
     ],
@@ -273,49 +271,6 @@ def test_where_no_case_is_chosen_the_option_that_is_wrong_is_named(a_folder, fol
     with pytest.raises(UsageError) as caught:
         cli_options.chosen_cases(argparse.Namespace(cases=a_folder, fold=fold, where=where))
     assert sentence in str(caught.value)
-
-
-@pytest.fixture
-def judged(a_folder, tmp_path):
-    """Calls ``cases_to_judge_on`` at a site that has uploaded some cases; their names, whether held out, remarks."""
-
-    def judge(fold="val", uploaded=(), folds=True):
-        if not folds:
-            (a_folder / "split.csv").unlink()
-        task = load_task(TASK_FILE)
-        with relay_for(TASK_FILE.read_text()) as relay:
-            site = relay.enrol(tmp_path, "A")
-        part = site.add_task(task, Membership("consortium", "two-layer", founder=True), bytes(32))
-        pseudonyms = site.pseudonyms(task.name, ["one", "two", "three"])
-        site.record_cohort("c", {"task": task.name, "pseudonyms": [pseudonyms[name] for name in uploaded]})
-        remarks = io.StringIO()
-        options = argparse.Namespace(cases=a_folder, fold=fold, where=[])
-        command = cli_options.Command(options, Console(err=remarks), site.folder)
-        cases, held_out = cli_options.cases_to_judge_on(command, part)
-        return [case.name for case in cases], held_out, remarks.getvalue()
-
-    return judge
-
-
-def test_a_model_is_judged_on_the_held_out_fold(judged):
-    assert judged(uploaded=["one", "two"]) == (["three"], True, "")
-
-
-def test_without_folds_a_model_is_judged_on_what_was_not_uploaded(judged):
-    names, held_out, remark = judged(uploaded=["one", "three"], folds=False)
-    assert (names, held_out) == (["two"], True)
-    assert "Left out 2 of 3" in remark
-
-
-def test_a_model_is_not_judged_on_uploaded_cases_alone_unless_asked_to(judged):
-    with pytest.raises(UsageError, match="uploaded for training"):
-        judged(uploaded=["one", "two", "three"], folds=False)
-
-
-def test_scores_on_uploaded_cases_are_marked_as_too_good(judged):
-    names, held_out, remark = judged(fold="all", uploaded=["one"])
-    assert (names, held_out) == (["one", "three", "two"], False)
-    assert "too good" in remark
 
 
 def test_validation_and_test_cases_are_not_exported_unless_asked_for():

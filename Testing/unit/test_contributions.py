@@ -1,12 +1,15 @@
 """Which site's data would spoil a model: named before the training, with a reason, and no honest site beside it."""
 
+import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from ppcmi_server.training.contributions import examine
-from ppcmi_server.training.training_data import SliceFacts, slice_weights
+from ppcmi_server.training.contributions import _skill_reason, examine
+from ppcmi_server.training.predictability import Skills
+from ppcmi_server.training.training_data import SliceFacts, fit_for_training, slice_weights
 from ppcmi_server.umn.dataset import join_datasets
 from unit.test_umn import related_latents
 
@@ -117,3 +120,35 @@ def test_the_report_survives_json_and_takes_up_the_losses():
     assert told["sites"][1]["validation_loss"] is None
     assert told["text"][-1] == "Something happened."
     assert set(told["sites"][0]) == {"site", "slices", "weight", "validation_loss", "without", "verdict", "reason"}
+
+
+@pytest.mark.parametrize("slices", [1, 4 * CASES])
+def test_a_site_whose_latents_are_no_numbers_is_named_and_the_others_are_judged_as_without_it(slices):
+    def broken(dataset):
+        return replace(
+            dataset, images=dataset.images.map(lambda _, v: v.index_fill(0, torch.arange(slices), torch.nan))
+        )
+
+    _, report = report_on(honest_site(1), broken(honest_site(2)), shuffled(honest_site(3)), honest_site(4))
+    assert [site.site for site in report.suspects] == [f"{number:016x}" for number in (2, 3)]
+    assert report.suspects[0].reason == f"{slices} of its slices hold values that are not numbers"
+    assert "do not follow from its images" in report.suspects[1].reason
+    assert "NaN" not in json.dumps(report.with_losses({f"{1:016x}": math.nan}).to_json())
+
+
+def test_values_whose_squares_exceed_every_number_are_out_of_proportion():
+    def huge(dataset):
+        return with_masks(dataset, lambda masks: masks.map(lambda _, v: 1e37 * v))
+
+    joined = join_datasets([honest_site(1), huge(honest_site(2)), honest_site(3)])
+    facts = SliceFacts.of(joined.images, joined.masks)
+    joined = replace(joined, masks=fit_for_training(joined.masks), weight=slice_weights(joined, facts, [1.0] * 3))
+    report = examine(joined, facts, {})
+    assert [(site.site, "times as large" in site.reason) for site in report.suspects] == [(f"{2:016x}", True)]
+    assert bool(torch.isfinite(joined.weight).all())
+
+
+def test_a_skill_that_is_no_number_is_suspect():
+    skills = {0: Skills(torch.tensor([torch.nan, 0.9]), None, None, None, {}), 1: Skills(None, None, None, None, {})}
+    assert not skills[0].finite
+    assert _skill_reason(skills, 0, [1]) == "how its masks follow from its images cannot be reckoned"

@@ -13,6 +13,7 @@ from ppcmi.audit.attacks.mixup_unmixing import unmix_requests
 from ppcmi.bundle import pack, unpack
 from ppcmi.bundle_header import packed_size
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.learned_cases import learned_from
 from ppcmi.errors import BundleError, CodecError, SiteError, TaskError
 from ppcmi.latents import Latents
 from ppcmi.methods.mixup import site_unmixing
@@ -166,8 +167,9 @@ def test_the_sites_unmixing_belongs_to_its_codec(tmp_path):
     codec = Codec(TASK, "mixup")
     path = tmp_path / "unmixing.safetensors"
     assert site_unmixing.load(path, codec) is site_unmixing.unmixing_of(codec)
-    site_unmixing.save(site_unmixing.unmixing_of(codec), codec, path)
+    site_unmixing.save(site_unmixing.unmixing_of(codec), codec, path, ["0123"])
     site_unmixing.load(path, codec)
+    assert learned_from(path) == {"0123"}
     with pytest.raises(CodecError, match="another codec"):
         site_unmixing.load(path, Codec(TASK, "mixup"))
     assert Codec.from_bytes(codec.to_bytes()).fingerprint == codec.fingerprint

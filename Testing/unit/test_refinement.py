@@ -1,10 +1,15 @@
 """The site's decoder: never worse than the site alone, and as good as the server where the server is better."""
 
+import json
+
 import pytest
+import safetensors.torch
 import torch
 
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.learned_cases import learned_from
 from ppcmi.codec.local_network import build_local_network
+from ppcmi.codec.presets import read_metadata
 from ppcmi.codec.quality import mean_dice
 from ppcmi.codec.refinement import (
     USUAL_WEIGHT,
@@ -99,6 +104,20 @@ def test_a_decoder_survives_its_file_but_not_another_codec(codec, tmp_path):
     assert torch.equal(again.alone(slices), decoder.alone(slices))
     with pytest.raises(CodecError, match="another codec"):
         SiteDecoder.load(tmp_path / "decoder.safetensors", Codec(tiny_task(), "autoencoder"))
+
+
+def test_a_decoder_keeps_which_cases_it_learned_from_and_one_of_before_keeps_none(codec, tmp_path):
+    path = tmp_path / "decoder.safetensors"
+    assert learned_from(path) == frozenset()
+    SiteDecoder(codec, learned_from=["0123", "4567"]).save(path)
+    assert SiteDecoder.load(path, codec).learned_from == learned_from(path) == {"0123", "4567"}
+    data = path.read_bytes()
+    before = json.loads(read_metadata(data)["ppcmi"])
+    del before["learned_from"]
+    path.write_bytes(safetensors.torch.save(safetensors.torch.load(data), {"ppcmi": json.dumps(before)}))
+    assert SiteDecoder.load(path, codec).learned_from == learned_from(path) == frozenset()
+    path.write_bytes(b"no decoder")
+    assert learned_from(path) == frozenset()
 
 
 def test_the_weights_of_a_decoder_lie_as_the_slices_do_also_when_it_was_read(codec, tmp_path):

@@ -110,3 +110,17 @@ def test_the_site_s_keys_and_wishes_are_in_the_link(founder, a_relay, a_codec):
     opened = link(founder, slices_per_bundle=5, in_flight=2)
     assert (opened.slices_per_bundle, opened.in_flight) == (5, 2)
     assert opened.protection.inner.check() == consortium.inner_check_of(founder.task(TASK))
+
+
+@pytest.mark.parametrize(
+    ("weights", "asks"), [({"coarse": 0.0}, False), ({"coarse": 0.15}, True), ({"full": 0.0}, True)]
+)
+def test_whether_the_server_is_asked_is_known_before_the_link_is_open(founder, a_relay, a_codec, weights, asks):
+    offer(a_relay, a_codec, (1, "active", "coarse"))
+    part = founder.task(TASK)
+    assert part.asks_server(Profile.COARSE)  # with the consortium's decoder
+    SiteDecoder(a_codec, weights).save(part.decoder_path)
+    assert (part.asks_server(Profile.COARSE), link(founder).asks_server) == (asks, asks)
+    assert link(founder, use_local_network=False).asks_server
+    part.decoder_path.write_bytes(b"damaged")
+    assert part.asks_server(Profile.COARSE)

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import SimpleITK
 from pydicom.uid import (
     BasicTextSRStorage,
     EncapsulatedPDFStorage,
@@ -172,6 +173,32 @@ def test_images_of_all_formats_are_found_but_not_among_the_results(tmp_path, mon
     ]
     monkeypatch.chdir(tmp_path / "in" / "dicom")
     assert names_in(type(tmp_path)(".")) == ["dicom"]
+
+
+@pytest.mark.parametrize(
+    ("header", "voxels"), [("a.mhd", "a.raw"), ("a.mhd", "a.zraw"), ("a.nhdr", "a.raw"), ("a.hdr", "a.img")]
+)
+def test_the_files_of_an_image_are_its_header_and_the_one_that_has_its_voxels(header, voxels, tmp_path):
+    image = SimpleITK.GetImageFromArray(a_scan().voxels)
+    SimpleITK.WriteImage(image, str(tmp_path / header), useCompression=voxels == "a.zraw")
+    (source,) = find_sources(tmp_path).images
+    assert source.files == (tmp_path / header, tmp_path / voxels)
+    (tmp_path / voxels).unlink()
+    assert source.files == (tmp_path / header,)  # that it cannot be read is seen when it is
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mha", "a.nrrd"])
+def test_an_image_in_one_file_has_no_other(name, tmp_path):
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(a_scan().voxels), str(tmp_path / name))
+    (source,) = find_sources(tmp_path).images
+    assert source.files == (tmp_path / name,)
+
+
+@pytest.mark.parametrize("where", ["/etc/passwd", "../secret.raw", "LIST", "%d.raw"])
+def test_a_header_that_names_a_file_elsewhere_is_not_followed(where, tmp_path):
+    (tmp_path / "a.mhd").write_text(f"NDims = 3\nElementDataFile = {where}\n")
+    (source,) = find_sources(tmp_path).images
+    assert source.files == (tmp_path / "a.mhd",)
 
 
 def test_the_one_image_of_a_folder_is_that_of_its_own_files(tmp_path):

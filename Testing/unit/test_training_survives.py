@@ -1,6 +1,8 @@
 """A training that is cut off, damaged, short of memory or led astray ends as another, or says why it cannot."""
 
+import errno
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -254,3 +256,34 @@ def test_what_counts_little_teaches_little_also_mixed_with_other_slices(dataset,
         return reports[-1].by_site
 
     assert train(weight)["a"] < 0.75 * train(1.0)["a"]
+
+
+def test_sites_that_all_have_weight_0_are_told_before_any_training(dataset):
+    weightless = replace(dataset, weight=torch.zeros(len(dataset)))
+    with pytest.raises(TrainingError, match="has weight 0") as caught:
+        train_umn(weightless, CONFIG)
+    assert not isinstance(caught.value, DivergedError)
+
+
+class FullStore(BlobStore):
+    """Takes the beginning of a blob."""
+
+    @contextmanager
+    def writing(self, name):
+        yield FullFile()
+
+
+class FullFile:
+    room = 1 << 20
+
+    def write(self, content):
+        self.room -= len(content)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return len(content)
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written_is_told_from_a_failure_of_the_training(tmp_path):
+    checkpoints = Checkpoints(FullStore(str(tmp_path)), KEY, 7, 1, "data")
+    with pytest.raises(OSError, match="No space left"):  # PyTorch says RuntimeError
+        checkpoints.save({"steps_done": 1, "network": {str(i): torch.zeros(1 << 19) for i in range(4)}})

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ppcmi.codec.slice_set import SliceSet, read_slice_set
+from ppcmi.codec.slice_set import SliceSet, read_usable_cases
 from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import AuditError
 from ppcmi.task import Task
@@ -55,6 +55,16 @@ class Subjects:
     collected_patient: Tensor
     held_out: bool = False
     attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def cases(self) -> int:
+        """How many cases they are of."""
+        return self.victims.cases + self.outside.cases + self.collected.cases
+
+    @property
+    def patients(self) -> int:
+        """How many patients they are of."""
+        return len({*self.victim_patient.tolist(), *self.outside_patient.tolist(), *self.collected_patient.tolist()})
 
     @property
     def slice_patient(self) -> Tensor:
@@ -112,19 +122,27 @@ def read_subjects(
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
     *,
+    left_out: Callable[[str], None],
     slices_a_case: int = SLICES_A_CASE,
 ) -> Subjects:
-    """Read a data folder's cases and split them by patient.
+    """Read a data folder's cases and split them by patient; a case that cannot be used is left out.
 
     :param patient_column: of split.csv; None takes the first of :data:`PATIENT_COLUMNS` that it has, and without any
         every case is a patient of its own.
+    :param left_out: called with a sentence on each such case; see :func:`ppcmi.codec.slice_set.read_usable_cases`.
     :param slices_a_case: of a case with more, so many are taken, evenly spaced.
     :raises AuditError: if the column does not exist, cases have no labels, or there are too few patients.
-    :raises ReadError: if a case cannot be read.
+    :raises CasesFailedError: if no case can be used.
     """
-    patient, attributes = patients_of(cases, patient_column), attributes_of(cases, patient_column)
-    slices = thin(read_slice_set(cases, task, progress), slices_a_case)
-    return split_subjects(slices, patient, seed, folds=[case.fold for case in cases], attributes=attributes)
+    patients_of(cases, patient_column)  # that the column exists is known before minutes of reading
+    usable = read_usable_cases(cases, task, progress, left_out=left_out)
+    return split_subjects(
+        thin(usable.slices, slices_a_case),
+        patients_of(usable.cases, patient_column),
+        seed,
+        folds=[case.fold for case in usable.cases],
+        attributes=attributes_of(usable.cases, patient_column),
+    )
 
 
 def patients_of(cases: Sequence[CaseFiles], column: str | None) -> list[str]:

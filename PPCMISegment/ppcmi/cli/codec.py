@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
+
+from torch import Tensor
 
 from ppcmi import consortium
 from ppcmi.cli import network
@@ -16,6 +19,7 @@ from ppcmi.cli.model import add_model, chosen_model
 from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_task, chosen_cases, fitting_cases
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.learned_cases import digests_of
 from ppcmi.codec.presets import Preset
 from ppcmi.codec.quality import CodecQuality, lost_structures, require_good_masks
 from ppcmi.codec.refinement import (
@@ -26,19 +30,12 @@ from ppcmi.codec.refinement import (
     leave_alone,
     refine_local_network,
 )
-from ppcmi.codec.slice_set import SliceSet, read_slice_set
+from ppcmi.codec.slice_set import SliceSet, UsableCases, read_usable_cases
 from ppcmi.codec.together import learn_together
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
 from ppcmi.cohort_export import usual_profile
 from ppcmi.data_folders import CaseFiles, find_cases
-from ppcmi.errors import (
-    CodecError,
-    ConnectionFailedError,
-    PpcmiError,
-    ServerRefusedError,
-    SiteError,
-    UsageError,
-)
+from ppcmi.errors import CancelledError, CasesFailedError, CodecError, PpcmiError, SiteError, UsageError
 from ppcmi.fitting import FitReport, Report
 from ppcmi.methods.mixup import site_unmixing
 from ppcmi.methods.mixup.references import References
@@ -49,6 +46,7 @@ from ppcmi.session import LinkOptions, open_link
 from ppcmi.shared_networks import require_sharing
 from ppcmi.task import Task
 from ppcmi.task_profile import TaskProfile
+from ppcmi.what_leaves import NOTHING_LEAVES
 from ppcmi.wording import about, counted
 
 
@@ -111,12 +109,12 @@ def _train(command: Command) -> int:
     if part.codec_path.exists() and not options.replace:
         raise SiteError("The site has a codec already, and what was made with it needs it; --replace trains a new one.")
     chosen = chosen_cases(options)
-    labelled = _read([case for case in chosen if case.label is not None], part.task, console)
+    labelled = _read([case for case in chosen if case.label is not None], part.task, console).slices
     held_out = _held_out(command, part.task, frozenset())
     unlabelled = [case for case in chosen if case.label is None]
     if options.unlabelled is not None:
         unlabelled += find_cases(options.unlabelled)
-    images = [_read([replace(case, label=None)], part.task, console).slices for case in unlabelled]
+    images = _read_each(unlabelled, part.task, console)
     codec = train_codec(
         labelled,
         part.task,
@@ -175,11 +173,11 @@ def _refine(command: Command) -> int:
     # Without the site's decoder: an earlier one may belong to an earlier codec.
     console.progress("asking the server for the model")
     link = open_link(site, part, client, LinkOptions(number, device=command.device(), use_local_network=False))
-    labelled = _read([case for case in chosen_cases(options) if case.label is not None], part.task, console)
+    cases = _read([case for case in chosen_cases(options) if case.label is not None], part.task, console)
     if link.unmixing is not None:
-        return _refine_unmixing(command, part, link, link.unmixing.references, labelled)
+        return _refine_unmixing(command, part, link, link.unmixing.references, cases)
     validation = _held_out(command, part.task, site.uploaded_cases(part.task.name))
-    decoder, refinement = _fitted(command, part, link, labelled, validation)
+    decoder, refinement = _fitted(command, part, link, cases, validation)
     decoder.save(part.decoder_path)
     weight = decoder.weight(link.profile)
     figures = {
@@ -192,6 +190,8 @@ def _refine(command: Command) -> int:
     console.result(
         f"The server's share in this site's predictions is {weight:.2f} (model {link.model}, {link.profile})."
     )
+    if weight == 0:
+        console.remark(NOTHING_LEAVES)
     if refinement.dice_by_weight:
         dice = refinement.dice_by_weight
         mixed = dice[min(dice, key=lambda other: abs(other - weight))]
@@ -204,9 +204,14 @@ def _refine(command: Command) -> int:
 
 
 def _fitted(
-    command: Command, part: TaskProfile, link: PrivateLink, labelled: SliceSet, validation: SliceSet | None
+    command: Command, part: TaskProfile, link: PrivateLink, cases: UsableCases, validation: SliceSet | None
 ) -> tuple[SiteDecoder, Refinement]:
-    """The site's decoder as its cases, a model's answers and, if it shall, the other members make it."""
+    """The site's decoder as its cases, a model's answers and, if it shall, the other members make it.
+
+    Nothing is written before all is measured, so that whoever cancels has the decoder of before; but where the
+    measurement fails, the new one is kept as it is.
+    """
+    labelled, learned = cases.slices, digests_of(cases.cases)
     options, console, report = command.options, command.console, _report_to(command.console)
     config = RefinementConfig(options.seed)
     config = replace(config, local=config.local.scaled(options.effort))
@@ -215,7 +220,9 @@ def _fitted(
             "There are no labelled cases of fold 'val', and this site's codec is its own: without cases to choose a "
             "share of the server on, the site's own network decides."
         )
-        return leave_alone(link.codec, labelled, link.profile, config, report=report)
+        decoder, refinement = leave_alone(link.codec, labelled, link.profile, config, report=report)
+        decoder.learned_from = learned
+        return decoder, refinement
     if validation is None:
         console.remark("There are no labelled cases of fold 'val', so the server's share keeps its usual value.")
     if options.together:
@@ -233,10 +240,13 @@ def _fitted(
         network.show_together(console, together, members.names_of(together.others))
     else:
         decoder = refine_local_network(link.codec, labelled, config, report=report)
-    decoder.save(part.decoder_path)  # with the usual share: a server that is gone now costs no training
+    decoder.learned_from = learned
     try:
         return decoder, fit_share(decoder, validation, lambda latents: run(map_latents(latents, link)), link.profile)
-    except (ConnectionFailedError, ServerRefusedError):
+    except CancelledError:
+        raise
+    except Exception:  # a server that is gone now costs no training
+        decoder.save(part.decoder_path)
         console.remark(
             "The site's decoder is trained and kept, with the usual share of the server: that is not measured."
         )
@@ -259,31 +269,45 @@ def _held_out(command: Command, task: Task, uploaded: frozenset[str]) -> SliceSe
         for case in fitting_cases(command.options)
         if case.fold == HELD_OUT and case.label is not None and case.name not in uploaded
     ]
-    return _read(held_out, task, command.console) if held_out else None
+    return _read(held_out, task, command.console).slices if held_out else None
 
 
-def _read(cases: Sequence[CaseFiles], task: Task, console: Console) -> SliceSet:
+def _read(cases: Sequence[CaseFiles], task: Task, console: Console) -> UsableCases:
+    """The cases that can be used; the others are named.
+
+    :raises CasesFailedError: if none is left.
+    """
+
     def show(done: int) -> None:
         console.progress(f"read {done}/{len(cases)} cases", last=False)
 
-    return read_slice_set(cases, task, show)
+    return read_usable_cases(cases, task, show, left_out=lambda text: console.remark(f"ppcmi: {text}"))
+
+
+def _read_each(cases: Sequence[CaseFiles], task: Task, console: Console) -> list[Tensor]:
+    """Slices of each image that can be used, whatever labels it has; there need be none."""
+    images = []
+    for case in cases:
+        with suppress(CasesFailedError):
+            images.append(_read([replace(case, label=None)], task, console).slices.slices)
+    return images
 
 
 def _refine_unmixing(
-    command: Command, part: TaskProfile, link: PrivateLink, references: References, labelled: SliceSet
+    command: Command, part: TaskProfile, link: PrivateLink, references: References, cases: UsableCases
 ) -> int:
     """The same under Mixup-Privacy: what is fitted to a model's answers is how they are taken apart."""
     config = site_unmixing.UnmixingConfig(command.options.seed)
     config = replace(config, fit=config.fit.scaled(command.options.effort))
     network = site_unmixing.refine(
         link.codec,
-        labelled,
+        cases.slices,
         references,
         lambda latents: run(map_latents(latents, link)),
         config,
         report=_report_to(command.console),
     )
-    site_unmixing.save(network, link.codec, part.decoder_path)
+    site_unmixing.save(network, link.codec, part.decoder_path, digests_of(cases.cases))
     command.console.result(f"The site's unmixing is fitted to model {link.model}.")
     return 0
 

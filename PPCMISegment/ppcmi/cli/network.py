@@ -16,6 +16,7 @@ from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import CodecError, SiteError, UsageError
 from ppcmi.fitting import FitConfig
+from ppcmi.session import own_decoder
 from ppcmi.shared_networks import ConsortiumMembers, Telling, Waiting, list_shared, read_shared, require_sharing, share
 from ppcmi.site import SiteProfile, task_from_server
 from ppcmi.task_profile import TaskProfile
@@ -168,9 +169,10 @@ def show_together(console: Console, together: Together, names: list[str]) -> Non
         console.result(f"This site uses {found}; there are no validation cases to judge it by.")
     else:
         chosen = "the mean" if together.uses == "mean" else "its own network, not the mean,"
+        little_better = together.uses == "mean" and together.dice_own > together.dice_mean
         console.result(
             f"This site uses {chosen} with {_listed(names)}: on its validation cases Dice {together.dice_mean:.3f} of "
-            f"the mean, {together.dice_own:.3f} of its own network."
+            f"the mean, {together.dice_own:.3f} of its own network{', not clearly better' if little_better else ''}."
         )
 
 
@@ -209,7 +211,9 @@ def _gather(command: Command) -> int:
         raise SiteError(
             "Most of the members' networks do not mix with the others; the consortium's own serves better for now."
         )
-    decoder = SiteDecoder(codec, _measured_shares(part, codec))
+    earlier = _earlier_decoder(part, codec)
+    # The mean has this site's own network, which learned from the same cases.
+    decoder = SiteDecoder(codec, earlier.weights, earlier.learned_from)
     decoder.usual_weight = USUAL_WEIGHT_TOGETHER
     decoder.local.load_state_dict(mean_weights(networks))
     decoder.save(part.decoder_path)
@@ -223,12 +227,12 @@ def _gather(command: Command) -> int:
     return 0
 
 
-def _measured_shares(part: TaskProfile, codec: Codec) -> dict[str, float]:
-    """The server's share by profile in the decoder that the site has, where that is of the same codec."""
+def _earlier_decoder(part: TaskProfile, codec: Codec) -> SiteDecoder:
+    """The decoder that the site has, where that is of the same codec; else the consortium's."""
     try:
-        return SiteDecoder.load(part.decoder_path, codec).weights if part.decoder_path.exists() else {}
+        return own_decoder(part, codec)
     except CodecError:
-        return {}
+        return SiteDecoder(codec)
 
 
 def _share(command: Command) -> int:

@@ -11,6 +11,7 @@ import torch
 
 from ppcmi.cli.console import Console
 from ppcmi.cli.parsers import Groups, Parser, add_runnable
+from ppcmi.codec.learned_cases import learned_from, not_learned
 from ppcmi.data_folders import FOLDS, CaseFiles, find_cases, of_fold
 from ppcmi.device import choose_device
 from ppcmi.errors import UsageError
@@ -123,29 +124,36 @@ def chosen_cases(options: argparse.Namespace) -> list[CaseFiles]:
 
 
 def cases_to_judge_on(command: Command, part: TaskProfile) -> tuple[list[CaseFiles], bool]:
-    """Labelled cases that ``--cases``, ``--fold`` and ``--where`` name, and whether none of them was uploaded.
+    """Labelled cases that ``--cases``, ``--fold`` and ``--where`` name, and whether all of them are held out.
 
-    By default uploaded cases are left out, as a model scores too well on what it was trained on; with another fold
-    than the default they stay and the user is told.
+    By default cases are left out that were uploaded, or that the site's decoder learned from: there scores are too
+    good. With another fold than the default they stay and the user is told.
 
     :raises UsageError: if none is left.
     """
     options, console = command.options, command.console
     labelled = [case for case in chosen_cases(options) if case.label is not None]
     uploaded = command.site().uploaded_cases(part.task.name)
-    fresh = [case for case in labelled if case.name not in uploaded]
+    kept_here = [case for case in labelled if case.name not in uploaded]
+    fresh = not_learned(kept_here, learned_from(part.decoder_path))
     if len(fresh) == len(labelled):
         return labelled, True
-    known = len(labelled) - len(fresh)
+    why = {
+        "were uploaded for training": len(labelled) - len(kept_here),
+        "taught this site's decoder": len(kept_here) - len(fresh),
+    }
+    counts = {reason: count for reason, count in why.items() if count}
     if options.fold != HELD_OUT:
-        console.remark(f"Of these {len(labelled)} cases {known} were uploaded for training: the scores are too good.")
+        known = " and ".join(f"{count} {reason}" for reason, count in counts.items())
+        console.remark(f"Of these {len(labelled)} cases {known}: the scores are too good.")
         return labelled, False
     if not fresh:
         raise UsageError(
-            "All these cases were uploaded for training, so none of them can judge a model; mark others as 'val' in "
-            "the folder's split.csv, or score these all the same by --fold all."
+            f"All these cases {' or '.join(counts)}, so none of them can judge a model; mark others as 'val' in the "
+            "folder's split.csv, or score these all the same by --fold all."
         )
-    console.remark(f"Left out {known} of {len(labelled)} cases, as they were uploaded for training.")
+    for reason, count in counts.items():
+        console.remark(f"Left out {count} of {len(labelled)} cases, as they {reason}.")
     return fresh, True
 
 

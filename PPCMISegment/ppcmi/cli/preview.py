@@ -18,7 +18,7 @@ from ppcmi.reading import read_image
 from ppcmi.scales import PRIVACY_PROFILES, Profile
 from ppcmi.slicing import VolumeSlices
 from ppcmi.sources import only_source
-from ppcmi.what_leaves import Sending, segmentation_leaves, what_goes, what_stays, who_could_learn_what
+from ppcmi.what_leaves import NOTHING_LEAVES, Sending, segmentation_leaves, what_goes, what_stays, who_could_learn_what
 
 HEIGHT = 512
 
@@ -58,6 +58,8 @@ def _preview(command: Command) -> int:
     preview = preview_slice(picture, codec, protection_of(site, part, codec.fingerprint, profile))
     pictures = (preview.image, preview.leaving, preview.server.picture)
     write_atomically(options.output, encode_png(side_by_side(pictures, HEIGHT)))
+    if not part.asks_server(profile):
+        console.result(NOTHING_LEAVES + " If it were asked:")
     leaving = segmentation_leaves([volume.geometry], part.task, Sending.of(part, profile))
     for sentence in (*what_goes(leaving), what_stays(leaving), *who_could_learn_what(leaving)):
         console.result(sentence)

@@ -25,6 +25,7 @@ from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.result_files import FORMATS
 from ppcmi.session import LinkOptions, open_link
 from ppcmi.site import SiteProfile
+from ppcmi.what_leaves import NOTHING_LEAVES
 
 EXIT_CODES = """\
 exit codes:
@@ -123,7 +124,10 @@ def _link(command: Command, site: SiteProfile) -> PrivateLink:
         options.model, Quantization(options.quantization), device=command.device(), in_flight=options.in_flight
     )
     command.console.progress("asking the server for the model")
-    return open_link(site, site.task(options.task), site.client(), choices)
+    link = open_link(site, site.task(options.task), site.client(), choices)
+    if not link.asks_server:
+        command.console.remark(NOTHING_LEAVES)
+    return link
 
 
 def _segment_images(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ppcmi.errors import CodecError
 from ppcmi.scales import MINIMIZED_CHANNELS, SCALE_CHANNELS, Profile
@@ -35,10 +35,7 @@ def preset_of_file(path: Path) -> Preset:
     :raises CodecError: if it cannot be read, or is no codec of a preset that this version knows.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(8)
-            start += file.read(min(LONGEST_METADATA, int.from_bytes(start, "little")))
-        preset = json.loads(read_metadata(start)["ppcmi"])["preset"]
+        preset = document_of_file(path)["preset"]
     except OSError as error:
         raise CodecError("The codec's file cannot be read; fetch or train it again.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -47,6 +44,19 @@ def preset_of_file(path: Path) -> Preset:
         if preset == known:
             return known
     raise CodecError("This version does not know the codec's format; update the software, or train the codec again.")
+
+
+def document_of_file(path: Path) -> dict[str, Any]:
+    """The document in the metadata of the safetensors file of a codec or a decoder, read from its beginning.
+
+    :raises OSError: if it cannot be read.
+    :raises ValueError, KeyError, TypeError, AttributeError: if there is none.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        start += file.read(min(LONGEST_METADATA, int.from_bytes(start, "little")))
+    document: dict[str, Any] = json.loads(read_metadata(start)["ppcmi"])
+    return document
 
 
 def read_metadata(data: bytes) -> dict[str, str]:

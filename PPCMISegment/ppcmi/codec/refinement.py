@@ -9,7 +9,7 @@ case to choose on is left to its own network: see :func:`leave_alone`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ppcmi.codec.codec import DAMAGE, MAXIMUM_FILE_BYTES, Codec
+from ppcmi.codec.learned_cases import ENTRY as LEARNED_FROM
 from ppcmi.codec.local_network import build_local_network
 from ppcmi.codec.presets import read_metadata
 from ppcmi.codec.quality import mean_dice
@@ -45,11 +46,15 @@ class SiteDecoder(nn.Module):
     """Turns the server's mask latents into probabilities with this site's own knowledge.
 
     :param weights: the server's share by profile name; a profile that is absent takes ``usual_weight``.
+    :param learned_from: digests of the cases that it learned from; see :mod:`ppcmi.codec.learned_cases`.
     """
 
-    def __init__(self, codec: Codec, weights: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, codec: Codec, weights: dict[str, float] | None = None, learned_from: Collection[str] = ()
+    ) -> None:
         super().__init__()
         self.codec = codec
+        self.learned_from = frozenset(learned_from)
         self.weights = dict(weights or {})
         self.usual_weight = 1.0 if codec.follows_a_paper else USUAL_WEIGHT
         self.local = build_local_network(codec.task.slicing.channels, codec.task.classes, codec.task.slicing.size)
@@ -82,6 +87,7 @@ class SiteDecoder(nn.Module):
             "codec": self.codec.fingerprint,
             "weights": self.weights,
             "usual_weight": self.usual_weight,
+            LEARNED_FROM: sorted(self.learned_from),
         }
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.local.state_dict().items()}
         write_atomically(path, safetensors.torch.save(tensors, {"ppcmi": json.dumps(document, sort_keys=True)}))
@@ -103,7 +109,8 @@ class SiteDecoder(nn.Module):
                 raise CodecError(
                     "The site's decoder belongs to another codec; refine it again.", command="ppcmi codec refine"
                 )
-            decoder = cls(codec, {str(k): float(v) for k, v in document["weights"].items()})
+            learned_from = {str(digest) for digest in document.get(LEARNED_FROM, ())}
+            decoder = cls(codec, {str(k): float(v) for k, v in document["weights"].items()}, learned_from)
             decoder.usual_weight = float(document.get("usual_weight", decoder.usual_weight))
             decoder.local.load_state_dict(safetensors.torch.load(data))
         except (OSError, *DAMAGE) as error:

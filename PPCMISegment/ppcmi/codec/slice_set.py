@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from ppcmi.data_folders import CaseFiles
-from ppcmi.errors import ReadError, TrainingError
+from ppcmi.errors import CasesFailedError, GeometryError, ReadError, TrainingError
+from ppcmi.files import cause_of
 from ppcmi.reading import read_image
 from ppcmi.slicing import slice_labels, slice_volume
 from ppcmi.sources import only_source
 from ppcmi.task import Task
 from ppcmi.task_labels import read_labelled_case
+from ppcmi.volume import Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,27 +70,88 @@ def read_slice_set(
     :param progress: called with the number of cases read.
     :raises ReadError: if there is no case, only some have labels, or one is of another modality than the task.
     """
+    _require_alike(cases)
+    read = []
+    for done, case in enumerate(cases, start=1):
+        read.append(_read_case(case, task))
+        progress(done)
+    return _one_set(read)
+
+
+@dataclass(frozen=True, eq=False)
+class UsableCases:
+    """Those of a folder's cases that could be read, and their slices, in the same order."""
+
+    cases: tuple[CaseFiles, ...]
+    slices: SliceSet
+
+
+def read_usable_cases(
+    cases: Sequence[CaseFiles],
+    task: Task,
+    progress: Callable[[int], None] = lambda done: None,
+    *,
+    left_out: Callable[[str], None],
+) -> UsableCases:
+    """As :func:`read_slice_set`, but a case that cannot be used is left out.
+
+    :param left_out: called with a sentence that names the case, and whether its image or its labels are the cause; for
+        the site's eyes only.
+    :raises ReadError: if there is no case, or only some have labels.
+    :raises CasesFailedError: if none can be used.
+    """
+    _require_alike(cases)
+    usable, read = [], []
+    for done, case in enumerate(cases, start=1):
+        try:
+            read.append(_read_case(case, task))
+        except (ReadError, GeometryError, OSError) as error:
+            reason = f"The file cannot be read: {cause_of(error)}." if isinstance(error, OSError) else str(error)
+            left_out(f"left out {case.name}, as its {_part_at_fault(case, task)} cannot be used: {reason}")
+        else:
+            usable.append(case)
+        progress(done)
+    if not usable:
+        raise CasesFailedError("None of the chosen cases can be used.")
+    return UsableCases(tuple(usable), _one_set(read))
+
+
+def _require_alike(cases: Sequence[CaseFiles]) -> None:
     if not cases:
         raise ReadError("No case was found; expected a folder with images/ and, for training, labels/.")
     labelled = [case.label is not None for case in cases]
     if any(labelled) and not all(labelled):
         raise ReadError("Some cases have labels and some have none; keep them in separate folders.")
-    slices, labels, counts = [], [], []
-    for done, case in enumerate(cases, start=1):
-        if case.label is None:
-            read = read_image(only_source(case.image))
-            task.require_modality(read.modality)
-            image = read.volume
-        else:
-            image, known = read_labelled_case(case, task)
-        stack, grid = slice_volume(image, task)
-        slices.append(torch.from_numpy(stack))
-        counts.append(len(stack))
-        if case.label is not None:
-            labels.append(torch.from_numpy(slice_labels(known, grid, task)))
-        progress(done)
-    number = torch.from_numpy(np.repeat(np.arange(len(cases)), counts))
-    return SliceSet(torch.cat(slices), torch.cat(labels) if labels else None, number)
+
+
+def _read_case(case: CaseFiles, task: Task) -> tuple[Tensor, Tensor | None]:
+    """A case's slices, and their labels if it has any."""
+    if case.label is None:
+        return torch.from_numpy(slice_volume(_read_image(case, task), task)[0]), None
+    image, known = read_labelled_case(case, task)
+    stack, grid = slice_volume(image, task)
+    return torch.from_numpy(stack), torch.from_numpy(slice_labels(known, grid, task))
+
+
+def _read_image(case: CaseFiles, task: Task) -> Volume:
+    read = read_image(only_source(case.image))
+    task.require_modality(read.modality)
+    return read.volume
+
+
+def _part_at_fault(case: CaseFiles, task: Task) -> str:
+    """What of a case that cannot be used is the cause: what is wrong with an image is wrong without labels, too."""
+    try:
+        slice_volume(_read_image(case, task), task)
+    except (ReadError, GeometryError, OSError):
+        return "image"
+    return "labels"
+
+
+def _one_set(read: Sequence[tuple[Tensor, Tensor | None]]) -> SliceSet:
+    labels = [known for _, known in read if known is not None]
+    number = torch.from_numpy(np.repeat(np.arange(len(read)), [len(stack) for stack, _ in read]))
+    return SliceSet(torch.cat([stack for stack, _ in read]), torch.cat(labels) if labels else None, number)
 
 
 def join(first: SliceSet, second: SliceSet) -> SliceSet:

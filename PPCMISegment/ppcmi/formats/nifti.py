@@ -59,7 +59,7 @@ def read_nifti(path: Path) -> Volume:
     :raises ReadError: if it is damaged, cut off, in color, complex, has a time axis, or its voxels are missing.
     :raises GeometryError: if it does not say where it lies, or says two things.
     """
-    header_file, voxels_file = _files(path)
+    header_file, voxels_file = header_and_voxels_files(path)
     header = _header(header_file)
     shape = _shape(header)
     dtype = _dtype(header)
@@ -70,8 +70,11 @@ def read_nifti(path: Path) -> Volume:
     return Volume(_voxels(voxels_file, header, shape, dtype, offset), geometry)
 
 
-def _files(path: Path) -> tuple[Path, Path]:
-    """The file with the header and the one with the voxels, which is the same but for pairs."""
+def header_and_voxels_files(path: Path) -> tuple[Path, Path]:
+    """The file with the header and the one with the voxels, which is the same but for pairs.
+
+    :raises ReadError: if half of a pair is missing.
+    """
     if path.suffix.lower() not in (".hdr", ".img"):
         return path, path
     upper = path.suffix.isupper()

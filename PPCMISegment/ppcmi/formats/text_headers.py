@@ -82,6 +82,22 @@ def metaimage_voxels_file(path: Path) -> Path:
     return voxels
 
 
+def named_voxels_file(path: Path) -> Path | None:
+    """The other file that a NRRD or MetaImage header names for its voxels, as :func:`nrrd_voxels_file` finds it.
+
+    None if they are attached, or the header is none that would be followed; that is seen when the image is read.
+    """
+    try:
+        if path.suffix.lower() in (".mhd", ".mha"):
+            where = _metaimage_fields(path)[0].get("ElementDataFile", "LOCAL")
+            return None if where.upper() == "LOCAL" else _beside(path, where)
+        fields = _nrrd_fields(path)
+        where = fields.get("data file", fields.get("datafile", ""))
+        return _beside(path, where) if where else None
+    except (OSError, ReadError):
+        return None
+
+
 def _are_sizes(text: str) -> bool:
     """Whether a list of spacings gives a number for each of two axes; ITK takes 1 for those without."""
     try:

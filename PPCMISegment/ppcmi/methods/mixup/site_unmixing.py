@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 from ppcmi.codec.codec import DAMAGE, Codec
+from ppcmi.codec.learned_cases import ENTRY as LEARNED_FROM
 from ppcmi.codec.presets import read_metadata
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.errors import CodecError
@@ -79,13 +80,14 @@ def refine(
     return network.eval()
 
 
-def save(network: UnmixingNetwork, codec: Codec, path: Path) -> None:
+def save(network: UnmixingNetwork, codec: Codec, path: Path, learned_from: Collection[str] = ()) -> None:
     """Write the site's unmixing, by rename.
 
+    :param learned_from: digests of the cases that it learned from; see :mod:`ppcmi.codec.learned_cases`.
     :raises WriteError: if it cannot be written.
     """
     tensors = {name: values.detach().cpu().contiguous() for name, values in network.state_dict().items()}
-    document = {"format": FORMAT, "codec": codec.fingerprint}
+    document = {"format": FORMAT, "codec": codec.fingerprint, LEARNED_FROM: sorted(learned_from)}
     write_atomically(path, safetensors.torch.save(tensors, {"ppcmi": json.dumps(document)}))
 
 
