@@ -51,7 +51,7 @@ def create_app(config: ServerConfig, services: Services | None = None) -> FastAP
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        sweeper = Sweeper(opened.cohorts.sweep)
+        sweeper = Sweeper(opened.sweep)
         sweeper.start()
         app.state.mapper = start_mapper(opened)
         app.state.supervisor = Supervisor(opened)

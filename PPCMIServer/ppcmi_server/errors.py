@@ -34,6 +34,11 @@ class RefusalError(PpcmiError):
         self.headers = dict(headers or {})
 
 
+def unauthorized(kind: str, detail: str) -> RefusalError:
+    """401."""
+    return RefusalError(401, kind, "Not authorized", detail, {"WWW-Authenticate": "Bearer"})
+
+
 def not_found(what: str) -> RefusalError:
     """404: it does not exist, or is not the caller's; the two are not told apart."""
     return RefusalError(404, "not-found", "Not found", f"There is no such {what} for you; check its name.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from ppcmi.errors import TrainingError
@@ -116,22 +116,21 @@ def curve(session: Session, job_id: int) -> list[JobEpoch]:
 
 def validations(session: Session, model: Model) -> list[tuple[Validation, Site]]:
     """Each site's newest scores of a model."""
-    rows = session.execute(
-        select(Validation, Site).join(Site, Site.id == Validation.site_id).where(Validation.model_id == model.id)
-        .order_by(Validation.id)
-    )  # fmt: skip
-    newest = {site.id: (validation, site) for validation, site in rows}
-    return list(newest.values())
+    newest = select(func.max(Validation.id)).where(Validation.model_id == model.id).group_by(Validation.site_id)
+    wanted = select(Validation, Site).join(Site, Site.id == Validation.site_id).where(Validation.id.in_(newest))
+    return [(validation, site) for validation, site in session.execute(wanted.order_by(Validation.id))]
 
 
 def add_validation(session: Session, task_name: str, caller: Caller, number: int, numbers: Mapping[str, Any]) -> None:
-    """Keep a site's scores of a model.
+    """Keep a site's scores of a model, in place of those that it sent before.
 
     :raises RefusalError: 403, 404, or 422 if a label is not one of the task's.
     """
     found = membership(session, task_name, caller)
     model = find_model(session, found.task, number)
     _require_labels(found.document, [*numbers["labels"], *numbers["alone"]])
+    earlier = (Validation.model_id == model.id, Validation.site_id == caller.site_id)
+    session.execute(delete(Validation).where(*earlier))
     session.add(Validation(model_id=model.id, site_id=caller.site_id, numbers=dict(numbers), created=clock.now()))
     audit.record(session, caller.site_id, "model.validate", task=found.task.name, model=number)
 

@@ -14,8 +14,9 @@ from ppcmi_server.access.identity import Caller
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Model
+from ppcmi_server.intake import garbage
 from ppcmi_server.intake.cohorts import CohortStore
-from ppcmi_server.intake.quota import Room
+from ppcmi_server.intake.quota import room_of
 from ppcmi_server.mapping.mapper import Mapper, MapsLatents
 from ppcmi_server.mapping.model_files import ModelFiles
 from ppcmi_server.operation.core_dumps import forbid_core_dumps
@@ -61,6 +62,11 @@ class Services:
     cohorts: CohortStore
     metrics: Metrics = field(default_factory=Metrics)
 
+    def sweep(self, older_than_s: float = garbage.IN_USE_S) -> None:
+        """Remove what nobody needs any longer, of cohorts and of models; see :mod:`ppcmi_server.intake.garbage`."""
+        self.cohorts.sweep(older_than_s)
+        garbage.delete_unregistered_models(self.database, self.blobs, self.config.models_folder, older_than_s)
+
 
 def open_services(config: ServerConfig) -> Services:
     """Services on an initialized server folder; brings the database to this version's form.
@@ -74,9 +80,7 @@ def open_services(config: ServerConfig) -> Services:
     keys = end_rotation(config, database, keys)
     blobs = open_blobs(config.storage, config.folder)
     channels = Channels(keys)
-    folders = [config.folder, *([] if blobs.folder is None else [blobs.folder])]
-    room = Room(config.storage, folders)
-    cohorts = CohortStore(database, blobs, keys, channels, config.storage, room)
+    cohorts = CohortStore(database, blobs, keys, channels, config.storage, room_of(config))
     services = Services(config, database, blobs, keys, channels, cohorts)
     services.metrics.add_source(ServerState(config, database))
     return services

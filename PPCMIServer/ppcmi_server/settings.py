@@ -116,7 +116,7 @@ class TrainingSettings:
 
     workers: int = _setting(1, "trainings at the same time on this machine; 0 leaves them to others", least=0)
     lease_seconds: float = _setting(30.0, "a training whose process gave no sign of life for so long is taken over")
-    attempts: int = _setting(5, "a training whose process died so often without an epoch between has failed")
+    attempts: int = _setting(5, "a training whose process died so often in a row pauses; without a checkpoint it fails")
     memory_bytes: int = _setting(
         GIBIBYTE // 2, "latents kept in memory; more are read from an encrypted scratch file", least=0
     )

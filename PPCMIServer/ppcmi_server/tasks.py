@@ -13,7 +13,7 @@ from ppcmi.modes import has_inner_layer
 from ppcmi.task import Task as TaskDocument
 from ppcmi.task import parse_task, task_to_json
 from ppcmi_server import audit, clock
-from ppcmi_server.access.identity import Caller
+from ppcmi_server.access.identity import Caller, require_access
 from ppcmi_server.database.schema import Consortium, Invitation, Member, SharedNetwork, Site, Task
 from ppcmi_server.errors import conflict, forbidden, not_found, unprocessable
 
@@ -66,15 +66,17 @@ def is_member(session: Session, task: Task, site_id: str) -> bool:
 
 
 def members(session: Session, task: Task) -> int:
-    """How many sites take part in a task."""
-    return session.scalar(select(func.count()).select_from(Member).where(Member.task_id == task.id)) or 0
+    """How many sites take part in a task; those that were revoked do no longer."""
+    wanted = select(func.count()).select_from(Member).join(Site, Site.id == Member.site_id)
+    return session.scalar(wanted.where(Member.task_id == task.id, Site.revoked.is_(None))) or 0
 
 
 def membership(session: Session, name: str, caller: Caller) -> TaskMembership:
     """The task and its consortium, for a member.
 
-    :raises RefusalError: 404 without such a task, 403 for others than members.
+    :raises RefusalError: 404 without such a task, 403 for others than members, 401 if access was revoked meanwhile.
     """
+    require_access(session, caller)
     task = find_task(session, name)
     consortium = session.get(Consortium, task.id)
     if consortium is None or not is_member(session, task, caller.site_id):
@@ -133,13 +135,23 @@ def newest_invitation(session: Session, name: str, caller: Caller) -> tuple[Invi
 
     :raises RefusalError: 404 if there is none.
     """
-    task = find_task(session, name)
-    wanted = select(Invitation).where(Invitation.task_id == task.id, Invitation.to_id == caller.site_id)
-    invitation = session.scalar(wanted.order_by(Invitation.id.desc()).limit(1))
-    sender = None if invitation is None else session.get(Site, invitation.from_id)
-    if invitation is None or sender is None:
+    found = _invitations(session, find_task(session, name), caller)
+    if not found:
         raise not_found("invitation")
-    return invitation, sender
+    return found[-1]
+
+
+def _invitations(session: Session, task: Task, caller: Caller) -> list[tuple[Invitation, Site]]:
+    """A site's invitations with whom they are from, the oldest first.
+
+    Revoking a site deletes what it sent; before servers did so, it stayed, and nobody may join by it.
+    """
+    wanted = (
+        select(Invitation, Site).join(Site, Site.id == Invitation.from_id)
+        .where(Invitation.task_id == task.id, Invitation.to_id == caller.site_id, Site.revoked.is_(None))
+        .order_by(Invitation.id)
+    )  # fmt: skip
+    return [(invitation, sender) for invitation, sender in session.execute(wanted)]
 
 
 def join(session: Session, name: str, caller: Caller) -> None:
@@ -150,11 +162,10 @@ def join(session: Session, name: str, caller: Caller) -> None:
     task = find_task(session, name)
     if is_member(session, task, caller.site_id):
         return
-    invited = select(Invitation).where(Invitation.task_id == task.id, Invitation.to_id == caller.site_id)
-    found = list(session.scalars(invited))
+    found = _invitations(session, task, caller)
     if not found:
         raise forbidden("Joining takes an invitation; ask a member of the consortium for one.")
-    for invitation in found:
+    for invitation, _ in found:
         session.delete(invitation)  # it holds a sealed key, which nobody needs any longer
     session.add(Member(task_id=task.id, site_id=caller.site_id, joined=clock.now()))
     audit.record(session, caller.site_id, "consortium.join", task=task.name)

@@ -2,7 +2,10 @@
 
 import json
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -145,6 +148,44 @@ def test_too_many_requests_at_a_time_are_told_to_come_back(server, site, cohort_
         connection.recv(4096)
         connection.close()
     assert requests.get(server.url + "/healthz", timeout=30).status_code == 200
+
+
+def test_no_site_waits_for_the_disk_that_another_ones_blob_is_made_durable_on(server, site, monkeypatch):
+    """Its folder and the blob itself are written for as long as the disk, or the object store, takes."""
+    blobs, waits, done = server.services.blobs, threading.Semaphore(0), threading.Event()
+    writing = blobs.writing
+
+    @contextmanager
+    def slowly(name):
+        waits.release()
+        assert done.wait(20)
+        with writing(name) as file:
+            yield file
+            waits.release()
+            done.clear()
+            assert done.wait(20)
+
+    monkeypatch.setattr(blobs, "writing", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(site.client.put_codec, TASK.name, b"encrypted codec", CODEC)
+        for _ in range(2):  # when it is opened, and when it is closed
+            assert waits.acquire(timeout=10)
+            assert requests.get(f"{server.url}/healthz", timeout=5).status_code == 200
+            done.set()
+        answer.result()
+    assert site.client.codec(TASK.name) == (b"encrypted codec", CODEC)
+
+
+@pytest.mark.parametrize("length", [None, 1000], ids=["without a byte", "broken off"])
+def test_of_a_codec_that_does_not_come_whole_nothing_is_left(server, site, length):
+    before = server.services.blobs.names("codecs")
+    parts = urlsplit(server.url)
+    head = f"PUT /v1/tasks/{TASK.name}/codec HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.token}\r\n"
+    head += f"X-PPCMI-Codec: {CODEC}\r\nContent-Length: {length or 0}\r\n\r\n"
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
+        connection.sendall(head.encode() + (b"" if length is None else b"half"))
+        assert connection.recv(4096).startswith(b"HTTP/1.1 422" if length is None else b"HTTP/1.1 408")
+    assert server.services.blobs.names("codecs") == before
 
 
 def test_bodies_that_do_not_fit_into_memory_together_are_told_to_come_back(server, site, cohort_id):

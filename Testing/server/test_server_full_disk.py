@@ -17,7 +17,7 @@ from ppcmi_server.errors import RefusalError
 from ppcmi_server.intake.quota import Room
 from ppcmi_server.settings import StorageSettings
 from ppcmi_server.storage.full_disk import is_full
-from support.app_server import TASK, app_server
+from support.app_server import CODEC, TASK, app_server
 from support.uploads import UploadingSite, differences, frames_of, orphans, refused
 
 MEBIBYTE = 1 << 20
@@ -119,16 +119,24 @@ def test_a_disk_that_fills_in_the_middle_of_a_write_is_answered_with_507(server,
         assert session.connection().exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
 
 
-def test_uploads_leave_the_reserve_to_the_database_and_checkpoints(tmp_path):
+def test_uploads_leave_the_reserve_to_the_database_and_checkpoints(tmp_path, monkeypatch):
     disk = os.statvfs(tmp_path)
     free = disk.f_bavail * disk.f_frsize
-    with app_server(tmp_path / "server", {"storage": StorageSettings(reserve_bytes=free + (1 << 40))}) as server:
+    with app_server(tmp_path / "server") as server:
         with server.services.database.writing() as session:
             code = identity.add_site(session, "Hospital A")
         site = UploadingSite(tmp_path / "site", server.url, code)
         cohort = site.write_cohort(tmp_path / "a.ppcmi", [1])
+        blobs = [server.services.blobs.names(folder) for folder in ("codecs", "networks")]
+        full = StorageSettings(reserve_bytes=free + (1 << 40))
+        monkeypatch.setattr(server.services.cohorts.room, "_storage", full)
         with refused(507, "no room"):
             site.client.create_cohort(TASK.name, cohort.header_bytes)
+        with refused(507, "no room"):
+            site.client.put_codec(TASK.name, b"encrypted codec", CODEC)
+        with refused(507, "no room"):
+            site.client.put_network(TASK.name, b"encrypted network", CODEC)
+        assert [server.services.blobs.names(folder) for folder in ("codecs", "networks")] == blobs
     room = Room(StorageSettings(reserve_bytes=free // 2), [tmp_path, tmp_path / "not" / "made" / "yet"])
     room.require_space(1000)
     with pytest.raises(RefusalError) as caught:

@@ -7,7 +7,7 @@ import pytest
 from ppcmi.errors import ServerRefusedError, TrainingError
 from ppcmi_server import audit, models, tasks
 from ppcmi_server.cli.main import main
-from ppcmi_server.database.schema import Job, Model
+from ppcmi_server.database.schema import Job, Model, Validation
 from ppcmi_server.training import jobs
 from ppcmi_server.umn.training import EpochReport
 from support.app_server import CODEC, TASK, app_server
@@ -71,6 +71,34 @@ def test_a_model_comes_with_its_curve_and_each_sites_newest_scores(server, sites
     out = command(server, capsys, "model", "list", TASK.name)
     assert "model 1, Hospital A: Dice 0.800 over 3 cases, alone 0.400" in out
     assert "model 1, Hospital B: Dice 0.400 over 1 cases, alone -" in out
+
+
+def test_a_sites_scores_of_a_model_replace_those_before_and_no_others(server, sites):
+    """However often it reports, the server keeps and reads as many reports as there are sites."""
+    for site in sites:
+        for number in (1, 2):
+            for cases in (4, 5):
+                site.client.report_validation(TASK.name, number, {"cases": cases, "labels": GOOD})
+    with server.services.database.reading() as session:
+        kept = [(validation.site_id, validation.numbers["cases"]) for validation in session.query(Validation)]
+    assert sorted(kept) == sorted((site.site_id, 5) for site in sites for _ in range(2))
+
+
+def test_of_several_reports_that_an_earlier_server_kept_the_newest_counts(server, sites):
+    with server.services.database.writing() as session:
+        (model, _) = models.list_models(session, tasks.find_task(session, TASK.name))
+        for cases in (7, 8):
+            numbers = {"cases": cases, "labels": GOOD, "alone": {}}
+            moment = "2026-01-01T00:00:00Z"
+            session.add(Validation(model_id=model.id, site_id=sites[0].site_id, numbers=numbers, created=moment))
+            session.flush()
+    (first, _) = sites[0].client.models(TASK.name)
+    assert [report["cases"] for report in first["validations"] if report["site"] == "Hospital A"] == [8]
+    sites[0].client.report_validation(TASK.name, 1, {"cases": 9, "labels": GOOD})
+    with server.services.database.reading() as session:
+        kept = [validation.numbers["cases"] for validation in session.query(Validation).filter_by(model_id=model.id)
+                if validation.site_id == sites[0].site_id]  # fmt: skip
+    assert kept == [9]
 
 
 @pytest.mark.parametrize("label", ["Kidney", ""])

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from ppcmi.bundle import pack, unpack
 from ppcmi.errors import ServerRefusedError, TrainingError
 from ppcmi.klt.inner import InnerLayer
+from ppcmi.latents import Latents
+from ppcmi.protection import Protection
 from ppcmi.scales import MINIMIZED_CHANNELS, SCALE_CHANNELS, Profile, Stream
 from ppcmi_server import tasks
 from ppcmi_server.database.schema import Cohort
@@ -147,3 +150,43 @@ def test_in_paper_mode_the_server_holds_plain_latents_and_takes_no_others(tmp_pa
             plain = make_latents(4, 10 + i, Profile.PAPER)
             for scale in plain:
                 torch.testing.assert_close(got[scale][:4].float(), plain[scale], atol=5e-3, rtol=2e-3)
+
+
+def overflowing(bundle):
+    """The bundle with finite values that the link layer's sums make infinite."""
+    header, streams = unpack(bundle)
+    signs = torch.Generator().manual_seed(1)
+    return pack(
+        header,
+        {
+            s: v.map(lambda _, x: 3e38 * (2.0 * torch.randint(2, x.shape, generator=signs) - 1))
+            for s, v in streams.items()
+        },
+    )
+
+
+@pytest.fixture
+def forged(monkeypatch):
+    """Cohorts are written with such bundles."""
+    protect = Protection.protect
+    monkeypatch.setattr(Protection, "protect", lambda *arguments: overflowing(protect(*arguments)))
+
+
+@pytest.mark.usefixtures("forged")
+def test_values_that_are_finite_only_under_the_link_layer_are_refused(server, world, tmp_path):
+    site = world[1][0]
+    own = {"codec": CODECS[0], "inner_key": KEYS[0]}
+    with pytest.raises(ServerRefusedError, match="too large for latents") as caught:
+        site.upload(site.write_cohort(tmp_path / "huge.ppcmi", [9], **own))
+    assert caught.value.status == 422
+
+
+@pytest.mark.usefixtures("forged")
+def test_one_that_was_stored_before_they_were_refused_is_named(tmp_path, monkeypatch):
+    with app_server(tmp_path / "server") as server:
+        (site,) = server.add_consortium("Hospital A")
+        with monkeypatch.context() as lenient:
+            lenient.setattr(Latents, "finite", True)
+            cohort_id = site.upload(site.write_cohort(tmp_path / "huge.ppcmi", [1]))
+        with pytest.raises(TrainingError, match=f"Cohort {cohort_id} holds values that are not finite"):
+            load(server, Profile.COARSE)

@@ -9,14 +9,14 @@ import os
 import secrets
 from dataclasses import dataclass, field
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from ppcmi.errors import BundleError, SiteError, UsageError
 from ppcmi_server import audit, clock
 from ppcmi_server.access import tokens
-from ppcmi_server.database.schema import EnrolmentCode, SharedNetwork, Site, Token
-from ppcmi_server.errors import forbidden, not_found, unprocessable
+from ppcmi_server.database.schema import EnrolmentCode, Invitation, SharedNetwork, Site, Token
+from ppcmi_server.errors import RefusalError, forbidden, not_found, unauthorized, unprocessable
 from ppcmi_server.storage.keys import ServerKeys
 
 CODE_ALPHABET = "abcdefghjkmnpqrstuvwxyz023456789"
@@ -88,11 +88,11 @@ def renew_code(session: Session, name: str, days: float = CODE_DAYS, actor: str 
     return _new_code(session, site, days)
 
 
-def revoke_site(session: Session, name: str, actor: str = audit.OPERATOR) -> None:
-    """End a site's access at once: tokens and unused codes no longer work.
+def revoke_site(session: Session, name: str, actor: str = audit.OPERATOR) -> list[str]:
+    """End a site's access at once: tokens, unused codes and invitations from it no longer work.
 
-    Its cohorts stay until they are withdrawn, as models were trained on them; a network that it shares goes, as nobody
-    is offered it any longer.
+    Its cohorts stay until they are withdrawn, as models were trained on them; networks that it shares go, as nobody
+    is offered them any longer. Returns their blobs, which are deleted once the transaction is kept.
 
     :raises SiteError: if there is no such site.
     """
@@ -102,8 +102,12 @@ def revoke_site(session: Session, name: str, actor: str = audit.OPERATOR) -> Non
     session.execute(
         update(EnrolmentCode).where(EnrolmentCode.site_id == site.id, EnrolmentCode.used.is_(None)).values(used="-")
     )
-    session.execute(delete(SharedNetwork).where(SharedNetwork.site_id == site.id))  # the sweep takes its bytes
+    session.execute(delete(Invitation).where(or_(Invitation.from_id == site.id, Invitation.to_id == site.id)))
+    networks = list(session.scalars(select(SharedNetwork).where(SharedNetwork.site_id == site.id)))
+    for network in networks:
+        session.delete(network)
     audit.record(session, actor, "site.revoke", site=site.id)
+    return [network.blob for network in networks]
 
 
 def enrol(
@@ -152,6 +156,25 @@ def authenticate(session: Session, token: str) -> Caller | None:
         tokens.use_of(found),
         site.certificate,
     )
+
+
+def require_access(session: Session, caller: Caller) -> None:
+    """A caller that was let in still has access: a body takes up to half an hour, and much may be revoked meanwhile.
+
+    :raises RefusalError: 401 if its site or token was revoked since.
+    """
+    revocation = revocation_of(session, session.get_one(Token, caller.token_id))
+    if revocation is not None:
+        raise revocation
+
+
+def revocation_of(session: Session, token: Token) -> RefusalError | None:
+    """401 for a token that was revoked, or whose site was; None for others, also for one that has expired."""
+    if token.site_id is not None and session.get_one(Site, token.site_id).revoked is not None:
+        return unauthorized("revoked", "The site's access was revoked; ask the server's operator.")
+    if token.revoked:
+        return unauthorized("token-ended", "The token was replaced or revoked; take up a new one.")
+    return None
 
 
 def set_quota(session: Session, name: str, quota_bytes: int | None, actor: str = audit.OPERATOR) -> None:

@@ -11,14 +11,13 @@ from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 
 from ppcmi_server.access.client_certificate import client_certificate
-from ppcmi_server.access.identity import Caller, authenticate, bind_certificate
+from ppcmi_server.access.identity import Caller, authenticate, bind_certificate, revocation_of
 from ppcmi_server.access.operators import Operator, authenticate_operator
 from ppcmi_server.access.site_tokens import note_use
 from ppcmi_server.access.tokens import OPERATOR_SCOPES, SITE_SCOPES, Use, find_token, is_valid
 from ppcmi_server.api.bodies import BodyMemory
 from ppcmi_server.api.rates import FailedAttempts, Rate
-from ppcmi_server.database.schema import Site
-from ppcmi_server.errors import RefusalError, forbidden
+from ppcmi_server.errors import RefusalError, forbidden, unauthorized
 from ppcmi_server.mapping.mapper import Mapper
 from ppcmi_server.services import Services
 
@@ -121,12 +120,11 @@ def _no_entry(session: Session, request: Request, token: str) -> RefusalError:
     found = find_token(session, token)
     if found is None:
         return _unknown_token(request, token)
-    if found.site_id is not None and session.get_one(Site, found.site_id).revoked is not None:
-        return _unauthorized("revoked", "The site's access was revoked; ask the server's operator.")
-    if found.revoked:
-        return _unauthorized("token-ended", "The token was replaced or revoked; take up a new one.")
+    revocation = revocation_of(session, found)
+    if revocation is not None:
+        return revocation
     if not is_valid(found):
-        return _unauthorized("expired", "The token has expired; ask whoever made it for a new one.")
+        return unauthorized("expired", "The token has expired; ask whoever made it for a new one.")
     if found.site_id is None:
         return forbidden("This is for sites, and the token is an operator's.")
     return forbidden("This is for operators, and the token is a site's.")
@@ -140,11 +138,7 @@ def _unknown_token(request: Request, token: str) -> RefusalError:
         except RefusalError as refusal:
             return refusal
         attempts.note(address_of(request))
-    return _unauthorized("unauthorized", "The token is missing or not valid; enrol the site again.")
-
-
-def _unauthorized(kind: str, detail: str) -> RefusalError:
-    return RefusalError(401, kind, "Not authorized", detail, {"WWW-Authenticate": "Bearer"})
+    return unauthorized("unauthorized", "The token is missing or not valid; enrol the site again.")
 
 
 def _count(request: Request, token_id: int) -> None:

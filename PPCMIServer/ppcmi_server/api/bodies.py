@@ -11,20 +11,25 @@ import io
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Any, TypeVar
 
+from anyio import CancelScope
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
+from ppcmi.errors import PpcmiError
+from ppcmi_server.database.contention import is_busy
 from ppcmi_server.errors import RefusalError, unprocessable
 from ppcmi_server.settings import MEMORY_OF_A_BYTE, Limits
 from ppcmi_server.storage.blobs import BlobStore
+from ppcmi_server.storage.full_disk import is_full
 
 OCTETS = "application/octet-stream"
 PIECE_BYTES = 256 << 10
@@ -39,6 +44,7 @@ OCTETS_ANSWER: dict[str, Any] = {
     "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}, "example": "(bytes)"}},
 }
 
+Entered = TypeVar("Entered")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -134,13 +140,27 @@ async def receive_blob(request: Request, blobs: BlobStore, name: str, limit: int
     :raises RefusalError: 422 without a byte.
     """
     size = 0
-    with blobs.writing(name) as file:
+    async with _in_threads(blobs.writing(name)) as file:
         async for chunk in receive_chunks(request, limit, _limits_of(request).idle_seconds):
             size += len(chunk)
             await run_in_threadpool(file.write, chunk)
         if size == 0:
             raise unprocessable(f"The request has no body; send the encrypted {what}.")
     return size
+
+
+@contextmanager
+def deleted_if_refused(blobs: BlobStore, name: str) -> Iterator[None]:
+    """Where the row that names a received blob is written: a blob that gets none is deleted again."""
+    try:
+        yield
+    except PpcmiError:  # things are not as they were when the body began
+        blobs.delete(name)
+        raise
+    except SQLAlchemyError as error:
+        if is_full(error) or is_busy(error):  # else it may have been kept all the same; what was not, the sweep finds
+            blobs.delete(name)
+        raise
 
 
 def answer_with_blob(blobs: BlobStore, name: str, headers: Mapping[str, str]) -> StreamingResponse:
@@ -172,6 +192,22 @@ class OctetsInPieces(Response):
             piece = bytes(body[start : start + PIECE_BYTES])
             more = start + PIECE_BYTES < len(body)
             await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+
+@asynccontextmanager
+async def _in_threads(context: AbstractContextManager[Entered]) -> AsyncIterator[Entered]:
+    """A context that is entered and left in a thread: for the disk or the store that it waits for, no other site does.
+
+    It is left also when the request is cancelled.
+    """
+    entered = await run_in_threadpool(context.__enter__)
+    try:
+        yield entered
+    except BaseException as error:
+        with CancelScope(shield=True):
+            await run_in_threadpool(context.__exit__, type(error), error, error.__traceback__)
+        raise
+    await run_in_threadpool(context.__exit__, None, None, None)
 
 
 def _joined(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

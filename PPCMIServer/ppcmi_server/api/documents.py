@@ -6,7 +6,7 @@ import base64
 import binascii
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints, WithJsonSchema
 
 from ppcmi.modes import Mode
 
@@ -30,6 +30,8 @@ Base64 = Annotated[
     PlainSerializer(lambda value: base64.b64encode(value).decode(), return_type=str),
     WithJsonSchema({"type": "string", "contentEncoding": "base64", "examples": ["AAECAw=="]}),
 ]
+Storable = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+"""Text that may be looked for in the database: PostgreSQL's has no NUL, and fails where it gets one."""
 SiteId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", examples=["0f1e2d3c4b5a6978"])]
 SiteName = Annotated[str, Field(min_length=1, max_length=100, examples=["Hospital A"])]
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", examples=["0123456789abcdef"])]

@@ -10,7 +10,7 @@ from ppcmi_server import __version__, audit
 from ppcmi_server.access import identity
 from ppcmi_server.api.access import AnyCaller, UsesFailedAttempts, UsesMapper, UsesServices, address_of, certificate_of
 from ppcmi_server.api.bodies import JsonRoute
-from ppcmi_server.api.documents import EnrolAnswer, EnrolRequest, Health, Info, Me, Readiness, SiteAnswer
+from ppcmi_server.api.documents import EnrolAnswer, EnrolRequest, Health, Info, Me, Readiness, SiteAnswer, Storable
 from ppcmi_server.api.problems import describe_problems
 from ppcmi_server.database.schema import Site
 from ppcmi_server.errors import RefusalError
@@ -94,7 +94,7 @@ def me(caller: AnyCaller, services: UsesServices) -> Me:
 def find_site(
     caller: AnyCaller,
     services: UsesServices,
-    name: Annotated[str, Query(min_length=1, max_length=100, examples=["Hospital B"])],
+    name: Annotated[Storable, Query(min_length=1, max_length=100, examples=["Hospital B"])],
 ) -> SiteAnswer:
     """The site of that name, to invite it."""
     with services.database.reading() as session:

@@ -7,10 +7,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
-from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
-from ppcmi.errors import PpcmiError
 from ppcmi_server import shared_networks
 from ppcmi_server.access.identity import Caller
 from ppcmi_server.api.access import AnyCaller, ContributeCaller, UsesServices
@@ -21,6 +19,7 @@ from ppcmi_server.api.bodies import (
     JsonRoute,
     answer_with_blob,
     declared_size,
+    deleted_if_refused,
     receive_blob,
 )
 from ppcmi_server.api.documents import SharedNetworkAnswer
@@ -28,7 +27,6 @@ from ppcmi_server.api.problems import describe_problems
 from ppcmi_server.api.task_routes import CODEC_HEADER, Fingerprint, TaskName
 from ppcmi_server.errors import not_found
 from ppcmi_server.services import Services
-from ppcmi_server.storage.full_disk import is_full
 
 router = APIRouter(
     prefix="/v1/tasks", tags=["consortium"], route_class=JsonRoute, responses=describe_problems(401, 403, 404, 422)
@@ -96,17 +94,8 @@ def _require_room(services: Services, name: str, caller: Caller, fingerprint: st
 
 
 def _share(services: Services, name: str, caller: Caller, fingerprint: str, blob: str, size: int) -> None:
-    """Write the row that names the blob; a blob that gets none is deleted again."""
     room = services.cohorts.room
-    try:
-        with services.database.writing() as session:
-            replaced = shared_networks.share(session, room, name, caller, fingerprint, blob, size)
-    except PpcmiError:
-        services.blobs.delete(blob)  # another codec was published, or the quota used up, in the meantime
-        raise
-    except DBAPIError as error:
-        if is_full(error):  # anything else may have been kept all the same; what was not, the sweep finds
-            services.blobs.delete(blob)
-        raise
+    with deleted_if_refused(services.blobs, blob), services.database.writing() as session:
+        replaced = shared_networks.share(session, room, name, caller, fingerprint, blob, size)
     if replaced is not None:
         services.blobs.delete(replaced)

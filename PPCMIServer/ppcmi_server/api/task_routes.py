@@ -20,6 +20,8 @@ from ppcmi_server.api.bodies import (
     BinaryRoute,
     JsonRoute,
     answer_with_blob,
+    declared_size,
+    deleted_if_refused,
     receive_blob,
 )
 from ppcmi_server.api.documents import (
@@ -99,13 +101,13 @@ def join(name: TaskName, _: Nothing, caller: ContributeCaller, services: UsesSer
     status_code=204,
     tags=["consortium"],
     openapi_extra=OCTETS_BODY,
-    responses=describe_problems(409, 413),
+    responses=describe_problems(409, 413, 507),
 )
 async def put_codec(
     name: TaskName, fingerprint: Fingerprint, request: Request, caller: ContributeCaller, services: UsesServices
 ) -> Response:
     """Publish the codec, encrypted by its founder; the server cannot read it."""
-    await run_in_threadpool(_require_publisher, services, name, caller)
+    await run_in_threadpool(_require_publisher, services, name, caller, declared_size(request))
     blob = f"codecs/{secrets.token_hex(16)}"
     await receive_blob(request, services.blobs, blob, services.config.limits.codec_bytes, "codec")
     await run_in_threadpool(_publish, services, name, caller, fingerprint, blob)
@@ -122,13 +124,14 @@ def get_codec(name: TaskName, caller: AnyCaller, services: UsesServices) -> Stre
     return answer_with_blob(services.blobs, consortium.codec_blob, {CODEC_HEADER: consortium.codec})
 
 
-def _require_publisher(services: Services, name: str, caller: Caller) -> None:
+def _require_publisher(services: Services, name: str, caller: Caller, size: int) -> None:
     with services.database.reading() as session:
         tasks.require_codec_publisher(tasks.membership(session, name, caller), caller)
+    services.cohorts.room.require_space(size)
 
 
 def _publish(services: Services, name: str, caller: Caller, fingerprint: str, blob: str) -> None:
-    with services.database.writing() as session:
+    with deleted_if_refused(services.blobs, blob), services.database.writing() as session:
         unneeded = tasks.set_codec(session, name, caller, fingerprint, blob)
     for earlier in unneeded:
         services.blobs.delete(earlier)

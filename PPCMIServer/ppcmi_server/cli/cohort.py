@@ -8,6 +8,8 @@ from ppcmi_server.database.schema import Cohort
 from ppcmi_server.intake import cohorts
 from ppcmi_server.services import open_services
 from ppcmi_server.settings import MEBIBYTE
+from ppcmi_server.storage.blobs import open_blobs
+from ppcmi_server.training import jobs
 
 
 def add_parsers(groups: Groups) -> None:
@@ -54,6 +56,11 @@ def _exclude(command: Command) -> int:
     with command.database.writing() as session:
         cohorts.set_excluded(session, command.options.cohort, True)
     command.console.result("Excluded: the next training leaves it out.")
+    blobs = open_blobs(command.config.storage, command.config.folder)
+    with command.database.reading() as session:
+        note = jobs.note_on_exclusion(session, blobs, command.options.cohort)
+    if note:
+        command.console.result(note)
     return 0
 
 

@@ -124,7 +124,7 @@ def _state(command: Command, job: Job, places: Mapping[int, int]) -> str:
         return f"queued, number {places[job.id]} in line"
     if job.pause_requested:
         return "running, to be paused"
-    return f"{job.state}: {job.message}" if job.state == "failed" else job.state
+    return f"{job.state}: {job.message}" if job.message and job.state in ("failed", "paused") else job.state
 
 
 def _number(value: float | None) -> str:

@@ -11,6 +11,7 @@ from ppcmi_server.access import identity
 from ppcmi_server.cli.operator import TOKEN_COLUMNS, token_row
 from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.database.schema import Site
+from ppcmi_server.storage.blobs import open_blobs
 
 
 def add_parsers(groups: Groups) -> None:
@@ -93,7 +94,10 @@ def _list(command: Command) -> int:
 
 def _revoke(command: Command) -> int:
     with command.database.writing() as session:
-        identity.revoke_site(session, command.options.name)
+        unneeded = identity.revoke_site(session, command.options.name)
+    blobs = open_blobs(command.config.storage, command.config.folder)
+    for blob in unneeded:
+        blobs.delete(blob)
     command.console.result("Revoked: its tokens and codes no longer work.")
     return 0
 

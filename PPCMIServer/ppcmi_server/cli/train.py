@@ -162,5 +162,6 @@ def _result(seen: _Watched) -> Model:
     if seen.job.state == "done" and seen.model is not None:
         return seen.model
     if seen.job.state == "paused":
-        raise TrainingError(f"The job was paused; 'ppcmi-server job resume {seen.job.id}' goes on with it.")
+        why = "The job was paused." if seen.job.message is None else f"The job was paused. {seen.job.message}"
+        raise TrainingError(f"{why} 'ppcmi-server job resume {seen.job.id}' goes on with it.")
     raise TrainingError(seen.job.message or f"No model came of it; the job is {seen.job.state}.")

@@ -12,13 +12,13 @@ from sqlalchemy.orm import Session
 
 from ppcmi_server import audit, clock, models
 from ppcmi_server.config import ServerConfig
-from ppcmi_server.dashboard.room import rooms
 from ppcmi_server.dashboard.scores import validated
 from ppcmi_server.dashboard.site_facts import SiteFacts, site_names
 from ppcmi_server.dashboard.training import suspects, usable_cohorts
 from ppcmi_server.dashboard.view import plural, size
 from ppcmi_server.database.schema import AuditEvent, Cohort, Job, Member, Model, Site, Task
 from ppcmi_server.errors import OperatorError
+from ppcmi_server.intake.quota import room_of
 from ppcmi_server.operation.backup import CREATED
 from ppcmi_server.operation.checks import EXPIRES_SOON_DAYS
 from ppcmi_server.operation.doctor import BACKUP_DAYS
@@ -64,12 +64,12 @@ def _of_the_server(
 ) -> Iterator[Concern]:
     if not mapper_alive:
         yield Concern("problem", None, "Mapping has ended; start the server again.", "/load", "Show the load")
-    for room in rooms(config):
-        if room.below_reserve:
+    for disk in room_of(config).disks():
+        if disk.below_reserve:
             yield Concern(
                 "problem", None,
-                f"{size(room.free)} are free on the disk, less than the reserve of {size(room.reserve)}: uploads are "
-                "refused. Make room.",
+                f"{size(disk.free)} are free on the disk of {disk.what}, less than the reserve of "
+                f"{size(disk.reserve)}: uploads are refused. Make room.",
                 "/load", "Show the room",
             )  # fmt: skip
     if chain.first_broken is not None:
@@ -116,7 +116,8 @@ def _of_trainings(session: Session) -> Iterator[Concern]:
             said = f"job {job.id} failed. {job.message or ''}".strip()
             yield Concern("problem", task.name, said, f"/jobs/{job.id}", "Show the job")
         if job.state == "paused":
-            yield Concern("look", task.name, f"job {job.id} is paused.", f"/jobs/{job.id}", "Show the job")
+            said = f"job {job.id} is paused. {job.message or ''}".strip()
+            yield Concern("problem" if job.message else "look", task.name, said, f"/jobs/{job.id}", "Show the job")
         if job.state == "queued" and job.created < clock.in_future(-QUEUED_TOO_LONG_DAYS):
             sentence = f"job {job.id} has waited for more than an hour; does a server with workers run?"
             yield Concern("look", task.name, sentence, f"/jobs/{job.id}", "Show the job")

@@ -12,12 +12,13 @@ from fastapi import Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ppcmi.errors import PpcmiError, SiteError, TaskError, TrainingError, UsageError
+from ppcmi_server.api.storage_problems import refusal_of
 from ppcmi_server.dashboard.forms import Form, read_form
 from ppcmi_server.dashboard.login import Logins, OpenLogin
 from ppcmi_server.dashboard.notices import Notice
@@ -26,7 +27,6 @@ from ppcmi_server.dashboard.rendering import HEADERS, ROOT, error_page, render
 from ppcmi_server.errors import OperatorError, RefusalError, forbidden
 from ppcmi_server.operation.logs import log_error
 from ppcmi_server.services import Services
-from ppcmi_server.storage.full_disk import is_full, storage_full
 
 SEE_OTHER = 303
 REFRESH = "refresh"
@@ -64,7 +64,7 @@ class Visit:
 
     def page(self, template: str, **content: Any) -> HTMLResponse:
         """A page for the operator, with the notice that was left for it."""
-        notice = self.request.app.state.dashboard.notices.take(self.login.login_id)
+        notice = self.request.app.state.dashboard.notices.take(self.login)
         return render(self.request, template, visit=self, notice=notice, **content)
 
     def part(self, template: str, **content: Any) -> HTMLResponse:
@@ -80,7 +80,7 @@ class Change(Visit):
 
     def done(self, path: str, sentence: str, secret: str | None = None, steps: tuple[str, ...] = ()) -> Response:
         """Go to a page below the dashboard's root, which says what was done."""
-        self.request.app.state.dashboard.notices.leave(self.login.login_id, Notice(sentence, secret, steps))
+        self.request.app.state.dashboard.notices.leave(self.login, Notice(sentence, secret, steps))
         return RedirectResponse(ROOT + path, SEE_OTHER)
 
 
@@ -150,12 +150,12 @@ def _find_login(request: Request, services: Services) -> OpenLogin | None:
 
 
 def _note_click(services: Services, logins: Logins, login_id: int) -> None:
-    """Pages can be read while the disk is full; the idle time then goes on."""
+    """Pages can be read while the disk is full or the database busy; the idle time then goes on."""
     try:
         with services.database.writing() as session:
             logins.note_click(session, login_id)
-    except DBAPIError as error:
-        if not is_full(error):
+    except SQLAlchemyError as error:
+        if refusal_of(error) is None:
             raise
         log_error("click-not-noted", error)
 
@@ -167,9 +167,10 @@ def _ask_to_log_in(request: Request, error: LoginNeededError) -> Response:
 
 
 def _of_failure(request: Request, error: Exception) -> Response:
-    """507 for a full disk; for what nobody expected 500, with its place in the log."""
-    if is_full(error):
-        return error_page(request, *_told(storage_full()))
+    """507 for a full disk, 503 for a busy database; for what nobody expected 500, with its place in the log."""
+    refusal = refusal_of(error)
+    if refusal is not None:
+        return error_page(request, *_told(refusal))
     log_error("unexpected", error)
     return error_page(request, 500, "The server failed; find the request below in its log.", {})
 

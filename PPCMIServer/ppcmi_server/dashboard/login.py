@@ -34,6 +34,7 @@ class OpenLogin:
 
     login_id: int
     operator: Operator
+    cookie_hash: bytes = field(repr=False)
     csrf: str = field(repr=False)
     is_stale: bool
 
@@ -92,7 +93,7 @@ class Logins:
         operator = operator_of(session, login.token_id)
         if operator is None or SCOPE not in operator.scopes:
             return None
-        return OpenLogin(login.id, operator, login.csrf, is_stale=idle > NOTE_EVERY_S)
+        return OpenLogin(login.id, operator, login.cookie_hash, login.csrf, is_stale=idle > NOTE_EVERY_S)
 
     def note_click(self, session: Session, login_id: int) -> None:
         """Let the idle time begin anew."""

@@ -9,20 +9,24 @@ from sqlalchemy.orm import Session
 
 from ppcmi.task import Task as TaskDocument
 from ppcmi.task import parse_task
-from ppcmi_server import models, shared_networks
+from ppcmi_server import models, shared_networks, tasks
 from ppcmi_server.database.schema import Cohort, Consortium, Member, Model, Site, Task
 from ppcmi_server.intake.cohorts import trainable
 
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """A task with its consortium, and how much of each there is."""
+    """A task with its consortium, and how much of each there is.
+
+    :param taking_part: how many of the members do still; those that were revoked are listed all the same.
+    """
 
     task: Task
     document: TaskDocument
     consortium: Consortium | None
     founder: str | None
     members: tuple[tuple[Site, str], ...]
+    taking_part: int
     networks: int
     cohorts: int
     cases: int
@@ -50,6 +54,7 @@ def task_facts(session: Session, task: Task) -> TaskFacts:
         consortium=consortium,
         founder=None if founder is None else founder.name,
         members=tuple((site, joined) for site, joined in members),
+        taking_part=tasks.members(session, task),
         networks=0 if consortium is None else len(shared_networks.networks_of(session, consortium)),
         cohorts=cohorts,
         cases=cases or 0,

@@ -18,12 +18,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import NullPool
 
 from ppcmi_server.config import ServerConfig
+from ppcmi_server.database.traces import TraceEraser
 from ppcmi_server.errors import OperatorError
 from ppcmi_server.storage.file_systems import require_local
 
 BUSY_TIMEOUT_MS = 20_000
+TRUNCATION_MS = 100
 MIGRATIONS = Path(__file__).with_name("migrations")
 SQLITE_NAME = "ppcmi.sqlite3"
 WRITE_LOCK = 0x7070636D69  # "ppcmi": the advisory lock of whoever writes
@@ -42,6 +45,7 @@ class Database:
         writer = self._engine.execution_options(ppcmi_write=True)
         self._reader = sessionmaker(self._engine, expire_on_commit=False)
         self._writer = sessionmaker(writer, expire_on_commit=False)
+        self._eraser = TraceEraser(self._erase_traces)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -94,15 +98,22 @@ class Database:
             return _revision(session.connection())
 
     def erase_traces(self) -> None:
-        """Rewrite what keeps deleted rows: SQLite's log, PostgreSQL's dead rows."""
-        statement = {"sqlite": "PRAGMA wal_checkpoint(TRUNCATE)", "postgresql": "VACUUM cohorts"}.get(self.kind)
-        if statement is not None:
-            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.exec_driver_sql(statement)
+        """Rewrite what keeps deleted rows, SQLite's log or PostgreSQL's dead rows: now, or as soon as it can be."""
+        self._eraser()
 
     def close(self) -> None:
         """Close all connections."""
+        self._eraser.close()
         self._engine.dispose()
+
+    def _erase_traces(self) -> bool:
+        """Whether nothing is left of what was deleted before."""
+        if self.kind == "sqlite":
+            return _truncate_log(self._engine.url)
+        if self.kind == "postgresql":
+            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("VACUUM cohorts")
+        return True
 
 
 def sqlite_file(config: ServerConfig) -> Path | None:
@@ -136,10 +147,10 @@ def _engine(address: URL) -> Engine:
     sqlite = address.get_backend_name() == "sqlite"
     if sqlite and address.database:
         require_local(Path(address.database).parent)
-    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_MS / 1000}} if sqlite else _SERVER_OPTIONS
+    arguments = {"timeout": BUSY_TIMEOUT_MS / 1000} if sqlite else {}
     try:
-        engine = create_engine(address, **options)
-    except (ArgumentError, ImportError) as error:
+        engine = create_engine(address, connect_args=arguments, **_POOL)
+    except (ArgumentError, ImportError, TypeError) as error:  # the last for SQLite in memory
         raise OperatorError("Setting storage.database_url is not an address that works here.") from error
     if sqlite:
         event.listen(engine, "connect", _configure_sqlite)
@@ -150,8 +161,23 @@ def _engine(address: URL) -> Engine:
     return engine
 
 
-_SERVER_OPTIONS = {"pool_size": 20, "max_overflow": 20}
-"""As many connections as there are threads that serve requests."""
+_POOL = {"pool_size": 20, "max_overflow": 20}
+"""As many connections as there are threads that serve requests: with fewer, who waits to write keeps others from
+reading."""
+
+
+def _truncate_log(address: URL) -> bool:
+    """Write all of SQLite's log to its file and empty it; whether nobody was in the way.
+
+    While it waits for readers it holds the write lock. So it gets a connection of its own, which does not wait for
+    long: a reader that takes its time, e.g. a backup, must not keep every writer waiting as well.
+    """
+    hasty = create_engine(
+        address, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args={"timeout": TRUNCATION_MS / 1000}
+    )
+    with hasty.connect() as connection:
+        busy: int = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar_one()
+    return busy == 0
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:

@@ -14,7 +14,7 @@ from ppcmi.methods.shapes import item_shapes
 from ppcmi.modes import has_inner_layer
 from ppcmi.scales import MINIMIZED_CHANNELS, SCALE_CHANNELS, Profile, Stream
 from ppcmi.task import Task as TaskDocument
-from ppcmi_server.access.identity import Caller
+from ppcmi_server.access.identity import Caller, require_access
 from ppcmi_server.database.schema import Cohort, Consortium, Frame
 from ppcmi_server.errors import RefusalError, conflict, not_found
 from ppcmi_server.tasks import TaskMembership
@@ -23,8 +23,9 @@ from ppcmi_server.tasks import TaskMembership
 def own_cohort(session: Session, cohort_id: str, caller: Caller) -> Cohort:
     """A cohort of the caller's.
 
-    :raises RefusalError: 404 for all others.
+    :raises RefusalError: 404 for all others, 401 if access was revoked meanwhile.
     """
+    require_access(session, caller)
     cohort = session.get(Cohort, cohort_id)
     if cohort is None or cohort.site_id != caller.site_id:
         raise not_found("cohort")

@@ -6,22 +6,28 @@ the rows are read after the blobs were listed, so that whatever has a row by the
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from ppcmi_server import audit, clock
 from ppcmi_server.database.engine import Database
-from ppcmi_server.database.schema import Chunk, Cohort, Consortium, Frame, SharedNetwork
+from ppcmi_server.database.schema import Chunk, Cohort, Consortium, Frame, Job, Model, SharedNetwork
+from ppcmi_server.mapping.model_files import FOLDER as MODELS
 from ppcmi_server.operation.logs import log_error
 from ppcmi_server.storage.blobs import BlobStore
 
 IN_USE_S = 3600.0
 """A blob younger than this may get its row yet."""
 SWEEP_S = 86_400.0
+_MODEL_OF_JOB = re.compile(r"\.?job-(\d+)-\d+\.safetensors(\.[0-9a-f]+\.(part|tmp))?")
+"""A model's file, or what is being written to become one."""
 
 
 class Sweeper:
@@ -87,6 +93,31 @@ def delete_orphans(database: Database, blobs: BlobStore, older_than_s: float) ->
             known = set(session.scalars(select(column)))
         for name in there:
             _delete_orphan(blobs, f"{folder}/{name}", known, older_than_s)
+
+
+def delete_unregistered_models(database: Database, blobs: BlobStore, folder: Path, older_than_s: float) -> None:
+    """Delete files of models that no row names, of jobs that have ended: a crash came between the file and the row.
+
+    A job that has not ended may register its model yet; one that has ended registers no other.
+
+    :param folder: where this machine's copies are.
+    """
+    copies = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    stored = blobs.names(MODELS)
+    with database.reading() as session:
+        known = set(session.scalars(select(Model.file)))
+        ended = set(session.scalars(select(Job.id).where(Job.finished.is_not(None))))
+
+    def is_orphan(name: str) -> bool:
+        made_by = _MODEL_OF_JOB.fullmatch(name)
+        return name not in known and made_by is not None and int(made_by[1]) in ended
+
+    for name in filter(is_orphan, stored):
+        _delete_orphan(blobs, f"{MODELS}/{name}", set(), older_than_s)
+    for copy in copies:
+        with suppress(FileNotFoundError):  # whoever wrote it may remove it too
+            if is_orphan(copy.name) and time.time() - copy.stat().st_mtime >= older_than_s:
+                copy.unlink()
 
 
 def count_bytes(database: Database, blobs: BlobStore) -> None:

@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.schema import Cohort, SharedNetwork, Site
 from ppcmi_server.errors import RefusalError
 from ppcmi_server.settings import StorageSettings
+from ppcmi_server.storage.blobs import open_blobs
 from ppcmi_server.storage.full_disk import storage_full
+
+LIE_THERE = ("the server's folder", "latents and codecs")
+"""What lies in a room's folders, in their order."""
+
+
+def room_of(config: ServerConfig) -> Room:
+    """The room that a server has."""
+    blobs = open_blobs(config.storage, config.folder).folder
+    return Room(config.storage, [config.folder, *([] if blobs is None else [blobs])])
 
 
 def stored_bytes(session: Session, site_id: str) -> int:
@@ -34,6 +46,29 @@ def stored_by_site(session: Session, site_id: str | None = None) -> dict[str, in
         for owner, size in session.execute(sums if site_id is None else sums.where(kind.site_id == site_id)):
             stored[owner] += int(size or 0)  # PostgreSQL's sum of whole numbers is a decimal one
     return stored
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk that fills up, as it is in this moment.
+
+    :param what: lies there.
+    """
+
+    what: str
+    total: int
+    free: int
+    reserve: int
+
+    @property
+    def used_share(self) -> float:
+        """Of 1."""
+        return 1 - self.free / self.total if self.total else 1.0
+
+    @property
+    def below_reserve(self) -> bool:
+        """Whether uploads are refused."""
+        return self.free < self.reserve
 
 
 class Room:
@@ -66,7 +101,29 @@ class Room:
 
         :raises RefusalError: 507 if not.
         """
-        for folder in self._folders:
+        if any(disk.free - more < disk.reserve for _, disk in self._look()):
+            raise storage_full()
+
+    def disks(self) -> list[Disk]:
+        """The disks that the folders lie on, each once; an object store's room is not ours to know.
+
+        :raises OSError: if one does not answer.
+        """
+        found: dict[tuple[int, int], Disk] = {}
+        for device, disk in self._look():
+            found.setdefault((device, disk.total), disk)  # folders of one device may have limits of their own
+        return list(found.values())
+
+    def tightest(self) -> Disk:
+        """The disk with the least space, which is the first to stop uploads.
+
+        :raises OSError: if one does not answer.
+        """
+        return min((disk for _, disk in self._look()), key=lambda disk: disk.free)
+
+    def _look(self) -> Iterator[tuple[int, Disk]]:
+        """Each folder's device and what is free there."""
+        for what, folder in zip(LIE_THERE, self._folders, strict=False):
             there = next(place for place in (folder, *folder.parents) if place.exists())
-            if shutil.disk_usage(there).free - more < self._storage.reserve_bytes:
-                raise storage_full()
+            usage = shutil.disk_usage(there)
+            yield there.stat().st_dev, Disk(what, usage.total, usage.free, self._storage.reserve_bytes)

@@ -24,6 +24,7 @@ from ppcmi.task import Task as TaskDocument
 from ppcmi.task import parse_task
 from ppcmi_server import clock
 from ppcmi_server.access.identity import Caller
+from ppcmi_server.database.contention import is_busy
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Chunk, Cohort, Consortium, Frame, Site, Task
 from ppcmi_server.errors import OperatorError, conflict
@@ -182,7 +183,7 @@ class Uploads:
             self._blobs.delete(blob)  # the cohort was withdrawn, or another frame stored, in the meantime
             raise
         except DBAPIError as error:
-            if isinstance(error, IntegrityError) or is_full(error):  # anything else may have been kept all the same
+            if isinstance(error, IntegrityError) or is_full(error) or is_busy(error):  # else it may have been kept
                 self._blobs.delete(blob)
             if isinstance(error, IntegrityError):
                 raise conflict("frame-differs", "The same place was written at the same time; send it again.") from None
@@ -256,11 +257,13 @@ class Uploads:
         header = read_header(bundle)
         require_labelled(header, task)  # before room for any latent is made
         try:
-            self._channel_of(caller, task.identity, parse_header(cohort.header).mode).open(bundle)
+            _, streams = self._channel_of(caller, task.identity, parse_header(cohort.header).mode).open(bundle)
         except KeyMismatchError as error:
             raise KeyMismatchError(
                 "The cohort was exported by another site, or before this one enrolled anew; export it at this site."
             ) from error
+        if not all(latents.finite for latents in streams.values()):  # the link layer may have added up what was finite
+            raise BundleError("The frame holds values too large for latents; check the images and the codec.")
         digest = frame_digest(data)
         frame = Frame(
             cohort_id=cohort.id, index=index, digest=digest,

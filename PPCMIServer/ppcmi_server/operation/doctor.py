@@ -6,7 +6,6 @@ Nothing is changed, but for one small blob that is written and removed again; th
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from ppcmi_server import audit, clock
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import Database, sqlite_file
 from ppcmi_server.database.schema import AuditEvent, Chunk, Cohort, Consortium, Frame, Job, Model, SharedNetwork
+from ppcmi_server.intake.quota import room_of
 from ppcmi_server.mapping.model_files import ModelFiles
 from ppcmi_server.operation.backup import CREATED
 from ppcmi_server.operation.checks import Finding, Level, serving_findings, storage_findings
@@ -41,7 +41,7 @@ def examine(config: ServerConfig, now: Callable[[], str] = clock.now) -> Iterato
     """
     basics = [*serving_findings(config), *storage_findings(config)]
     yield from basics
-    yield _space(config)
+    yield _guarded("space", lambda: _space(config))
     yield _open_files()
     yield _core_dumps()
     if any(finding.level == "problem" and finding.subject in ("keys", "database", "blobs") for finding in basics):
@@ -75,11 +75,12 @@ def _guarded(subject: str, look: Callable[[], Finding]) -> Finding:
 
 
 def _space(config: ServerConfig) -> Finding:
-    free, reserve = shutil.disk_usage(config.folder).free, config.storage.reserve_bytes
-    if free < reserve:
-        return Finding("space", "problem", f"{_size(free)} free, below the reserve: uploads are refused; make room.")
-    level: Level = "warning" if free < 3 * reserve else "ok"
-    return Finding("space", level, f"{_size(free)} free; uploads stop at {_size(reserve)}.")
+    disk = room_of(config).tightest()
+    says = f"{_size(disk.free)} free on the disk of {disk.what}"
+    if disk.below_reserve:
+        return Finding("space", "problem", f"{says}, below the reserve: uploads are refused; make room.")
+    level: Level = "warning" if disk.free < 3 * disk.reserve else "ok"
+    return Finding("space", level, f"{says}; uploads stop at {_size(disk.reserve)}.")
 
 
 def _open_files() -> Finding:

@@ -5,7 +5,6 @@ A number that cannot be had, e.g. because the database does not answer, is missi
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import Database
 from ppcmi_server.database.schema import Cohort, Frame, Job, JobEpoch, Model, Site
+from ppcmi_server.intake.quota import room_of
 
 JOB_STATES = ("queued", "running", "paused", "done", "failed", "stopped")
 COHORT_STATES = ("open", "whole", "withdrawn")
@@ -32,6 +32,7 @@ class ServerState(Collector):
 
     def __init__(self, config: ServerConfig, database: Database) -> None:
         self._config = config
+        self._room = room_of(config)
         self._database = database
 
     def describe(self) -> list[Metric]:
@@ -60,14 +61,16 @@ class ServerState(Collector):
         stored.add_metric(["database"], sum(_size(file) for file in folder.glob("*.sqlite3*")))
         yield stored
         try:
-            free = shutil.disk_usage(folder).free
+            disk = self._room.tightest()
         except OSError:
             return
-        left = GaugeMetricFamily("ppcmi_storage_free_bytes", "Space left where the server's folder lies.")
-        left.add_metric([], free)
+        left = GaugeMetricFamily(
+            "ppcmi_storage_free_bytes", "Space left on the disk of the server's folder or its blobs: where it is less."
+        )
+        left.add_metric([], disk.free)
         yield left
         reserve = GaugeMetricFamily("ppcmi_storage_reserve_bytes", "Below so much free space, uploads are refused.")
-        reserve.add_metric([], self._config.storage.reserve_bytes)
+        reserve.add_metric([], disk.reserve)
         yield reserve
 
 

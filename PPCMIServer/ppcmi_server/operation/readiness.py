@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.engine import Database
+from ppcmi_server.intake.quota import room_of
 from ppcmi_server.storage.blobs import BlobStore
 
 KEPT_S = 2.0
@@ -38,7 +38,7 @@ class ReadinessCheck:
         blobs: BlobStore,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._config = config
+        self._room = room_of(config)
         self._database = database
         self._blobs = blobs
         self._clock = clock
@@ -74,6 +74,6 @@ class ReadinessCheck:
 
     def _has_room(self) -> bool:
         try:
-            return shutil.disk_usage(self._config.folder).free >= self._config.storage.reserve_bytes
+            return not self._room.tightest().below_reserve
         except OSError:
             return False

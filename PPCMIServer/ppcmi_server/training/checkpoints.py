@@ -17,8 +17,8 @@ import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ppcmi_server.database.schema import Job
-from ppcmi_server.errors import OperatorError
+from ppcmi_server.database.schema import Job, JobCohort
+from ppcmi_server.errors import OperatorError, RefusalError
 from ppcmi_server.storage.blobs import BlobStore
 from ppcmi_server.storage.sealed_stream import SealingFile, open_stream
 
@@ -63,7 +63,7 @@ class Checkpoints:
         name = f"{self._fence:06}-{state['steps_done']:09}"
         with self._blobs.writing(f"{self._folder}/{name}") as file:
             sealing = SealingFile(file, self._key, self._context)
-            torch.save(dict(state), cast("IO[bytes]", sealing))  # it needs write and flush
+            _write(state, cast("IO[bytes]", sealing))  # it needs write and flush
             sealing.finish()
             self._at("checkpoint-written")
             self._require_job()
@@ -84,8 +84,24 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         """Names of checkpoints: those of the latest claim first, of these the farthest."""
-        found = [match for name in self._blobs.names(self._folder) if (match := _NAME.fullmatch(name))]
+        found = _whole_ones(self._blobs.names(self._folder))
         return [match[0] for match in sorted(found, key=lambda match: (int(match[1]), int(match[2])), reverse=True)]
+
+
+def has_checkpoints(blobs: BlobStore, job: int) -> bool:
+    """Whether a job has something to go on from.
+
+    :raises RefusalError: if the blob store does not answer.
+    """
+    return bool(_whole_ones(blobs.names(_folder(job))))
+
+
+def may_have_checkpoints(blobs: BlobStore, job: int) -> bool:
+    """The same, and also where the blob store does not tell."""
+    try:
+        return has_checkpoints(blobs, job)
+    except (OSError, RefusalError):
+        return True
 
 
 def delete_checkpoints(blobs: BlobStore, job: int) -> None:
@@ -94,11 +110,36 @@ def delete_checkpoints(blobs: BlobStore, job: int) -> None:
 
 
 def sweep_checkpoints(session: Session, blobs: BlobStore) -> None:
-    """Remove checkpoints that a crash left of jobs that have ended."""
-    for name in blobs.names(FOLDER):
-        ended = name.isdecimal() and session.scalar(select(Job.finished).where(Job.id == int(name))) is not None
-        if ended:
-            blobs.delete(f"{FOLDER}/{name}")
+    """Remove what a crash left of jobs that have ended, and what a withdrawal made void of jobs that wait.
+
+    What a worker begins anew in the meantime stays: names are read before rows.
+    """
+    for folder in filter(str.isdecimal, blobs.names(FOLDER)):
+        there = blobs.names(f"{FOLDER}/{folder}")
+        job = session.get(Job, int(folder), populate_existing=True)
+        if job is None:
+            continue
+        taken = select(JobCohort).where(JobCohort.job_id == job.id, JobCohort.withdrawn).limit(1)
+        if job.finished is not None:
+            delete_checkpoints(blobs, job.id)
+        elif job.worker is None and session.scalar(taken) is not None:
+            for name in there:
+                blobs.delete(f"{FOLDER}/{folder}/{name}")
+
+
+def _write(state: Mapping[str, Any], file: IO[bytes]) -> None:
+    """Write a state, or raise what the file raised: PyTorch replaces that by an error of its own as it cleans up."""
+    try:
+        torch.save(dict(state), file)
+    except RuntimeError as error:
+        cause = error.__context__
+        if isinstance(cause, OSError | RefusalError):
+            raise cause from None
+        raise
+
+
+def _whole_ones(names: list[str]) -> list[re.Match[str]]:
+    return [match for name in names if (match := _NAME.fullmatch(name))]
 
 
 def _folder(job: int) -> str:

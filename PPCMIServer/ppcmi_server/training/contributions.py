@@ -8,7 +8,8 @@ A site is suspect if
   they do not at other sites: labels that belong to other cases;
 - its masks contradict every other site's, while some of these agree with each other: labels that are displaced or
   swapped. Where scanners are so unlike that no two sites agree, nothing is concluded;
-- its latents are out of all proportion, or many of its cases are copies.
+- its latents are out of all proportion, or many of its cases are copies;
+- its latents hold what is no number, or how its masks follow from its images cannot be found.
 
 Sites are told from each other by medians over their cases, so a bad case does not condemn a site. An operator decides
 what follows: excludes a cohort, lowers a weight, asks the site.
@@ -16,6 +17,7 @@ what follows: excludes a cohort, lowers a weight, asks the site.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ppcmi_server.training.predictability import Skills, sample_positions, skills_of_sites
-from ppcmi_server.training.training_data import SliceFacts, copies_of_cases, usual_strength
+from ppcmi_server.training.training_data import SliceFacts, copies_of_cases, strength, usual_strength
 from ppcmi_server.umn.dataset import LatentDataset
 
 NO_SKILL = 0.1
@@ -83,46 +85,63 @@ class Report:
         return replace(self, text=(*self.text, sentence))
 
     def to_json(self) -> dict[str, Any]:
-        """As ``jobs.report`` has it."""
-        return {"sites": [asdict(site) for site in self.sites], "text": list(self.text)}
+        """As ``jobs.report`` has it; None for what is not finite, which JSON does not know."""
+        return {
+            "sites": [{name: _known(value) for name, value in asdict(site).items()} for site in self.sites],
+            "text": list(self.text),
+        }
 
 
 def examine(dataset: LatentDataset, facts: SliceFacts, weights: Mapping[str, float]) -> Report:
     """What the data say of each site, before any training; takes seconds."""
     skills = skills_of_sites(sample_positions(dataset))
-    present = sorted(skills)
     reports = []
-    for site in present:
+    for site in torch.unique(dataset.site[dataset.variant == 0]).tolist():
         own = (dataset.site == site) & (dataset.variant == 0)
-        others = [one for one in present if one != site]
-        reasons = (
-            _strength_reason(dataset, facts, site),
-            _copies_reason(dataset, facts, own),
-            _skill_reason(skills, site, others),
-            _gain_reason(skills, site, others),
-            _contradiction_reason(skills, site, others),
-        )
-        reason = next((found for found in reasons if found is not None), None)
-        elsewhere = skills[site].others
+        reason = _number_reason(facts, dataset.site == site) or _reason(dataset, facts, skills, site)
+        elsewhere = skills[site].others if site in skills else None
         name = dataset.sites[site]
         reports.append(
             SiteReport(
                 name, int(own.sum()), weights.get(name, 1.0), None,
-                None if elsewhere is None else round(1 - float(elsewhere.median()), 4),
+                None if elsewhere is None else _known(round(1 - float(elsewhere.median()), 4)),
                 "fine" if reason is None else "suspect", reason,
             )
         )  # fmt: skip
-    return Report(tuple(reports), tuple(_sentences(reports, len(present))))
+    return Report(tuple(reports), tuple(_sentences(reports, len(reports))))
+
+
+def _known(value: Any) -> Any:
+    """The value, or None where it is a number that is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number_reason(facts: SliceFacts, own: Tensor) -> str | None:
+    broken = ~torch.isfinite(facts.image_power[own]) | ~torch.isfinite(facts.mask_power[own])
+    return f"{int(broken.sum())} of its slices hold values that are not numbers" if bool(broken.any()) else None
+
+
+def _reason(dataset: LatentDataset, facts: SliceFacts, skills: Mapping[int, Skills], site: int) -> str | None:
+    """The first thing that speaks against a site whose latents are numbers."""
+    others = [one for one in sorted(skills) if one != site]
+    reasons = (
+        _strength_reason(dataset, facts, site),
+        _copies_reason(dataset, facts, (dataset.site == site) & (dataset.variant == 0)),
+        _skill_reason(skills, site, others),
+        _gain_reason(skills, site, others),
+        _contradiction_reason(skills, site, others),
+    )
+    return next((found for found in reasons if found is not None), None)
 
 
 def _strength_reason(dataset: LatentDataset, facts: SliceFacts, site: int) -> str | None:
     own = dataset.site == site
     for power, what in ((facts.image_power, "image"), (facts.mask_power, "mask")):
-        strength = float(torch.quantile(power[own].double(), 0.95))
+        found = strength(power[own])
         usual = usual_strength(dataset, power) if len(dataset.sites) > 1 else 1.0  # standardized latents are about 1
-        if usual > 0 and strength > OUT_OF_PROPORTION * usual:
-            return f"its {what} latents are {(strength / usual) ** 0.5:.0f} times as large as usual"
-        if usual > 0 and strength < usual / OUT_OF_PROPORTION:
+        if usual > 0 and found > OUT_OF_PROPORTION * usual:
+            return f"its {what} latents are {(found / usual) ** 0.5:.0f} times as large as usual"
+        if usual > 0 and found < usual / OUT_OF_PROPORTION:
             return f"its {what} latents are far smaller than usual"
     return None
 
@@ -138,6 +157,8 @@ def _copies_reason(dataset: LatentDataset, facts: SliceFacts, own: Tensor) -> st
 
 def _skill_reason(skills: Mapping[int, Skills], site: int, others: Sequence[int]) -> str | None:
     """Its masks do not follow from its images, whatever map is tried."""
+    if not skills[site].finite:
+        return "how its masks follow from its images cannot be reckoned"
     if skills[site].best >= NO_SKILL:
         return None
     elsewhere = max((skills[one].best for one in others if skills[one].cases >= FEWEST_CASES), default=0.0)

@@ -21,6 +21,8 @@ from ppcmi_server import audit, clock
 from ppcmi_server.config import ServerConfig
 from ppcmi_server.database.schema import Cohort, Job, JobCohort, JobEpoch, Task
 from ppcmi_server.intake.cohorts import fits_consortium, trainable
+from ppcmi_server.storage.blobs import BlobStore
+from ppcmi_server.training.checkpoints import may_have_checkpoints
 from ppcmi_server.training.leases import CLAIMABLE, Lease, died_here, hold
 from ppcmi_server.umn.config import UmnConfig, usual_config, usual_preset
 from ppcmi_server.umn.model import Preset
@@ -120,7 +122,7 @@ def request_stop(session: Session, number: int, actor: str = audit.OPERATOR) -> 
     job = _unfinished(session, number)
     job.stop_requested = True
     job.state, job.message, job.finished = "stopped", "The operator stopped it.", clock.now()
-    job.worker, job.fence = None, job.fence + 1
+    job.worker, job.fence, job.pause_requested = None, job.fence + 1, False
     audit.record(session, actor, "job.stop", job=job.id)
 
 
@@ -139,7 +141,7 @@ def request_pause(session: Session, number: int, actor: str = audit.OPERATOR) ->
 
 
 def resume(session: Session, number: int, actor: str = audit.OPERATOR) -> None:
-    """Put a job that was paused, or is about to be, back into the queue.
+    """Put a job that was paused, or is about to be, back into the queue; what hindered it before is forgotten.
 
     :raises TrainingError: if there is no such job, it has ended, or it is not paused.
     """
@@ -147,7 +149,7 @@ def resume(session: Session, number: int, actor: str = audit.OPERATOR) -> None:
     if job.state != "paused" and not job.pause_requested:
         raise TrainingError(f"The job is not paused: {job.state}.")
     if job.state == "paused":
-        job.state = "queued"
+        job.state, job.attempts, job.message = "queued", 0, None
     job.pause_requested = False
     audit.record(session, actor, "job.resume", job=job.id)
 
@@ -162,6 +164,32 @@ def leave_out_withdrawn(session: Session, job: Job) -> bool:
     _forget_withdrawn(session, job.id)
     job.report = None
     return True
+
+
+def leave_out_excluded(session: Session, job: Job) -> int:
+    """Leave out what was excluded since the job was made, for one that has learned nothing yet; how many cohorts.
+
+    :raises TrainingError: if nothing is left to train on.
+    """
+    excluded = [cohort.id for cohort in cohorts_of(session, job) if cohort.excluded is not None]
+    if not excluded:
+        return 0
+    session.execute(delete(JobCohort).where(JobCohort.job_id == job.id, JobCohort.cohort_id.in_(excluded)))
+    if not cohorts_of(session, job):
+        raise TrainingError("Every cohort of the job was excluded since it was made; include one and train anew.")
+    return len(excluded)
+
+
+def note_on_exclusion(session: Session, blobs: BlobStore, cohort_id: str) -> str:
+    """A sentence on the unfinished job that trains on a cohort although that is excluded; empty where there is none.
+
+    One that has learned nothing yet leaves the cohort out when its turn comes (:func:`leave_out_excluded`).
+    """
+    having = select(Job).join(JobCohort, JobCohort.job_id == Job.id).where(JobCohort.cohort_id == cohort_id)
+    job = session.scalar(having.where(Job.state.in_(UNFINISHED)).limit(1))
+    if job is None or (job.worker is None and not may_have_checkpoints(blobs, job.id)):
+        return ""
+    return f"Job {job.id} was made before and still has it; stop it if its model shall not learn from the cohort."
 
 
 def cohorts_of(session: Session, job: Job) -> list[Cohort]:
@@ -193,6 +221,7 @@ def finish(session: Session, lease: Lease, state: str, message: str | None = Non
     """
     job = hold(session, lease)
     job.state, job.message, job.finished, job.worker = state, message, clock.now(), None
+    job.pause_requested = False
     audit.record(session, audit.OPERATOR, f"job.{state}", job=lease.job)
 
 

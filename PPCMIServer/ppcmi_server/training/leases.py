@@ -65,14 +65,22 @@ def hold(session: Session, lease: Lease) -> Job:
     return session.get_one(Job, lease.job, populate_existing=True)
 
 
-def hand_back(session: Session, lease: Lease, state: str) -> None:
-    """Give the job up unfinished, to be gone on with: ``queued`` or ``paused``.
+def hand_back(session: Session, lease: Lease, trouble: str | None = None) -> str:
+    """Give the job up unfinished, to be gone on with; its state: ``paused`` if that is wanted by now, else ``queued``.
 
+    :param trouble: a sentence on what hindered it that is no fault of the job's; kept until the job gets on.
     :raises LeaseLostError: as :func:`hold`.
     """
     job = hold(session, lease)
-    job.state, job.worker, job.pause_requested = state, None, False
-    job.attempts = max(0, job.attempts - 1)  # nothing went wrong
+    return _release(job, "paused" if job.pause_requested else "queued", trouble or job.message)
+
+
+def put_aside(session: Session, lease: Lease, why: str) -> None:
+    """Pause the job, with a sentence that says why.
+
+    :raises LeaseLostError: as :func:`hold`.
+    """
+    _release(hold(session, lease), "paused", why)
 
 
 def lock_file(config: ServerConfig, job: int, worker: str) -> Path:
@@ -120,6 +128,12 @@ class Watch:
 
 def _held(lease: Lease) -> tuple[Any, ...]:
     return (Job.id == lease.job, Job.worker == lease.worker, Job.fence == lease.fence, Job.state == "running")
+
+
+def _release(job: Job, state: str, message: str | None) -> str:
+    job.state, job.worker, job.pause_requested, job.message = state, None, False, message
+    job.attempts = max(0, job.attempts - 1)  # the claim that ends here is not one whose worker died
+    return state
 
 
 def _changes_one(session: Session, where: tuple[Any, ...], **values: Any) -> bool:

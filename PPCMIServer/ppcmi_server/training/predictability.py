@@ -46,6 +46,12 @@ class Positions:
     member: Tensor
     weight: Tensor
 
+    def finite_ones(self) -> Positions:
+        """Only the slices of which everything is a number."""
+        numbers = (self.images.flatten(1), self.masks.flatten(1), self.weight[:, None])
+        keep = torch.stack([torch.isfinite(values).all(dim=1) for values in numbers]).all(dim=0)
+        return Positions(*(values[keep] for values in vars(self).values()))
+
 
 @dataclass(frozen=True, eq=False)
 class Skills:
@@ -68,17 +74,28 @@ class Skills:
     @property
     def best(self) -> float:
         """Median skill of the map that does best for the site."""
-        found = [skill for skill in (self.others, self.own, self.both) if skill is not None]
-        return max((float(skill.median()) for skill in found), default=0.0)
+        return max((float(skill.median()) for skill in self._of_maps), default=0.0)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every skill is a number."""
+        return all(bool(torch.isfinite(skill).all()) for skill in self._of_maps)
 
     @property
     def cases(self) -> int:
         """Cases that were looked at."""
         return 0 if self.own is None else len(self.own)
 
+    @property
+    def _of_maps(self) -> list[Tensor]:
+        return [skill for skill in (self.others, self.own, self.both) if skill is not None]
+
 
 def sample_positions(dataset: LatentDataset) -> Positions:
-    """Up to :data:`SLICES_PER_SITE` slices of every site as they are, whole cases, the same every time."""
+    """Up to :data:`SLICES_PER_SITE` slices of every site as they are, whole cases, the same every time.
+
+    Slices that hold what is no number are left out: one of them would make every site's skills none.
+    """
     chosen: list[Tensor] = []
     for site in range(len(dataset.sites)):
         own = torch.nonzero((dataset.site == site) & (dataset.variant == 0))[:, 0]
@@ -92,10 +109,11 @@ def sample_positions(dataset: LatentDataset) -> Positions:
     for part in torch.split(index, READ_AT_ONCE):
         images.append(_rows(_at_coarsest(dataset.images.select(part))))
         masks.append(_rows(_coarsest(dataset.masks.select(part))))
-    return Positions(
+    found = Positions(
         torch.cat(images), torch.cat(masks), dataset.case[index], dataset.site[index], dataset.member[index],
         dataset.weight[index].clamp_min(1e-9),
     )  # fmt: skip
+    return found.finite_ones()
 
 
 def skills_of_sites(positions: Positions) -> dict[int, Skills]:

@@ -24,7 +24,7 @@ from ppcmi_server.mapping.model_files import ModelFiles
 from ppcmi_server.services import Services
 from ppcmi_server.storage.keys import PRIVATE_KEY
 from ppcmi_server.training import jobs
-from ppcmi_server.training.checkpoints import Checkpoints, Point, delete_checkpoints, nowhere
+from ppcmi_server.training.checkpoints import Checkpoints, Point, delete_checkpoints, has_checkpoints, nowhere
 from ppcmi_server.training.contributions import Report, examine
 from ppcmi_server.training.leases import Lease, hold
 from ppcmi_server.training.training_data import TrainingData, fingerprint, load_dataset, stored_cohorts
@@ -92,17 +92,22 @@ class TrainingOfJob:
         return number
 
     def _prepare(self) -> _Prepared:
-        """Read the data; what is withdrawn meanwhile is left out."""
+        """Read the data; what is withdrawn meanwhile is left out, and what was excluded before anything was learned."""
         config = self._services.config
+        begun = has_checkpoints(self._services.blobs, self._lease.job)
         for _ in range(LOAD_ATTEMPTS):
             with self._holding() as (session, job):
                 void = jobs.leave_out_withdrawn(session, job)
+                begun = begun and not void
+                excluded = 0 if begun else jobs.leave_out_excluded(session, job)
                 task = session.get_one(Task, job.task_id)
                 cohorts = stored_cohorts(session, jobs.cohorts_of(session, job))
                 weights = _weights(job, {stored.site.id: stored.site for stored in cohorts})
                 part, how = job.batch_size, job.config
             if void:
                 delete_checkpoints(self._services.blobs, job.id)
+            if excluded:
+                self._say(f"cohorts that were excluded since the job was made, and are left out: {excluded}")
             umn_config = jobs.config_of(job)
             try:
                 data = load_dataset(
@@ -156,7 +161,7 @@ class TrainingOfJob:
 
     def _note_progress(self) -> None:
         with self._holding() as (_, job):
-            job.attempts = 0
+            job.attempts, job.message = 0, None
 
     def _register_failed(self, prepared: _Prepared, report: Report, error: DivergedError) -> None:
         """Keep the model of the last good epoch, if there is one, for the operator to look at; the job has failed."""

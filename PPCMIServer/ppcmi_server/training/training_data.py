@@ -53,7 +53,7 @@ class StoredCohort:
 class SliceFacts:
     """What was seen of each slice when it was read: ``(n,)`` each.
 
-    :param image_power: mean square of its image latents, before anything was cut off.
+    :param image_power: mean square of its image latents, before anything was cut off; NaN if one is not finite.
     :param mask_power: of its mask latents.
     :param digest: of the content, int64; equal for equal slices.
     """
@@ -128,7 +128,7 @@ def load_dataset(
     :param scratch: folder on whose disk they are if they are too many for memory.
     :param weights: how much a site's slices count, by its id; 1 for others.
     :raises FileNotFoundError: if a cohort was withdrawn in the meantime.
-    :raises TrainingError: if there is no slice, or a cohort's bundles do not go together.
+    :raises TrainingError: if there is no slice, or a cohort's bundles do not go together or hold what is no number.
     """
     frames = [(stored, frame) for stored in cohorts for frame in stored.frames]
     count = sum(frame.slices for _, frame in frames)
@@ -150,6 +150,10 @@ def load_dataset(
         where = slice(start, start + frame.slices)
         opened = _open(services, task, stored, frame)
         streams = {stream: latents.only(profile.scales_of(stream)) for stream, latents in opened.items()}
+        if not all(latents.finite for latents in streams.values()):
+            raise TrainingError(
+                f"Cohort {stored.cohort.id} holds values that are not finite; exclude it, or have it withdrawn."
+            )
         try:
             wide = streams[Stream.IMAGE].widened(images.shapes)
         except ValueError as error:
@@ -222,14 +226,19 @@ def slice_weights(dataset: LatentDataset, facts: SliceFacts, of_site: Sequence[f
 
 def usual_strength(dataset: LatentDataset, power: Tensor) -> float:
     """The median over the sites of the 95th percentile of their slices' mean squares; of two, the smaller."""
-    by_site = [torch.quantile(power[dataset.site == one].double(), 0.95) for one in torch.unique(dataset.site).tolist()]
-    return float(torch.stack(by_site).median())
+    by_site = [strength(power[dataset.site == one]) for one in torch.unique(dataset.site).tolist()]
+    return float(torch.tensor(by_site, dtype=torch.float64).nanmedian())
+
+
+def strength(power: Tensor) -> float:
+    """The 95th percentile of slices' mean squares, of those that are numbers."""
+    return float(torch.nanquantile(power.double(), 0.95))
 
 
 def _powers(latents: Latents) -> Tensor:
-    """Mean square of each slice over all scales."""
-    squares = [values.double().square().flatten(1) for _, values in latents.items()]
-    return torch.cat(squares, dim=1).mean(dim=1).float()
+    """Mean square of each slice over all scales, at most what float32 holds; NaN where a value is not finite."""
+    power = torch.cat([values.double().square().flatten(1) for _, values in latents.items()], dim=1).mean(dim=1)
+    return torch.where(torch.isfinite(power), power.clamp_max(torch.finfo(torch.float32).max), torch.nan).float()
 
 
 def _open(services: Services, task: TaskDocument, stored: StoredCohort, frame: Frame) -> dict[Stream, Latents]:

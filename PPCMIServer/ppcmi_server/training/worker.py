@@ -1,8 +1,9 @@
 """One training job in a process of its own: ``python -m ppcmi_server.training.worker FOLDER JOB WORKER FENCE``.
 
 Whoever claimed the job starts it (:mod:`ppcmi_server.training.supervisor`). It ends with the job done or failed, or
-hands it back; killed, it leaves checkpoints that the next worker goes on from. Once its server's folder is gone, it
-ends and writes nothing more. What it prints goes into the job's log.
+hands it back; killed, it leaves checkpoints that the next worker goes on from. Where the database, the disk or the blob
+store does not work, it hands the job back too, for another attempt that does not count as one. Once its server's folder
+is gone, it ends and writes nothing more. What it prints goes into the job's log.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ppcmi.errors import CancelledError, PpcmiError, TrainingError
+from ppcmi.errors import CancelledError, PpcmiError, TrainingError, WriteError
 from ppcmi.locks import hold_lock
 from ppcmi_server import clock
 from ppcmi_server.config import ServerConfig, load_config
@@ -37,6 +39,10 @@ LOG_NAME = "log"
 STOP_POLL_S = 0.5
 BEATS_A_LEASE = 5
 LOCK_PATIENCE_S = 3.0
+TROUBLE = (SQLAlchemyError, OSError, RefusalError, WriteError)
+"""What says that the database, the disk or the blob store does not work: no fault of the job's."""
+TROUBLE_CODE = 75
+"""Exit code of a worker that met it: for now it does not work (EX_TEMPFAIL of BSD's sysexits.h)."""
 
 Spawn = Callable[[ServerConfig, Lease], "subprocess.Popen[bytes]"]
 """Starts a worker for a claim."""
@@ -44,7 +50,8 @@ Spawn = Callable[[ServerConfig, Lease], "subprocess.Popen[bytes]"]
 
 def spawn(config: ServerConfig, lease: Lease) -> subprocess.Popen[bytes]:
     """Start a worker that outlives whoever started it."""
-    return spawn_program((sys.executable, "-m", "ppcmi_server.training.worker"), config, lease)
+    unbuffered = "-u"  # what a full disk does not take of the log shall not come up again as the process ends
+    return spawn_program((sys.executable, unbuffered, "-m", "ppcmi_server.training.worker"), config, lease)
 
 
 def spawn_program(program: Sequence[str], config: ServerConfig, lease: Lease) -> subprocess.Popen[bytes]:
@@ -79,10 +86,19 @@ def main(arguments: Sequence[str] | None = None, at: Point = nowhere) -> int:
         with hold_lock(lock, OperatorError("Another process works on this job."), patience_s=LOCK_PATIENCE_S):
             code = work(services, lease, at)
         lock.unlink(missing_ok=True)
+    except TROUBLE as error:
+        _say(trouble(error))
+        return TROUBLE_CODE
     except PpcmiError as error:
         _say(str(error))
         return error.exit_code
     return code
+
+
+def trouble(error: Exception | None = None) -> str:
+    """What a job is said to have met that is handed back."""
+    kind = "" if error is None else f" ({type(error).__name__})"
+    return f"The database, the disk or the blob store did not work{kind}."
 
 
 def work(services: Services, lease: Lease, at: Point = nowhere) -> int:
@@ -162,39 +178,57 @@ class Heartbeat:
 
 def _work(services: Services, lease: Lease, signs: Signs, at: Point) -> int:
     try:
-        model = TrainingOfJob(services, lease, signs, _say, at).run()
-    except CancelledError as error:
-        return _hand_back(services, lease, signs, error)
+        return _run(services, lease, signs, at)
     except LeaseLostError as error:
         return _lost(services, lease, error)
     except ServerGoneError as error:
         _say(str(error))
         return error.exit_code
-    except (SQLAlchemyError, OSError, RefusalError) as error:
-        _say(f"database, disk or blob store do not work ({type(error).__name__}); the job is left for another attempt")
-        return OperatorError.exit_code
+    except TROUBLE as error:
+        return _leave(services, lease, error)
+
+
+def _run(services: Services, lease: Lease, signs: Signs, at: Point) -> int:
+    try:
+        model = TrainingOfJob(services, lease, signs, _say, at).run()
+    except CancelledError as error:
+        return _hand_back(services, lease, error)
+    except (LeaseLostError, ServerGoneError, *TROUBLE):
+        raise
     except Exception as error:
         return _fail(services, lease, error)
     _say(f"model {model} is ready")
     return 0
 
 
-def _hand_back(services: Services, lease: Lease, signs: Signs, error: CancelledError) -> int:
-    state = "paused" if signs.paused else "queued"
-    try:
-        with services.database.writing() as session:
-            leases.hand_back(session, lease, state)
-    except LeaseLostError as lost:
-        return _lost(services, lease, lost)
-    _say("paused" if signs.paused else "ended by a signal; the job waits for another worker")
+def _hand_back(services: Services, lease: Lease, error: CancelledError) -> int:
+    """As the operator wants it by now: what was asked for while the last checkpoint was written counts."""
+    with services.database.writing() as session:
+        state = leases.hand_back(session, lease)
+    _say("paused" if state == "paused" else "the job waits for another worker")
     return error.exit_code
 
 
+def _leave(services: Services, lease: Lease, error: Exception) -> int:
+    """Hand the job back for another attempt; where not even that can be written, the exit code tells."""
+    _say(trouble(error))
+    try:
+        with services.database.writing() as session:
+            leases.hand_back(session, lease, trouble(error))
+    except LeaseLostError as lost:
+        return _lost(services, lease, lost)
+    except SQLAlchemyError as unwritten:
+        _say(f"nor can that be written ({type(unwritten).__name__})")
+    return TROUBLE_CODE
+
+
 def _lost(services: Services, lease: Lease, error: LeaseLostError) -> int:
-    with services.database.reading() as session:
-        state = jobs.find_job(session, lease.job).state
-    if state not in jobs.UNFINISHED:
-        delete_checkpoints(services.blobs, lease.job)
+    state = None
+    with suppress(*TROUBLE):  # a sweep removes what is left
+        with services.database.reading() as session:
+            state = jobs.find_job(session, lease.job).state
+        if state not in jobs.UNFINISHED:
+            delete_checkpoints(services.blobs, lease.job)
     _say("stopped" if state == "stopped" else str(error))
     return error.exit_code
 
@@ -204,12 +238,10 @@ def _fail(services: Services, lease: Lease, failure: Exception) -> int:
     exit_code = failure.exit_code if isinstance(failure, PpcmiError) else TrainingError.exit_code
     sentence = _sentence(failure)
     _say(sentence)
-    try:
-        with services.database.writing() as session:
-            jobs.finish(session, lease, "failed", sentence)
-    except LeaseLostError as error:
-        return _lost(services, lease, error)
-    delete_checkpoints(services.blobs, lease.job)
+    with services.database.writing() as session:
+        jobs.finish(session, lease, "failed", sentence)
+    with suppress(*TROUBLE):  # a sweep removes what is left
+        delete_checkpoints(services.blobs, lease.job)
     return exit_code
 
 
@@ -223,8 +255,9 @@ def _sentence(failure: Exception) -> str:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"{clock.now()} {text}\n")
-    sys.stdout.flush()
+    with suppress(OSError):  # a log that takes nothing, on a full disk, ends no training
+        sys.stdout.write(f"{clock.now()} {text}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def train_umn(
 
     :param part: most slices at once that memory has room for, if that is known to be less than a batch.
     :param checkpoint_s: time after which a checkpoint is made also within an epoch.
-    :raises TrainingError: if there is nothing to train on, or memory is too small.
+    :raises TrainingError: if there is nothing to train on, nothing of it counts, or memory is too small.
     :raises DivergedError: if the loss stops being a number and does so again at a lower learning rate.
     :raises CancelledError: when ``should_stop`` says so, after a checkpoint.
     """
@@ -195,6 +195,10 @@ class _Run:
         split = torch.Generator().manual_seed(config.seed)
         self.training, self.validation = dataset.split(config.validation_share, split)
         self.mean_weight = float(dataset.weight[self.training].double().mean())
+        if not self.mean_weight:
+            raise TrainingError(
+                "Every site that there is to train on has weight 0; give one a weight with 'ppcmi-server site weight'."
+            )
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.network = build_network(description).to(device)

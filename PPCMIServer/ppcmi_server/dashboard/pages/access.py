@@ -53,8 +53,10 @@ async def log_in(request: Request, services: UsesServices) -> Response:
 @router.post("/logout")
 def log_out(request: Request, change: UsesChange) -> Response:
     """End the login, here and at the server."""
+    dashboard = request.app.state.dashboard
     with change.services.database.writing() as session:
-        request.app.state.dashboard.logins.end(session, change.login)
+        dashboard.logins.end(session, change.login)
+    dashboard.notices.forget(change.login)
     answer = RedirectResponse(f"{ROOT}/login", SEE_OTHER)
     answer.delete_cookie(
         cookie_name(request), path=ROOT, httponly=True, samesite="strict", secure=is_encrypted(request)

@@ -14,6 +14,7 @@ from ppcmi_server.dashboard.pages import page_router
 from ppcmi_server.database.schema import Cohort, JobCohort, Model, Site, Task
 from ppcmi_server.errors import not_found
 from ppcmi_server.intake.cohorts import fits_consortium, set_excluded
+from ppcmi_server.training.jobs import note_on_exclusion
 
 CohortId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 SHOWN = 200
@@ -64,7 +65,10 @@ def exclude(cohort_id: CohortId, change: UsesChange) -> Response:
     """Leave a cohort out of further trainings."""
     with change.services.database.writing() as session:
         set_excluded(session, cohort_id, True, change.actor)
-    return change.done("/cohorts", "Further trainings leave the cohort out. Models that saw it stay as they are.")
+    with change.services.database.reading() as session:
+        note = note_on_exclusion(session, change.services.blobs, cohort_id)
+    said = "Further trainings leave the cohort out. Models that saw it stay as they are."
+    return change.done("/cohorts", f"{said} {note}".strip())
 
 
 @router.post("/cohorts/{cohort_id}/include")

@@ -6,7 +6,6 @@ from fastapi import Response
 
 from ppcmi_server.dashboard.guard import UsesVisit, Visit
 from ppcmi_server.dashboard.pages import page_router
-from ppcmi_server.dashboard.room import rooms
 
 router = page_router()
 
@@ -29,6 +28,6 @@ def _content(visit: Visit) -> dict[str, object]:
         "load": visit.services.metrics.load(),
         "mapper_alive": visit.request.app.state.mapper.alive,
         "limits": config.limits,
-        "rooms": rooms(config),
+        "disks": visit.services.cohorts.room.disks(),
         "reserve": config.storage.reserve_bytes,
     }

@@ -10,7 +10,6 @@ from ppcmi_server.access import identity
 from ppcmi_server.dashboard.attention import concerns
 from ppcmi_server.dashboard.guard import UsesVisit
 from ppcmi_server.dashboard.pages import page_router
-from ppcmi_server.dashboard.room import rooms
 from ppcmi_server.dashboard.site_facts import site_facts
 from ppcmi_server.dashboard.task_facts import task_facts
 from ppcmi_server.dashboard.training import job_facts
@@ -35,4 +34,5 @@ def show_overview(request: Request, visit: UsesVisit) -> Response:
             "jobs": [job_facts(session, config, job, task) for job, task in unfinished],
             "stored": sum(facts.stored_bytes for facts in sites),
         }
-    return visit.page("overview.html", sites=sites, load=visit.services.metrics.load(), rooms=rooms(config), **content)
+    disks = visit.services.cohorts.room.disks()
+    return visit.page("overview.html", sites=sites, load=visit.services.metrics.load(), disks=disks, **content)

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ppcmi_server import audit
+from ppcmi_server.api.documents import Storable
 from ppcmi_server.dashboard.guard import UsesVisit
 from ppcmi_server.dashboard.pages import page_router
 from ppcmi_server.dashboard.site_facts import site_names
@@ -23,8 +24,8 @@ router = page_router()
 def list_events(
     request: Request,
     visit: UsesVisit,
-    actor: Annotated[str, Query(max_length=32)] = "",
-    action: Annotated[str, Query(max_length=40)] = "",
+    actor: Annotated[Storable, Query(max_length=32)] = "",
+    action: Annotated[Storable, Query(max_length=40)] = "",
     before: Annotated[int | None, Query(ge=1, lt=1 << 62)] = None,
 ) -> Response:
     """Events, the newest first."""

@@ -110,7 +110,9 @@ def confirm_revocation(site_id: SiteId, visit: UsesVisit) -> Response:
 def revoke_site(site_id: SiteId, change: UsesChange) -> Response:
     """End a site's access."""
     with change.services.database.writing() as session:
-        identity.revoke_site(session, _site(session, site_id).name, actor=change.actor)
+        unneeded = identity.revoke_site(session, _site(session, site_id).name, actor=change.actor)
+    for blob in unneeded:
+        change.services.blobs.delete(blob)
     return _changed(change, site_id, "The site is revoked; its tokens no longer work.")
 
 
