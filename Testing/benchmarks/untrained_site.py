@@ -19,11 +19,12 @@ from ppcmi import consortium
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.presets import Preset as CodecPreset
 from ppcmi.codec.presets import image_channels
+from ppcmi.modes import Mode
 from ppcmi.pipeline import PrivateLink
 from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import Profile
 from ppcmi.session import LinkOptions, open_link
-from ppcmi.site import Mode, SiteProfile
+from ppcmi.site import SiteProfile
 from ppcmi.task import load_task
 from ppcmi.task_profile import Scope, TaskProfile
 from ppcmi_server import __version__, clock, tasks
