@@ -252,8 +252,6 @@ class SegmentPanel:
         )
 
     def _showEvent(self, event: QueueEvent) -> None:
-        from ppcmi.wording import megabytes
-
         if event.state == "connecting":
             self._showMessage(_("Connecting to the server and loading the codec..."))
         elif event.state == "working":
@@ -270,13 +268,11 @@ class SegmentPanel:
             if event.result.foundNothing:
                 self._empty += 1
                 done = _("done, no structure was found in it, {size} sent")
-            self._queue.setStatus(event.volumeNode, done.format(size=megabytes(event.result.progress.bytes_sent)))
+            self._queue.setStatus(event.volumeNode, done.format(size=_size(event.result.progress.bytes_sent)))
             self._queue.uncheck(event.volumeNode)
             self._showResult(event.result)
 
     def _showProgress(self, progress: Progress) -> None:
-        from ppcmi.wording import megabytes
-
         self.ui.progressBar.maximum = max(1, progress.total)
         self.ui.progressBar.value = progress.done
         passed = time.monotonic() - self._started
@@ -286,7 +282,7 @@ class SegmentPanel:
             "decode": _("Decoding"), "restore": _("Restoring the volume's grid"),
         }[progress.stage]  # fmt: skip
         text = _("{doing}: {done} of {total} slices, {sent} sent").format(
-            doing=doing, done=progress.done, total=progress.total, sent=megabytes(progress.bytes_sent)
+            doing=doing, done=progress.done, total=progress.total, sent=_size(progress.bytes_sent)
         )
         self._showMessage(text if left is None else text + _(", about {seconds:.0f} s left").format(seconds=left + 1))
 
@@ -336,3 +332,10 @@ class SegmentPanel:
 
     def _showMessage(self, text: str) -> None:
         self.ui.messageLabel.text = text
+
+
+def _size(count: int) -> str:
+    """A number of bytes that were sent."""
+    from ppcmi.wording import megabytes
+
+    return megabytes(count) if count else _("nothing")

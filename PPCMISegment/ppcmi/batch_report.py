@@ -154,13 +154,17 @@ def _made_with(task: Task, provenance: Mapping[str, str]) -> str:
 
 def _summary(done: Sequence[CaseRecord], failed: Sequence[CaseRecord], others: int) -> str:
     volumes = counted(len(done), "volume")
-    sent = megabytes(sum(record.bytes_sent for record in done))
+    sent = sum(record.bytes_sent for record in done)
     beside = f" Of another task or version the folder has {counted(others, 'volume')} more." if others else ""
     if not done:
         return f"{volumes} segmented, {len(failed)} not.{beside}"
     empty = sum(record.found_nothing for record in done)
     found = f"In {empty} of them no structure was found. " if empty else ""
-    left = f"For them {sent} of protected latents left the site; no image and no mask did."
+    left = (
+        f"For them {megabytes(sent)} of protected latents left the site; no image and no mask did."
+        if sent
+        else "For them nothing left the site: its own network segmented them."
+    )
     return f"{volumes} segmented, {len(failed)} not. {found}{left}{beside}"
 
 
