@@ -104,13 +104,23 @@ class CohortUpload:
             self._onMessage(_("Nothing more was sent."))
 
     def onDiscardButton(self) -> None:
-        """Forget the cohort; the server throws away parts that were never declared whole."""
+        """Forget the cohort; the server throws away parts that were never declared whole.
+
+        It may have all of it: where the line was cut, its answer to that may have been lost.
+        """
         if self._waiting is None or self._run.running:
             return
         try:
             self._outgoing().remove(self._waiting.path)
         except Exception as error:
             self._onMessage(sentenceOf(error))
+        else:
+            self._onMessage(
+                _(
+                    "Discarded here; the server does not use parts of a cohort. Had all of it arrived, "
+                    "'ppcmi cohort list' shows it as whole, and 'ppcmi cohort withdraw' takes it back."
+                )
+            )
         self.refresh()
 
     def _start(self, waiting: Waiting) -> None:

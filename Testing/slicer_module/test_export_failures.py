@@ -120,6 +120,7 @@ def test_an_upload_that_is_cancelled_can_be_resumed_or_discarded(a_panel, slicer
     a_panel.ui.resumeButton.click()
     assert a_panel.ui.messageLabel.text == "Nothing more was sent."
     a_panel.ui.discardButton.click()
+    assert "cohort withdraw" in a_panel.ui.messageLabel.text  # all of it may have arrived
     assert a_panel.ui.waitingRow.isHidden()
     assert files_below(folder / "outgoing") == []
 
