@@ -298,7 +298,8 @@ def _blind_in_words(attacks: str) -> str:
     more = "A codec that was trained for longer shows more"
     return (
         "Without any protection, too, their best pictures are no more like the slices than a guess: the numbers of "
-        f"pictures say nothing about protection. {more}{', and a full check finds more' if is_quick(attacks) else ''}."
+        "pictures say nothing about protection, nor which profile shows less. "
+        f"{more}{', and a full check finds more' if is_quick(attacks) else ''}."
     )
 
 
