@@ -15,6 +15,8 @@ from ppcmi.codec.learned_cases import digests_of, learned_from
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.codec.trained_network import TrainedNetwork
 from ppcmi.data_folders import find_cases
+from ppcmi.errors import SiteError
+from ppcmi.locks import hold_lock
 from ppcmi.task import load_task
 from support.batch_runs import write_voxels
 from support.relay import relay_for
@@ -72,6 +74,15 @@ def decoder_path(a_site, a_codec):
     path = a_site.task("phantom").decoder_path
     SiteDecoder(a_codec, {"coarse": 0.75}).save(path)
     return path
+
+
+@pytest.mark.parametrize("words", [("refine",), ("train", "--replace")])
+def test_a_second_training_beside_one_of_the_same_task_does_not_begin(run, a_site, decoder_path, words):
+    before = decoder_path.read_bytes()
+    with hold_lock(a_site.task("phantom").folder / "training.lock", SiteError("held")):
+        code, err = run(*words)
+    assert (code, "Another training of this task runs" in err) == (SiteError.exit_code, True)
+    assert decoder_path.read_bytes() == before
 
 
 def test_who_cancels_the_measurement_has_the_decoder_of_before(run, decoder_path, monkeypatch):

@@ -16,7 +16,7 @@ from ppcmi import consortium
 from ppcmi.cli import network
 from ppcmi.cli.console import Console
 from ppcmi.cli.model import add_model, chosen_model
-from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_task, chosen_cases, fitting_cases
+from ppcmi.cli.options import HELD_OUT, Command, Run, add_cases, add_command, add_task, chosen_cases, fitting_cases
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.learned_cases import digests_of
@@ -37,6 +37,7 @@ from ppcmi.cohort_export import usual_profile
 from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.errors import CancelledError, CasesFailedError, CodecError, PpcmiError, SiteError, UsageError
 from ppcmi.fitting import FitReport, Report
+from ppcmi.locks import hold_lock
 from ppcmi.methods.mixup import site_unmixing
 from ppcmi.methods.mixup.references import References
 from ppcmi.methods.rules import rules_of
@@ -56,7 +57,7 @@ def add_parsers(groups: Groups) -> None:
     parser = add_command(
         group,
         "train",
-        _train,
+        _one_at_a_time(_train),
         "Train the codec on labelled cases, report its quality on held-out ones, and publish it to the members.",
         "ppcmi codec train --task hippocampus-mr --cases FOLDER",
     )
@@ -79,7 +80,7 @@ def add_parsers(groups: Groups) -> None:
     parser = add_command(
         group,
         "refine",
-        _refine,
+        _one_at_a_time(_refine),
         "Fit the site's decoder to its cases and to a model's predictions; how much the server counts is measured.",
         "ppcmi codec refine --task hippocampus-mr --cases FOLDER",
     )
@@ -101,6 +102,18 @@ def _add_publish_anyway(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--publish-anyway", action="store_true", help="even if it keeps a structure badly (Dice < 0.85)"
     )
+
+
+def _one_at_a_time(training: Run) -> Run:
+    """A training that refuses to begin beside another of the task, as each would replace what the other makes."""
+
+    def alone(command: Command) -> int:
+        part = command.site().task(command.options.task)
+        busy = SiteError("Another training of this task runs at this site; wait for its end, or end it.")
+        with hold_lock(part.folder / "training.lock", busy):
+            return training(command)
+
+    return alone
 
 
 def _train(command: Command) -> int:
