@@ -106,6 +106,11 @@ def _validate(command: Command) -> int:
         console.remark("Nothing was reported.")
     elif not held_out:
         console.remark("Nothing was reported, as only scores on held-out cases tell how good a model is.")
+    elif not link.asks_server:
+        console.remark(
+            f"Nothing was reported: the model has no share in this site's predictions. 'ppcmi codec refine --model "
+            f"{link.model}' measures which it should have."
+        )
     else:
         client.report_validation(part.task.name, link.model, validation.numbers())
         console.result(
