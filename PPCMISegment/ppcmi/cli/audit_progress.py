@@ -11,7 +11,8 @@ from ppcmi.fitting import FitReport
 from ppcmi.wording import about
 
 LEAST_SHARE, LEAST_SECONDS = 0.1, 30.0
-"""Before so much is done nobody knows how long the rest takes: attacks on what nothing protects come first."""
+"""The pace is that of what comes behind so much: the first steps train what the attackers have. It takes some time to
+know it."""
 
 
 class CheckProgress:
@@ -22,7 +23,7 @@ class CheckProgress:
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
-        self._began = clock()
+        self._since: tuple[int, float] | None = None
         self._step = ""
 
     def step(self, event: AuditEvent) -> None:
@@ -36,7 +37,12 @@ class CheckProgress:
         self._console.progress(f"{self._step}: {report.stage} {report.epoch}/{report.epochs}")
 
     def _left(self, event: AuditEvent) -> str:
-        passed = self._clock() - self._began
-        if event.report is not None or event.done < LEAST_SHARE * event.total or passed < LEAST_SECONDS:
+        now = self._clock()
+        if self._since is None and event.done >= LEAST_SHARE * event.total:
+            self._since = event.done, now
+        if self._since is None or event.report is not None:
             return ""
-        return f", {about(passed / event.done * (event.total - event.done))} left"
+        steps, seconds = event.done - self._since[0], now - self._since[1]
+        if not steps or seconds < LEAST_SECONDS:
+            return ""
+        return f", {about(seconds / steps * (event.total - event.done))} left"
