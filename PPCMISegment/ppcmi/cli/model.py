@@ -102,15 +102,15 @@ def _validate(command: Command) -> int:
         f"Model {link.model}, profile {link.profile}, {counted(len(validation.cases), 'case')} of this site:"
     )
     show_scores(console, validation)
+    if not link.asks_server:
+        console.remark(
+            "The model has no share in this site's predictions: both are the site's own network. 'ppcmi codec refine "
+            f"--model {link.model}' measures which share it should have."
+        )
     if options.keep:
         console.remark("Nothing was reported.")
     elif not held_out:
         console.remark("Nothing was reported, as only scores on held-out cases tell how good a model is.")
-    elif not link.asks_server:
-        console.remark(
-            f"Nothing was reported: the model has no share in this site's predictions. 'ppcmi codec refine --model "
-            f"{link.model}' measures which it should have."
-        )
     else:
         client.report_validation(part.task.name, link.model, validation.numbers())
         console.result(
