@@ -6,6 +6,7 @@
     inner.key              secret, mode 0600
     codec.safetensors      and, until it is published, codec.candidate.safetensors
     decoder.safetensors    the site's own; network.safetensors is what it shares with the other members
+    training.lock          held by the one training that runs
     references.safetensors images to mix with (method ``mixup``); they never leave
 """
 

@@ -17,11 +17,7 @@ import SimpleITK
 import slicer
 import vtk
 
-from ppcmi.codec.codec import Codec
-from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.phantoms import SCANNERS, make_phantom
-from ppcmi.site import SiteProfile
-from ppcmi.what_leaves import NOTHING_LEAVES
 from ppcmi.writing import terminology_entry
 from slicer_module.panel import check, opened_panel, segment_and_wait, status_of
 from support.trained_site import TASK
@@ -83,21 +79,6 @@ def test_the_line_under_the_button_names_what_leaves_in_numbers(a_panel, a_volum
     assert "28 slices" in text
     assert "3,072" in text
     assert "No pixels" in text
-
-
-def test_where_the_server_s_answer_is_of_no_use_nothing_leaves_and_the_panel_says_so(
-    slicer_host, a_site, a_volume, tmp_path, monkeypatch
-):
-    folder = tmp_path / "site"
-    shutil.copytree(a_site.folder, folder)
-    part = SiteProfile.open(folder).task(TASK)
-    SiteDecoder(Codec.load(part.codec_path), {"coarse": 0.0}).save(part.decoder_path)
-    panel = opened_panel(slicer_host, folder, monkeypatch)
-    assert panel.ui.leavesLabel.text == NOTHING_LEAVES
-    segment_and_wait(slicer_host, panel)
-    assert "nothing sent" in status_of(panel, 0)
-    (node,) = segmentations()
-    assert voxels_of(node, a_volume).any()
 
 
 def test_a_click_makes_a_segmentation_on_the_volume_s_own_grid(a_panel, slicer_host, a_site, a_volume, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ppcmi.bundle_header import read_header
@@ -15,6 +16,7 @@ from ppcmi.protection import Protection
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile, Stream
 from ppcmi.task import load_task
+from ppcmi.volume import Geometry, Volume
 
 TASK_FILE = Path(__file__).parents[2] / "Resources" / "Tasks" / "phantom.json"
 LINK_KEY, INNER_KEY = bytes(range(32)), bytes(range(32, 64))
@@ -31,6 +33,13 @@ def untrained_codec():
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return Codec(small_task(), "autoencoder")
+
+
+def noise_volume(slices):
+    """Noise on an oblique, anisotropic grid; the same at every call."""
+    voxels = np.random.default_rng(1).normal(100, 20, (slices, 30, 28)).astype(np.float32)
+    affine = np.array([[0, -1.5, 0, 7], [1.4, 0, 0, -3], [0, 0, 3.0, 11], [0, 0, 0, 1]])
+    return Volume(voxels, Geometry(voxels.shape, affine))
 
 
 class HalvingServer:

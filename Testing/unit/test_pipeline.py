@@ -19,10 +19,10 @@ from ppcmi.klt.inner import InnerLayer
 from ppcmi.pipeline import map_latents, run, segment
 from ppcmi.quantization import Quantization
 from ppcmi.scales import PRIVACY_PROFILES, Profile, Stream
-from ppcmi.slicing import restore_probabilities, slice_volume
+from ppcmi.slicing import slice_volume
 from ppcmi.volume import Geometry, Volume
 from ppcmi.what_leaves import Sending, segmentation_leaves
-from support.private_link import INNER_KEY, LINK_KEY, HalvingServer, link_to, untrained_codec
+from support.private_link import INNER_KEY, LINK_KEY, HalvingServer, link_to, noise_volume, untrained_codec
 
 SLICES = 11
 
@@ -34,9 +34,7 @@ def a_codec():
 
 @pytest.fixture(scope="module")
 def a_volume():
-    voxels = np.random.default_rng(1).normal(100, 20, (SLICES, 30, 28)).astype(np.float32)
-    affine = np.array([[0, -1.5, 0, 7], [1.4, 0, 0, -3], [0, 0, 3.0, 11], [0, 0, 0, 1]])
-    return Volume(voxels, Geometry(voxels.shape, affine))
+    return noise_volume(SLICES)
 
 
 def expected_latents(slices, link):
@@ -68,36 +66,6 @@ def test_the_result_has_the_volume_s_own_grid_and_is_what_the_decoder_says(a_cod
     assert result.probabilities.shape == (a_codec.task.classes, *a_volume.geometry.shape)
     assert np.array_equal(result.probabilities.argmax(axis=0), result.labels.voxels)
     np.testing.assert_allclose(result.probabilities.sum(axis=0), 1, atol=1e-3)
-
-
-class NeverAsked:
-    """A server that must not be asked."""
-
-    def map_bundle(self, *_):
-        pytest.fail("latents left the site")
-
-    def abort(self):
-        """Nothing is under way."""
-
-
-@pytest.mark.parametrize("with_worker", [False, True])
-def test_where_the_server_s_share_is_none_nothing_leaves_and_the_result_is_the_site_s_own(
-    a_codec, a_volume, a_worker, with_worker
-):
-    decoder = SiteDecoder(a_codec, {"coarse": 0.0})
-    link = dataclasses.replace(link_to(NeverAsked(), a_codec, decoder=decoder), slices_per_bundle=4)
-    steps = segment(a_volume, link, with_probabilities=True, worker=a_worker if with_worker else None)
-    told = []
-    result = run(steps, told.append)
-    slices, grid = slice_volume(a_volume, a_codec.task)
-    expected = restore_probabilities(decoder.alone(torch.as_tensor(slices)).numpy(), grid)
-    np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
-    assert result.labels.geometry.matches(a_volume.geometry, tolerance_mm=0)
-    assert (result.progress.bytes_sent, result.progress.done) == (0, SLICES)
-    assert result.provenance["model"] == "none, the site's own network"
-    assert [progress.done for progress in told] == sorted(progress.done for progress in told)
-    with pytest.raises(CancelledError):
-        run(segment(a_volume, link, cancelled=lambda: True))
 
 
 def test_how_slices_are_bundled_makes_no_difference(a_codec, a_volume):

@@ -7,12 +7,11 @@ lies in another folder without folds, is known again. The digests stay at the si
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ppcmi.codec.codec import DAMAGE
-from ppcmi.codec.presets import read_metadata
+from ppcmi.codec.presets import document_of_file
 from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import ReadError
 from ppcmi.sources import only_source
@@ -32,8 +31,7 @@ def digests_of(cases: Iterable[CaseFiles]) -> frozenset[str]:
 def learned_from(decoder: Path) -> frozenset[str]:
     """Digests of the cases that the decoder in a file learned from; none if there is no file or it does not say."""
     try:
-        document = json.loads(read_metadata(decoder.read_bytes())["ppcmi"])
-        return frozenset(map(str, document.get(ENTRY, ())))
+        return frozenset(map(str, document_of_file(decoder).get(ENTRY, ())))
     except (OSError, *DAMAGE):  # who uses the decoder says what is wrong with it
         return frozenset()
 
