@@ -36,8 +36,7 @@ def server(world):
     with server.services.database.writing() as session:
         for cohort in cohorts:
             set_excluded(session, cohort, False)
-        for job in jobs.unfinished_jobs(session):
-            jobs.request_stop(session, job.id)
+    server.stop_jobs()
 
 
 @pytest.fixture

@@ -37,9 +37,7 @@ def world(tmp_path_factory):
 def server(world):
     """The server, on which every job ends with the test."""
     yield world[0]
-    with world[0].services.database.writing() as session:
-        for job in jobs.unfinished_jobs(session):
-            jobs.request_stop(session, job.id)
+    world[0].stop_jobs()
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from ppcmi_server.mapping.mapper import Mapper
 from ppcmi_server.operation.connections import ServingConfig
 from ppcmi_server.services import Services, open_services
 from ppcmi_server.settings import Limits
+from ppcmi_server.training import jobs
 from support.codecs import tiny_task
 from support.storages import storage_settings
 
@@ -145,6 +146,12 @@ class AppServer:
     app: FastAPI
 
     @property
+    def stop_jobs(self) -> None:
+        """End every training that waits, runs or is paused."""
+        with self.services.database.writing() as session:
+            for job in jobs.unfinished_jobs(session):
+                jobs.request_stop(session, job.id)
+
     def mapper(self) -> Mapper:
         return self.app.state.mapper
 
