@@ -145,13 +145,13 @@ class AppServer:
     url: str
     app: FastAPI
 
-    @property
     def stop_jobs(self) -> None:
         """End every training that waits, runs or is paused."""
         with self.services.database.writing() as session:
             for job in jobs.unfinished_jobs(session):
                 jobs.request_stop(session, job.id)
 
+    @property
     def mapper(self) -> Mapper:
         return self.app.state.mapper
 
