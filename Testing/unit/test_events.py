@@ -119,7 +119,7 @@ def test_a_training_that_is_terminated_says_so_and_leaves_what_there_was(a_train
     assert child.returncode == CancelledError.exit_code
     assert events_of(out)[-1]["event"] == "error"
     assert err == ""
-    names = {"task.json", "membership.json", "inner.key", "codec.safetensors"}
+    names = {"task.json", "membership.json", "inner.key", "codec.safetensors", "training.lock"}
     assert {path.name for path in part.folder.iterdir()} == names
     assert part.codec_path.read_bytes() == OLD_CODEC
 
