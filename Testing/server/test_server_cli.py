@@ -63,6 +63,10 @@ def test_every_command_explains_itself_with_an_example(prog, capsys):
         assert option in text
 
 
+def test_the_overview_is_the_same_whatever_was_imported():
+    assert build_parser(["--help"]).format_help() == build_parser().format_help()
+
+
 def test_the_version_is_told(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

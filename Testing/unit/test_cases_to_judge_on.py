@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ppcmi.cli import options as cli_options
+from ppcmi.cli.cases import cases_to_judge_on
 from ppcmi.cli.console import Console
+from ppcmi.cli.options import Command
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.learned_cases import digests_of
 from ppcmi.codec.refinement import SiteDecoder
@@ -53,8 +54,8 @@ def judged(a_folder, tmp_path):
             SiteDecoder(Codec(task, "autoencoder"), learned_from=digests).save(part.decoder_path)
         remarks = io.StringIO()
         options = argparse.Namespace(cases=a_folder, fold=fold, where=[])
-        command = cli_options.Command(options, Console(err=remarks), site.folder)
-        cases, held_out = cli_options.cases_to_judge_on(command, part)
+        command = Command(options, Console(err=remarks), site.folder)
+        cases, held_out = cases_to_judge_on(command, part)
         return [case.name for case in cases], held_out, remarks.getvalue()
 
     return judge

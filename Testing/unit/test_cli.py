@@ -3,10 +3,12 @@
 import argparse
 import io
 import math
+import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,13 +16,14 @@ import SimpleITK
 import torch
 
 from ppcmi import __version__, consortium
-from ppcmi.cli import options as cli_options
+from ppcmi.cli.cases import chosen_cases
 from ppcmi.cli.console import Console
 from ppcmi.cli.main import build_parser, main
 from ppcmi.cli.model import show_scores
 from ppcmi.codec.codec import Codec
 from ppcmi.errors import BundleError, CasesFailedError, SiteError, UsageError
 from ppcmi.metrics import LabelScore
+from ppcmi.site import SiteProfile
 from ppcmi.validation import CaseScores, Validation
 from support.relay import relay_for
 
@@ -116,6 +119,35 @@ def test_bad_input_is_one_clear_line_and_a_code(arguments, code, tmp_path, monke
     assert out == ""
     assert err.startswith("ppcmi: ")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["--help"], ["site", "--help"], ["site", "show"], ["nonsense"]], ids=" ".join)
+def test_what_computes_nothing_does_not_wait_for_pytorch(words, tmp_path):
+    script = f"""
+import sys
+from ppcmi.cli.main import main
+try:
+    main({words})
+except SystemExit:
+    pass
+sys.exit("torch" in sys.modules)
+"""
+    environment = {**os.environ, "PPCMI_SITE_DIR": str(tmp_path / "site")}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout or ended.stderr.startswith("ppcmi: ")
+
+
+def test_a_device_whose_memory_is_too_small_is_named_and_other_faults_are_not_hidden(monkeypatch, capsys):
+    opens = Mock(side_effect=[torch.OutOfMemoryError("CUDA"), RuntimeError("another")])
+    monkeypatch.setattr(SiteProfile, "open", opens)
+    assert run(capsys, "site", "show") == (1, "", "ppcmi: The device's memory is too small; use --device cpu.\n")
+    with pytest.raises(RuntimeError, match="another"):
+        main(["site", "show"])
+
+
+def test_the_overview_is_the_same_whatever_was_imported():
+    assert build_parser(["--help"]).format_help() == build_parser().format_help()
 
 
 def test_the_version_is_told(capsys):
@@ -248,7 +280,7 @@ def test_a_number_of_threads_that_is_none_is_refused_in_a_sentence(text, usual_t
 def test_cases_are_chosen_by_fold_and_by_column(a_folder):
     def chosen(**changes):
         options = argparse.Namespace(**{"cases": a_folder, "fold": "train", "where": [], **changes})
-        return [case.name for case in cli_options.chosen_cases(options)]
+        return [case.name for case in chosen_cases(options)]
 
     assert chosen() == ["one", "two"]
     assert chosen(where=["site=A"]) == ["one"]
@@ -269,7 +301,7 @@ def test_cases_are_chosen_by_fold_and_by_column(a_folder):
 )
 def test_where_no_case_is_chosen_the_option_that_is_wrong_is_named(a_folder, fold, where, sentence):
     with pytest.raises(UsageError) as caught:
-        cli_options.chosen_cases(argparse.Namespace(cases=a_folder, fold=fold, where=where))
+        chosen_cases(argparse.Namespace(cases=a_folder, fold=fold, where=where))
     assert sentence in str(caught.value)
 
 

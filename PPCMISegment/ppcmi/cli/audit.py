@@ -22,14 +22,13 @@ CHECKED = (Profile.FULL, Profile.COARSE, Profile.MINIMAL)
 """Profiles that a user may choose; ``paper`` is a row of every report."""
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The command."""
     parser = add_command(
         groups,
         "audit",
         _audit,
-        "Privacy check: attack, on this machine, what would leave of labelled cases of this site, and set what the "
-        "attackers get beside the Dice of each privacy profile. Nothing is sent.",
+        summary,
         "ppcmi audit --task hippocampus-mr --cases FOLDER -o CHECK",
     )
     add_task(parser)

@@ -20,8 +20,9 @@ from ppcmi.audit.subjects import Subjects, read_subjects
 from ppcmi.audit.suite import AuditConfig, AuditEvent, audit, full_config
 from ppcmi.cli.audit import CHECKED, JSON, PAGE
 from ppcmi.cli.audit_progress import CheckProgress
+from ppcmi.cli.cases import chosen_cases
 from ppcmi.cli.console import Console
-from ppcmi.cli.options import Command, chosen_cases
+from ppcmi.cli.options import Command
 from ppcmi.codec.codec import Codec
 from ppcmi.consortium import ensure_codec
 from ppcmi.errors import AuditError, SiteError, UsageError, WriteError

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ppcmi import consortium
 from ppcmi.cli import network
+from ppcmi.cli.cases import HELD_OUT, chosen_cases, fitting_cases
 from ppcmi.cli.console import Console
 from ppcmi.cli.model import add_model, chosen_model
-from ppcmi.cli.options import HELD_OUT, Command, Run, add_cases, add_command, add_task, chosen_cases, fitting_cases
+from ppcmi.cli.options import Command, Run, add_cases, add_command, add_task
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.learned_cases import digests_of
@@ -51,9 +52,9 @@ from ppcmi.what_leaves import NOTHING_LEAVES
 from ppcmi.wording import about, counted
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "codec", "The codec, and the site's own decoder.")
+    group = add_group(groups, "codec", summary)
     parser = add_command(
         group,
         "train",

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ppcmi import cohort, cohort_export
 from ppcmi.case_checks import check_case
+from ppcmi.cli.cases import chosen_cases
 from ppcmi.cli.console import Console
-from ppcmi.cli.options import Command, add_cases, add_command, add_task, chosen_cases
+from ppcmi.cli.options import Command, add_cases, add_command, add_task
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.client import NOT_FOUND
 from ppcmi.cohort_file import CohortReader
@@ -29,9 +30,9 @@ from ppcmi.wording import counted, megabytes
 MOST_VARIANTS = 100
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "cohort", "Labelled cases, exported as protected latents.")
+    group = add_group(groups, "cohort", summary)
     parser = add_command(
         group,
         "export",

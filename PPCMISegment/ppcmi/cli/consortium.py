@@ -19,9 +19,9 @@ SHARED_KEY_WARNING = (
 )
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "consortium", "The sites that train and segment together.")
+    group = add_group(groups, "consortium", summary)
     parser = add_command(
         group,
         "create",

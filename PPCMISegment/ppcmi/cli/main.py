@@ -8,15 +8,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-import torch
-
 from ppcmi import __version__
-from ppcmi.cli import audit, codec, cohort, consortium, model, network, node, preview, segment, site
 from ppcmi.cli.console import Console
 from ppcmi.cli.ending import end_with_stdin, interrupted_by_termination
 from ppcmi.cli.events import EventConsole
 from ppcmi.cli.options import EVENTS, Command
-from ppcmi.cli.parsers import Parser
+from ppcmi.cli.parsers import Parser, add_modules
 from ppcmi.errors import CancelledError, PpcmiError
 from ppcmi.site_folder import usual_site_folder
 
@@ -39,24 +36,52 @@ A site's way, in order:
 Research use only; not a medical device.
 """
 
+COMMANDS = {
+    "site": "This site: keys, server, connection.",
+    "consortium": "The sites that train and segment together.",
+    "codec": "The codec, and the site's own decoder.",
+    "audit": (
+        "Privacy check: attack, on this machine, what would leave of labelled cases of this site, and set what the "
+        "attackers get beside the Dice of each privacy profile. Nothing is sent."
+    ),
+    "cohort": "Labelled cases, exported as protected latents.",
+    "network": "The networks that members of a consortium share, encrypted, with each other.",
+    "model": "The server's models.",
+    "preview": (
+        "What would leave if a volume were segmented; nothing does. Of one slice a picture: image, what leaves, and "
+        "the best that the server could make of it without the inner key."
+    ),
+    "segment": (
+        "Segment volumes privately; each gives NAME.seg.nrrd and NAME.nii.gz, all together report.html. What is done "
+        "already is skipped."
+    ),
+    "node": (
+        "Receive studies over DICOM until Ctrl-C or SIGTERM, segment them, and give the results back as DICOM "
+        "segmentations. Other machines are talked to over TLS only."
+    ),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
-    console = _console(sys.argv[1:] if arguments is None else arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    console = _console(words)
     _silence_libraries()
     try:
-        options = build_parser().parse_args(arguments)
+        options = build_parser(words).parse_args(words)
         with interrupted_by_termination():
             if options.end_with_stdin:
                 end_with_stdin()
             if options.threads is not None:
-                torch.set_num_threads(options.threads)
+                _compute_with(options.threads)
             run: int = options.run(Command(options, console, options.site or usual_site_folder(os.environ)))
     except PpcmiError as error:
         return _end(console, str(error), error.exit_code, error.command)
     except KeyboardInterrupt:
         return _end(console, "Cancelled; what was finished before is kept.", CancelledError.exit_code)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
         return _end(console, "The device's memory is too small; use --device cpu.", OTHER_EXIT_CODE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has read enough
@@ -66,14 +91,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run
 
 
-def build_parser() -> Parser:
-    """The parser of every command."""
+def build_parser(words: Sequence[str] | None = None) -> Parser:
+    """The parser of every command, or the one that ``words``, if given, need."""
     parser = Parser(prog="ppcmi", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"ppcmi {__version__}")
-    groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="group")
-    for module in (site, consortium, codec, audit, cohort, network, model, preview, segment, node):
-        module.add_parsers(groups)
+    add_modules(parser, "ppcmi.cli", COMMANDS, words)
     return parser
+
+
+def _compute_with(threads: int) -> None:
+    import torch  # noqa: PLC0415 - takes seconds, and many commands compute nothing
+
+    torch.set_num_threads(threads)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device's memory was too small, by PyTorch if it was imported at all."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _silence_libraries() -> None:

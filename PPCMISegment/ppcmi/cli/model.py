@@ -6,8 +6,9 @@ import argparse
 import math
 from collections.abc import Sequence
 
+from ppcmi.cli.cases import HELD_OUT, cases_to_judge_on
 from ppcmi.cli.console import Console
-from ppcmi.cli.options import HELD_OUT, Command, add_cases, add_command, add_task, cases_to_judge_on
+from ppcmi.cli.options import Command, add_cases, add_command, add_task
 from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.client import ServerClient
 from ppcmi.errors import CasesFailedError, SiteError
@@ -20,9 +21,9 @@ SHOWN = {"Dice": "dice", "HD95 mm": "hd95_mm", "ASD mm": "asd_mm"}
 """Columns of the table of scores; more are reported."""
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "model", "The server's models.")
+    group = add_group(groups, "model", summary)
     parser = add_command(
         group,
         "list",

@@ -31,9 +31,9 @@ USUAL_ROUNDS = 12
 """With 4 or 6 the members' mean came out less good, once at the end not at all (docs/results/accuracy.md, "Tried")."""
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "network", "The networks that members of a consortium share, encrypted, with each other.")
+    group = add_group(groups, "network", summary)
     parser = add_command(
         group,
         "show",

@@ -33,14 +33,13 @@ POLL_S = 0.5
 SHORT_OF_TLS = "or insist with --insecure-without-tls."
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The command."""
     parser = add_command(
         groups,
         "node",
         _node,
-        "Receive studies over DICOM until Ctrl-C or SIGTERM, segment them, and give the results back as DICOM "
-        "segmentations. Other machines are talked to over TLS only.",
+        summary,
         "ppcmi node --task hippocampus-mr --return-to ORTHANC@127.0.0.1:4242 -o node/",
     )
     add_task(parser)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, NoReturn, TypeAlias
 
 from ppcmi.errors import UsageError
@@ -28,6 +29,20 @@ class Parser(argparse.ArgumentParser):
 
 
 Groups: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+def add_modules(parser: Parser, package: str, summaries: Mapping[str, str], words: Sequence[str] | None) -> None:
+    """A program's commands and command groups, each from the module of its name in ``package``.
+
+    :param words: what was typed; of commands that it does not begin with there is the summary alone, as what they
+        compute with takes seconds to import. None is for the whole of every command.
+    """
+    groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="group")
+    for name, summary in summaries.items():
+        if words is None or name in words[:1]:
+            import_module(f"{package}.{name}").add_parsers(groups, summary)
+        else:
+            groups.add_parser(name, help=summary)
 
 
 def add_group(groups: Groups, name: str, summary: str) -> Groups:

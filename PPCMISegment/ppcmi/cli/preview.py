@@ -23,14 +23,13 @@ from ppcmi.what_leaves import NOTHING_LEAVES, Sending, segmentation_leaves, what
 HEIGHT = 512
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The command."""
     parser = add_command(
         groups,
         "preview",
         _preview,
-        "What would leave if a volume were segmented; nothing does. Of one slice a picture: image, what leaves, and "
-        "the best that the server could make of it without the inner key.",
+        summary,
         "ppcmi preview --task hippocampus-mr scan.nii.gz -o preview.png",
     )
     add_task(parser)

@@ -39,14 +39,13 @@ What is finished is kept whatever the code, and a rerun goes on where it was.
 """
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The command."""
     parser = add_command(
         groups,
         "segment",
         _segment,
-        "Segment volumes privately; each gives NAME.seg.nrrd and NAME.nii.gz, all together report.html. What is done "
-        "already is skipped.",
+        summary,
         "ppcmi segment --task hippocampus-mr scan.nii.gz dicom-folder/ -o results/",
     )
     parser.epilog = f"{parser.epilog}\n\n{EXIT_CODES}"

@@ -20,9 +20,9 @@ from ppcmi.site_transfer import export_profile, export_whole_profile, import_pro
 from ppcmi.wording import counted, megabytes, printable
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "site", "This site: keys, server, connection.")
+    group = add_group(groups, "site", summary)
     parser = add_command(
         group,
         "init",

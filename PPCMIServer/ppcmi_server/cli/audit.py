@@ -17,9 +17,9 @@ from ppcmi_server.errors import OperatorError
 SHOWN = 50
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "audit", "The audit log: who did what, and whether it is whole.")
+    group = add_group(groups, "audit", summary)
     parser = add_command(group, "list", _list, "The newest events, newest first.", "ppcmi-server audit list --count 20")
     parser.add_argument("--count", type=int, default=SHOWN, metavar="N", help=f"how many (default: {SHOWN})")
     parser = add_command(

@@ -12,14 +12,14 @@ from ppcmi_server.storage.blobs import open_blobs
 from ppcmi_server.training import jobs
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "cohort", "Cohorts: what the sites have uploaded.")
+    group = add_group(groups, "cohort", summary)
     parser = add_command(
         group, "list", _list, "Every cohort, its site, and how much it takes.", "ppcmi-server cohort list phantom"
     )
     parser.add_argument("task", metavar="TASK", nargs="?", help="the task's name (default: all)")
-    for name, run, summary in (
+    for name, run, words in (
         ("exclude", _exclude, "Leave a cohort out of trainings from now on; its bytes stay."),
         ("include", _include, "Train on an excluded cohort again."),
         (
@@ -28,7 +28,7 @@ def add_parsers(groups: Groups) -> None:
             "Take a cohort back for its site: its bytes are gone for good, models that were trained on it are marked.",
         ),
     ):
-        parser = add_command(group, name, run, summary, f"ppcmi-server cohort {name} 00112233445566778899aabbccddeeff")
+        parser = add_command(group, name, run, words, f"ppcmi-server cohort {name} 00112233445566778899aabbccddeeff")
         parser.add_argument("cohort", metavar="ID", help="the cohort's id, as 'cohort list' shows it")
 
 

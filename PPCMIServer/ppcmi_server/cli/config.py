@@ -16,9 +16,9 @@ from ppcmi_server.operation.settings_source import toml
 MASK = '"********"'
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "config", "Settings: server.toml and the environment.")
+    group = add_group(groups, "config", summary)
     add_command(
         group,
         "show",

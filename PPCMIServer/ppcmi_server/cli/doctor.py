@@ -8,14 +8,13 @@ from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.operation.doctor import examine
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The command."""
     add_command(
         groups,
         "doctor",
         _doctor,
-        "Look at settings, keys, database, blobs, models, audit log, disk and backups: a line each, and what to do. "
-        "Exit code 0 says that there is no problem.",
+        summary,
         "ppcmi-server doctor",
     )
 

@@ -16,17 +16,17 @@ from ppcmi_server.training import jobs
 from ppcmi_server.training.checkpoints import delete_checkpoints
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "job", "Training jobs.")
+    group = add_group(groups, "job", summary)
     add_command(group, "list", _list, "Every training job and how far it is.", "ppcmi-server job list")
-    for name, run, summary in (
+    for name, run, words in (
         ("show", _show, "One training: its curve, how each site did, what its report says."),
         ("pause", _pause, "Put a training aside after its present step; 'job resume' goes on with it."),
         ("resume", _resume, "Put a training that was paused back into the queue."),
         ("stop", _stop, "Stop a training for good; no model comes of it."),
     ):
-        parser = add_command(group, name, run, summary, f"ppcmi-server job {name} 3")
+        parser = add_command(group, name, run, words, f"ppcmi-server job {name} 3")
         parser.add_argument("number", type=int, metavar="N", help="the job's number")
 
 

@@ -9,9 +9,9 @@ from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.storage.key_files import rotate_storage_key, wrap_key_files
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "keys", "The server's own keys at rest; stop the server first.")
+    group = add_group(groups, "keys", summary)
     parser = add_command(
         group,
         "wrap",

@@ -10,27 +10,9 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from ppcmi.cli.console import Console
-from ppcmi.cli.parsers import Parser
+from ppcmi.cli.parsers import Parser, add_modules
 from ppcmi.errors import CancelledError, PpcmiError
 from ppcmi_server import __version__
-from ppcmi_server.cli import (
-    audit,
-    backup,
-    cohort,
-    config,
-    doctor,
-    job,
-    keys,
-    model,
-    network,
-    operator,
-    serve,
-    server,
-    site,
-    task,
-    tls,
-    train,
-)
 from ppcmi_server.cli.last_folder import LastFolder
 from ppcmi_server.cli.options import Command
 from ppcmi_server.errors import OperatorError
@@ -49,12 +31,47 @@ An operator's way, in order:
 Research use only; not a medical device.
 """
 
+COMMANDS = {
+    "init": "Make a server's folder with new keys and an empty database. Later commands find the folder by themselves.",
+    "config": "Settings: server.toml and the environment.",
+    "tls": "The server's certificate.",
+    "operator": "Operators: who may use the dashboard, and what may read the metrics.",
+    "task": "Tasks: what can be segmented.",
+    "site": "Sites: who may take part.",
+    "cohort": "Cohorts: what the sites have uploaded.",
+    "network": "Networks that members share with each other, encrypted.",
+    "serve": (
+        "Answer the sites until Ctrl-C or SIGTERM, and go on with trainings that were interrupted. Other machines "
+        "are served over TLS only."
+    ),
+    "train": (
+        "Train a model on all whole cohorts of a task. A training that was interrupted goes on from its checkpoint."
+    ),
+    "job": "Training jobs.",
+    "model": "Models: trained, validated by the sites, activated by you.",
+    "audit": "The audit log: who did what, and whether it is whole.",
+    "keys": "The server's own keys at rest; stop the server first.",
+    "backup": (
+        "Write database, latents, models and settings into one file while the server goes on serving. Keys are in it "
+        "only with --with-keys. 'backup check FILE' looks at every byte of one."
+    ),
+    "restore": (
+        "Make a server from a backup in a new folder, on this machine or another. Environment variables name a "
+        "database and a blob store where they shall not lie in the folder."
+    ),
+    "doctor": (
+        "Look at settings, keys, database, blobs, models, audit log, disk and backups: a line each, and what to do. "
+        "Exit code 0 says that there is no problem."
+    ),
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
     console = Console()
     try:
-        options = build_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        options = build_parser(words).parse_args(words)
         console = Console(quiet=options.quiet)
         last = LastFolder(Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ppcmi" / "server")
         run: int = options.run(Command(options, console, _server_folder(options, last), os.environ, last))
@@ -71,16 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run
 
 
-def build_parser() -> Parser:
-    """The parser of every command."""
+def build_parser(words: Sequence[str] | None = None) -> Parser:
+    """The parser of every command, or the one that ``words``, if given, need."""
     parser = Parser(prog="ppcmi-server", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"ppcmi-server {__version__}")
-    groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="group")
-    for module in (
-        server, config, tls, operator, task, site, cohort, network, serve, train, job, model, audit, keys, backup,
-        doctor,
-    ):  # fmt: skip
-        module.add_parsers(groups)
+    add_modules(parser, "ppcmi_server.cli", COMMANDS, words)
     return parser
 
 

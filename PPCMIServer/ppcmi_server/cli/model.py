@@ -10,9 +10,9 @@ from ppcmi_server.cli.options import Command, add_command, task_named
 from ppcmi_server.database.schema import Validation
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "model", "Models: trained, validated by the sites, activated by you.")
+    group = add_group(groups, "model", summary)
     listing = add_command(
         group, "list", _list, "Every model of a task with the sites' scores.", "ppcmi-server model list phantom"
     )

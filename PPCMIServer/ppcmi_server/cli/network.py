@@ -10,9 +10,9 @@ from ppcmi_server.services import open_services
 from ppcmi_server.settings import MEBIBYTE
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "network", "Networks that members share with each other, encrypted.")
+    group = add_group(groups, "network", summary)
     parser = add_command(
         group, "list", _list, "Which sites share a network, since when, and its size.", "ppcmi-server network list"
     )

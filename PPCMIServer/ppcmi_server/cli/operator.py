@@ -8,9 +8,9 @@ from ppcmi_server.cli.options import Command, add_command
 from ppcmi_server.database.schema import Token
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "operator", "Operators: who may use the dashboard, and what may read the metrics.")
+    group = add_group(groups, "operator", summary)
     parser = add_command(
         group,
         "add",

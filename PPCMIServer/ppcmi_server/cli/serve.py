@@ -28,14 +28,13 @@ from ppcmi_server.training.supervisor import SERVE_LOCK
 LOG = logging.getLogger("ppcmi_server.operation.serving")
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The command."""
     parser = add_command(
         groups,
         "serve",
         _serve,
-        "Answer the sites until Ctrl-C or SIGTERM, and go on with trainings that were interrupted. Other machines are "
-        "served over TLS only.",
+        summary,
         "ppcmi-server serve /srv/ppcmi --host 0.0.0.0 --tls-cert server.pem --tls-key server-key.pem",
     )
     parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="the server's folder, as --dir")

@@ -14,14 +14,14 @@ from ppcmi_server.database.schema import Site
 from ppcmi_server.storage.blobs import open_blobs
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "site", "Sites: who may take part.")
-    for name, run, summary in (
+    group = add_group(groups, "site", summary)
+    for name, run, words in (
         ("add", _add, "Add a site and print its one-time code; tell it to the site on a way that you trust."),
         ("code", _code, "Print another code for a site that has not enrolled; earlier ones no longer work."),
     ):
-        parser = add_command(group, name, run, summary, f'ppcmi-server site {name} "Hospital A"')
+        parser = add_command(group, name, run, words, f'ppcmi-server site {name} "Hospital A"')
         parser.add_argument("name", metavar="NAME", help="the site's name, as other sites will see it")
         parser.add_argument(
             "--days", type=float, default=identity.CODE_DAYS, metavar="N", help="how long the code works (default: 7)"

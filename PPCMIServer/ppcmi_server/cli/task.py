@@ -10,9 +10,9 @@ from ppcmi_server import models, tasks
 from ppcmi_server.cli.options import Command, add_command
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "task", "Tasks: what can be segmented.")
+    group = add_group(groups, "task", summary)
     parser = add_command(
         group, "add", _add, "Offer a task to the sites.", "ppcmi-server task add Resources/Tasks/hippocampus-mr.json"
     )

@@ -18,9 +18,9 @@ from ppcmi_server.operation.tls import (
 )
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The group's commands."""
-    group = add_group(groups, "tls", "The server's certificate.")
+    group = add_group(groups, "tls", summary)
     parser = add_command(
         group,
         "self-signed",

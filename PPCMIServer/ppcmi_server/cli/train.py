@@ -31,13 +31,13 @@ from ppcmi_server.umn.model import Preset
 POLL_S = 0.3
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The command."""
     parser = add_command(
         groups,
         "train",
         _train,
-        "Train a model on all whole cohorts of a task. A training that was interrupted goes on from its checkpoint.",
+        summary,
         "ppcmi-server train hippocampus-mr",
     )
     parser.add_argument("task", metavar="TASK", help="the task's name")

@@ -11,13 +11,13 @@ from ppcmi_server.config import create_folder
 from ppcmi_server.storage.keys import ServerKeys
 
 
-def add_parsers(groups: Groups) -> None:
+def add_parsers(groups: Groups, summary: str) -> None:
     """The command."""
     parser = add_command(
         groups,
         "init",
         _init,
-        "Make a server's folder with new keys and an empty database. Later commands find the folder by themselves.",
+        summary,
         "ppcmi-server init /srv/ppcmi",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder to make; nobody else will be able to read it")
