@@ -6,18 +6,21 @@
     inner.key              secret, mode 0600
     codec.safetensors      and, until it is published, codec.candidate.safetensors
     decoder.safetensors    the site's own; network.safetensors is what it shares with the other members
-    training.lock          held by the one training that runs
+    training.lock          held while codec or decoder are made anew
     references.safetensors images to mix with (method ``mixup``); they never leave
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ppcmi.codec.presets import Preset, document_of_file, preset_of_file
 from ppcmi.errors import SiteError
+from ppcmi.locks import hold_lock
 from ppcmi.methods.rules import rules_of
 from ppcmi.modes import Mode
 from ppcmi.scales import Profile
@@ -59,6 +62,16 @@ class TaskProfile:
         except TypeError as error:
             raise SiteError("The site profile is damaged; restore it from a backup, or enrol again.") from error
         return cls(folder, load_task(folder / "task.json"), membership)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """While codec or decoder are made anew: one at a time, as each would replace what the other makes.
+
+        :raises SiteError: if another process makes them.
+        """
+        busy = SiteError("Another training of this task runs at this site; wait for its end, or end it.")
+        with hold_lock(self.folder / "training.lock", busy):
+            yield
 
     @property
     def learns_together(self) -> bool:

@@ -16,7 +16,6 @@ from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.codec.trained_network import TrainedNetwork
 from ppcmi.data_folders import find_cases
 from ppcmi.errors import SiteError
-from ppcmi.locks import hold_lock
 from ppcmi.task import load_task
 from support.batch_runs import write_voxels
 from support.relay import relay_for
@@ -79,7 +78,7 @@ def decoder_path(a_site, a_codec):
 @pytest.mark.parametrize("words", [("refine",), ("train", "--replace")])
 def test_a_second_training_beside_one_of_the_same_task_does_not_begin(run, a_site, decoder_path, words):
     before = decoder_path.read_bytes()
-    with hold_lock(a_site.task("phantom").folder / "training.lock", SiteError("held")):
+    with a_site.task("phantom").training():
         code, err = run(*words)
     assert (code, "Another training of this task runs" in err) == (SiteError.exit_code, True)
     assert decoder_path.read_bytes() == before
@@ -119,16 +118,35 @@ def test_a_decoder_knows_the_cases_that_it_learned_from_by_their_bytes(run, deco
     assert digests_of([renamed]) < learned
 
 
-def test_with_the_members_mean_a_site_still_knows_what_its_own_network_learned_from(a_site, a_codec, monkeypatch):
-    path = a_site.task("phantom").decoder_path
-    SiteDecoder(a_codec, {"coarse": 0.75}, ["0123"]).save(path)
+@pytest.fixture
+def gather(a_site, a_codec, monkeypatch, capsys):
+    """``network gather`` where one other member shares a network: its exit code and stderr."""
+
+    def command():
+        code = main(["network", "gather", "--task", "phantom", "--site", str(a_site.folder), "--quiet"])
+        return code, capsys.readouterr().err
+
     member = SimpleNamespace(site_id="b", site_name="B", shared="2026-01-01T00:00:00Z")
     network = TrainedNetwork.of(a_codec.local, a_codec, 5, last=True)
     found = [SimpleNamespace(member=member, network=network, why_not="")]
     monkeypatch.setattr(network_command, "read_shared", lambda *arguments: found)
-    assert main(["network", "gather", "--task", "phantom", "--site", str(a_site.folder), "--quiet"]) == 0
+    return command
+
+
+def test_with_the_members_mean_a_site_still_knows_what_its_own_network_learned_from(gather, a_site, a_codec):
+    path = a_site.task("phantom").decoder_path
+    SiteDecoder(a_codec, {"coarse": 0.75}, ["0123"]).save(path)
+    assert gather()[0] == 0
     decoder = SiteDecoder.load(path, a_codec)
     assert (decoder.weights, decoder.learned_from) == ({"coarse": 0.75}, {"0123"})
+
+
+def test_the_members_mean_does_not_replace_what_a_training_makes(gather, a_site, decoder_path):
+    before = decoder_path.read_bytes()
+    with a_site.task("phantom").training():
+        code, err = gather()
+    assert (code, "Another training of this task runs" in err) == (SiteError.exit_code, True)
+    assert decoder_path.read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", ["image", "labels"])

@@ -38,7 +38,6 @@ from ppcmi.cohort_export import usual_profile
 from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.errors import CancelledError, CasesFailedError, CodecError, PpcmiError, SiteError, UsageError
 from ppcmi.fitting import FitReport, Report
-from ppcmi.locks import hold_lock
 from ppcmi.methods.mixup import site_unmixing
 from ppcmi.methods.mixup.references import References
 from ppcmi.methods.rules import rules_of
@@ -106,12 +105,10 @@ def _add_publish_anyway(parser: argparse.ArgumentParser) -> None:
 
 
 def _one_at_a_time(training: Run) -> Run:
-    """A training that refuses to begin beside another of the task, as each would replace what the other makes."""
+    """A training that refuses to begin beside another of the task."""
 
     def alone(command: Command) -> int:
-        part = command.site().task(command.options.task)
-        busy = SiteError("Another training of this task runs at this site; wait for its end, or end it.")
-        with hold_lock(part.folder / "training.lock", busy):
+        with command.site().task(command.options.task).training():
             return training(command)
 
     return alone

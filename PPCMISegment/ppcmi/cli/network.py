@@ -211,12 +211,13 @@ def _gather(command: Command) -> int:
         raise SiteError(
             "Most of the members' networks do not mix with the others; the consortium's own serves better for now."
         )
-    earlier = _earlier_decoder(part, codec)
-    # The mean has this site's own network, which learned from the same cases.
-    decoder = SiteDecoder(codec, earlier.weights, earlier.learned_from)
-    decoder.usual_weight = USUAL_WEIGHT_TOGETHER
-    decoder.local.load_state_dict(mean_weights(networks))
-    decoder.save(part.decoder_path)
+    with part.training():
+        earlier = _earlier_decoder(part, codec)
+        # The mean has this site's own network, which learned from the same cases.
+        decoder = SiteDecoder(codec, earlier.weights, earlier.learned_from)
+        decoder.usual_weight = USUAL_WEIGHT_TOGETHER
+        decoder.local.load_state_dict(mean_weights(networks))
+        decoder.save(part.decoder_path)
     what = "the network" if len(names) == 1 else "the mean of the networks"
     console.result(f"This site's decoder has {what} of {_listed(names)}.")
     if decoder.weights:
