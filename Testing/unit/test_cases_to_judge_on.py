@@ -40,7 +40,10 @@ def judged(a_folder, tmp_path):
     The cases' names, whether they are held out, and remarks.
     """
 
-    def judge(fold="val", uploaded=(), folds=True, learned=()):
+    def digests(names):
+        return digests_of(case for case in find_cases(a_folder) if case.name in names)
+
+    def judge(fold="val", uploaded=(), folds=True, learned=(), learned_by_codec=()):
         if not folds:
             (a_folder / "split.csv").unlink()
         task = load_task(TASK_FILE)
@@ -49,9 +52,10 @@ def judged(a_folder, tmp_path):
         part = site.add_task(task, Membership("consortium", "two-layer", founder=True), bytes(32))
         pseudonyms = site.pseudonyms(task.name, ["one", "two", "three"])
         site.record_cohort("c", {"task": task.name, "pseudonyms": [pseudonyms[name] for name in uploaded]})
+        codec = Codec(task, "autoencoder")
+        codec.save(part.codec_path, digests(learned_by_codec))
         if learned:
-            digests = digests_of(case for case in find_cases(a_folder) if case.name in learned)
-            SiteDecoder(Codec(task, "autoencoder"), learned_from=digests).save(part.decoder_path)
+            SiteDecoder(codec, learned_from=digests(learned)).save(part.decoder_path)
         remarks = io.StringIO()
         options = argparse.Namespace(cases=a_folder, fold=fold, where=[])
         command = Command(options, Console(err=remarks), site.folder)
@@ -82,21 +86,27 @@ def test_scores_on_uploaded_cases_are_marked_as_too_good(judged):
     assert "too good" in remark
 
 
+def test_without_folds_a_model_is_not_judged_on_what_the_site_s_own_codec_learned_from(judged):
+    names, held_out, remarks = judged(learned=["one"], learned_by_codec=["one", "two"], folds=False)
+    assert (names, held_out) == (["three"], True)
+    assert remarks == "Left out 2 of 3 cases, as they taught this site's networks.\n"
+
+
 def test_without_folds_a_model_is_not_judged_on_what_the_decoder_learned_from(judged):
     names, held_out, remarks = judged(learned=["one"], uploaded=["three"], folds=False)
     assert (names, held_out) == (["two"], True)
     assert remarks.splitlines() == [
         "Left out 1 of 3 cases, as they were uploaded for training.",
-        "Left out 1 of 3 cases, as they taught this site's decoder.",
+        "Left out 1 of 3 cases, as they taught this site's networks.",
     ]
 
 
 def test_where_the_decoder_learned_from_all_cases_nothing_is_judged_and_it_is_said_why(judged):
-    with pytest.raises(UsageError, match="All these cases taught this site's decoder, so none of them can judge"):
+    with pytest.raises(UsageError, match="All these cases taught this site's networks, so none of them can judge"):
         judged(learned=["one", "two", "three"], folds=False)
 
 
 def test_scores_on_cases_that_the_decoder_learned_from_are_marked_as_too_good(judged):
     names, held_out, remark = judged(fold="all", learned=["one"], uploaded=["two"])
     assert (names, held_out) == (["one", "three", "two"], False)
-    assert "Of these 3 cases 1 were uploaded for training and 1 taught this site's decoder: the scores" in remark
+    assert "Of these 3 cases 1 were uploaded for training and 1 taught this site's networks: the scores" in remark

@@ -8,6 +8,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.learned_cases import learned_from
 from ppcmi.codec.quality import (
     CodecQuality,
     case_dice,
@@ -64,6 +65,16 @@ def test_a_codec_survives_its_file_and_keeps_its_fingerprint(trained, tmp_path):
     assert again.report == json.loads(json.dumps(trained.report))
     for scale in SCALES:
         assert torch.equal(again.encode_images(slices)[scale], trained.encode_images(slices)[scale])
+
+
+def test_what_a_codec_learned_from_stays_in_the_file_at_the_site(trained, tmp_path):
+    path = tmp_path / "codec.safetensors"
+    trained.save(path, ["0123456789abcdef"])
+    assert learned_from(path) == {"0123456789abcdef"}
+    assert b"0123456789abcdef" in path.read_bytes()
+    published = Codec.load(path).to_bytes()
+    assert b"0123456789abcdef" not in published
+    assert Codec.from_bytes(published).fingerprint == trained.fingerprint
 
 
 def test_one_changed_weight_changes_the_fingerprint(trained):

@@ -37,8 +37,8 @@ def chosen_cases(options: argparse.Namespace) -> list[CaseFiles]:
 def cases_to_judge_on(command: Command, part: TaskProfile) -> tuple[list[CaseFiles], bool]:
     """Labelled cases that ``--cases``, ``--fold`` and ``--where`` name, and whether all of them are held out.
 
-    By default cases are left out that were uploaded, or that the site's decoder learned from: there scores are too
-    good. With another fold than the default they stay and the user is told.
+    By default cases are left out that were uploaded, or that the site's codec or decoder learned from: there
+    scores are too good. With another fold than the default they stay and the user is told.
 
     :raises UsageError: if none is left.
     """
@@ -46,12 +46,12 @@ def cases_to_judge_on(command: Command, part: TaskProfile) -> tuple[list[CaseFil
     labelled = [case for case in chosen_cases(options) if case.label is not None]
     uploaded = command.site().uploaded_cases(part.task.name)
     kept_here = [case for case in labelled if case.name not in uploaded]
-    fresh = not_learned(kept_here, learned_from(part.decoder_path))
+    fresh = not_learned(kept_here, learned_from(part.codec_path) | learned_from(part.decoder_path))
     if len(fresh) == len(labelled):
         return labelled, True
     why = {
         "were uploaded for training": len(labelled) - len(kept_here),
-        "taught this site's decoder": len(kept_here) - len(fresh),
+        "taught this site's networks": len(kept_here) - len(fresh),
     }
     counts = {reason: count for reason, count in why.items() if count}
     if options.fold != HELD_OUT:

@@ -120,14 +120,14 @@ def _train(command: Command) -> int:
     if part.codec_path.exists() and not options.replace:
         raise SiteError("The site has a codec already, and what was made with it needs it; --replace trains a new one.")
     chosen = chosen_cases(options)
-    labelled = _read([case for case in chosen if case.label is not None], part.task, console).slices
+    labelled = _read([case for case in chosen if case.label is not None], part.task, console)
     held_out = _held_out(command, part.task, frozenset())
     unlabelled = [case for case in chosen if case.label is None]
     if options.unlabelled is not None:
         unlabelled += find_cases(options.unlabelled)
     images = _read_each(unlabelled, part.task, console)
     codec = train_codec(
-        labelled,
+        labelled.slices,
         part.task,
         _training_config(command, part.task),
         held_out=held_out,
@@ -135,7 +135,7 @@ def _train(command: Command) -> int:
         device=command.device(),
         report=_report_to(console),
     )
-    codec.save(part.candidate_path)
+    codec.save(part.candidate_path, digests_of(labelled.cases))
     return _publish(command)
 
 

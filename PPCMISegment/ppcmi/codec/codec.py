@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ppcmi.codec.autoencoder import AutoencoderCodecNetwork
 from ppcmi.codec.local_network import LocalNetwork, build_local_network
 from ppcmi.codec.minimized import MinimizedCodecNetwork
-from ppcmi.codec.presets import PROFILES_OF, Preset, image_channels, read_metadata
+from ppcmi.codec.presets import LEARNED_FROM, PROFILES_OF, Preset, image_channels, read_metadata
 from ppcmi.codec.privacy_sf import PrivacySfCodecNetwork
 from ppcmi.codec.published import PublishedCodecNetwork
 from ppcmi.device import preset_precision
@@ -197,14 +197,16 @@ class Codec(nn.Module):
         ]
         return torch.cat(parts)
 
-    def to_bytes(self) -> bytes:
-        """The codec as the bytes of its file."""
-        document = {
+    def to_bytes(self, learned_from: Collection[str] = ()) -> bytes:
+        """The codec as the bytes of its file; a codec that is read from it does not have ``learned_from``."""
+        document: dict[str, Any] = {
             "format": FORMAT,
             "preset": self.preset,
             "task": json.loads(task_to_json(self.task)),
             "report": dict(self.report),
         }
+        if learned_from:
+            document[LEARNED_FROM] = sorted(learned_from)
         weights = {name: values.detach().cpu().contiguous() for name, values in self.state_dict().items()}
         return safetensors.torch.save(weights, {"ppcmi": json.dumps(document, sort_keys=True)})
 
@@ -230,12 +232,13 @@ class Codec(nn.Module):
             raise CodecError("The codec's file is damaged; fetch or train it again.") from error
         return codec.eval()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, learned_from: Collection[str] = ()) -> None:
         """Write the codec's file, by rename.
 
+        :param learned_from: digests of the cases that it learned from; see :mod:`ppcmi.codec.learned_cases`.
         :raises WriteError: if it cannot be written.
         """
-        write_atomically(path, self.to_bytes())
+        write_atomically(path, self.to_bytes(learned_from))
 
     @classmethod
     def load(cls, path: Path) -> Codec:

@@ -1,7 +1,7 @@
-"""Which cases a site's decoder learned from, so that it is not judged on them.
+"""Which cases a site's codec and decoder learned from, so that they are not judged on them.
 
-Beside the decoder's weights its file keeps a digest of each case's image files, and no name: a case that is renamed, or
-lies in another folder without folds, is known again. The digests stay at the site as the file does.
+Beside the weights their files keep a digest of each case's image files, and no name: a case that is renamed, or lies in
+another folder without folds, is known again. The digests stay at the site: a codec that is published has none.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ppcmi.codec.codec import DAMAGE
-from ppcmi.codec.presets import document_of_file
+from ppcmi.codec.presets import LEARNED_FROM, document_of_file
 from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import ReadError
 from ppcmi.sources import only_source
-
-ENTRY = "learned_from"
-"""Of the document in a decoder's file; older files have none."""
 
 DIGITS = 16
 """Hexadecimal, of each digest: a header has room for tens of thousands."""
@@ -28,11 +25,11 @@ def digests_of(cases: Iterable[CaseFiles]) -> frozenset[str]:
     return frozenset(digest for case in cases if (digest := _digest(case)) is not None)
 
 
-def learned_from(decoder: Path) -> frozenset[str]:
-    """Digests of the cases that the decoder in a file learned from; none if there is no file or it does not say."""
+def learned_from(file: Path) -> frozenset[str]:
+    """Digests of the cases that the codec or decoder in a file learned from; none if it is missing or does not say."""
     try:
-        return frozenset(map(str, document_of_file(decoder).get(ENTRY, ())))
-    except (OSError, *DAMAGE):  # who uses the decoder says what is wrong with it
+        return frozenset(map(str, document_of_file(file).get(LEARNED_FROM, ())))
+    except (OSError, *DAMAGE):  # who uses it says what is wrong with it
         return frozenset()
 
 

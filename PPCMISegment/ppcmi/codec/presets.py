@@ -46,6 +46,10 @@ def preset_of_file(path: Path) -> Preset:
     raise CodecError("This version does not know the codec's format; update the software, or train the codec again.")
 
 
+LEARNED_FROM = "learned_from"
+"""Of the document in the file of a codec or a decoder: digests of cases, see :mod:`ppcmi.codec.learned_cases`."""
+
+
 def document_of_file(path: Path) -> dict[str, Any]:
     """The document in the metadata of the safetensors file of a codec or a decoder, read from its beginning.
 

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ppcmi.codec.codec import DAMAGE, MAXIMUM_FILE_BYTES, Codec
-from ppcmi.codec.learned_cases import ENTRY as LEARNED_FROM
 from ppcmi.codec.local_network import build_local_network
-from ppcmi.codec.presets import read_metadata
+from ppcmi.codec.presets import LEARNED_FROM, read_metadata
 from ppcmi.codec.quality import mean_dice
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.codec.training import predict_locally, train_local_network

@@ -13,8 +13,7 @@ import safetensors.torch
 import torch
 
 from ppcmi.codec.codec import DAMAGE, Codec
-from ppcmi.codec.learned_cases import ENTRY as LEARNED_FROM
-from ppcmi.codec.presets import read_metadata
+from ppcmi.codec.presets import LEARNED_FROM, read_metadata
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.errors import CodecError
 from ppcmi.files import write_atomically
