@@ -149,7 +149,7 @@ def test_the_mean_is_used_where_nothing_can_judge_and_where_the_site_s_own_is_no
     _, judged = learn_together(codec, labelled, validation, Others(good), QUICK)
     assert judged.dice_own is not None
     assert judged.dice_mean is not None
-    assert (judged.uses == "mean") == (judged.dice_own <= judged.dice_mean + 0.01)
+    assert (judged.uses in ("mean", "continued")) == (judged.dice_own <= judged.dice_mean + 0.01)
 
 
 def test_a_site_s_own_network_is_used_where_its_validation_cases_speak_for_it(codec):
@@ -165,6 +165,34 @@ def test_a_site_s_own_network_is_used_where_its_validation_cases_speak_for_it(co
     own = mean_dice(decoder.alone(validation.slices).argmax(dim=1), validation, 3)
     assert own == pytest.approx(together.dice_own)
     assert not others.shared[-1].mixes
+
+
+def test_a_site_that_gets_better_by_itself_goes_on_from_the_mean_and_shares_nothing_of_that():
+    short = train_codec(quick_slice_set(cases=8, seed=1), tiny_task(), quick_config(epochs=3))
+    labelled, validation = quick_slice_set(cases=8, seed=1), quick_slice_set(cases=4, seed=60)
+    config = RefinementConfig(local=FitConfig(epochs=4, batch_size=8, learning_rate=1e-3))
+    others, told = Others(_biased(short, 0.0, 0.0, 0.0)), []
+    decoder, together = learn_together(short, labelled, validation, others, config, report=told.append)
+    assert together.uses == "continued"
+    assert together.dice_mean is not None
+    assert together.dice_continued is not None
+    assert together.dice_continued > together.dice_mean + 0.005
+    kept = mean_dice(decoder.alone(validation.slices).argmax(dim=1), validation, 3)
+    assert kept == pytest.approx(together.dice_continued)
+    (shared,) = others.shared
+    assert shared.mixes
+    assert not torch.equal(shared.weights["output.bias"], decoder.local.state_dict()["output.bias"])
+    assert [one.epoch for one in told if one.share == 1] == [1, 2, 3, 4, 1, 2]
+
+
+def test_what_is_no_better_than_the_mean_gives_way_to_it(codec):
+    labelled, validation = quick_slice_set(cases=2, seed=3), quick_slice_set(cases=4, seed=60)
+    still = RefinementConfig(local=FitConfig(epochs=1, batch_size=8, learning_rate=0.0))
+    decoder, together = learn_together(codec, labelled, validation, Others(_biased(codec, 0.0, 0.0, 0.0)), still)
+    assert together.uses == "mean"
+    assert together.dice_continued is not None
+    kept = mean_dice(decoder.alone(validation.slices).argmax(dim=1), validation, 3)
+    assert kept == pytest.approx(together.dice_mean)
 
 
 @given(cases=st.lists(st.integers(1, 10_000), min_size=1, max_size=4))

@@ -7,7 +7,7 @@
      "round_number": ..., "rounds": ...}
     {"event": "quality", "cases": ..., "psnr_db": {...}, "ssim": {...}, "mask_dice": {...}}
     {"event": "refinement", "model": ..., "profile": ..., "share": ..., "dice_by_share": {...}}
-    {"event": "together", "members": [...], "uses_mean": ..., "dice_own": ..., "dice_mean": ...}   of other members
+    {"event": "together", "members": [...], "uses": ..., "dice_own": ..., "dice_mean": ..., "dice_continued": ...}
     {"event": "audit", "done": ..., "total": ..., "text": ...}  how far a privacy check is
     {"event": "privacy", "time": ..., "name": ..., "profiles": [{...}], ...}      what it found (ppcmi.privacy_check)
     {"event": "result", "text": ...}   {"event": "remark", "text": ...}

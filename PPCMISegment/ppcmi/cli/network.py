@@ -150,9 +150,10 @@ def show_together(console: Console, together: Together, names: list[str]) -> Non
     """
     figures = {
         "members": names,
-        "uses_mean": together.uses == "mean",
+        "uses": together.uses,
         "dice_own": together.dice_own,
         "dice_mean": together.dice_mean,
+        "dice_continued": together.dice_continued,
     }
     console.figures("together", figures)
     if together.uses == "consortium":
@@ -168,11 +169,19 @@ def show_together(console: Console, together: Together, names: list[str]) -> Non
         found = f"the mean of its own network and that of {_listed(names)}"
         console.result(f"This site uses {found}; there are no validation cases to judge it by.")
     else:
-        chosen = "the mean" if together.uses == "mean" else "its own network, not the mean,"
-        little_better = together.uses == "mean" and together.dice_own > together.dice_mean
+        chosen = {
+            "mean": "the mean",
+            "continued": "what it made by itself of the mean",
+            "own": "its own network, not the mean,",
+        }[together.uses]
+        measured = {"the mean": together.dice_mean, "its own network": together.dice_own}
+        if together.dice_continued is not None:
+            measured["what it made of the mean"] = together.dice_continued
+        unclear = together.uses == "mean" and max(measured.values()) > together.dice_mean
         console.result(
-            f"This site uses {chosen} with {_listed(names)}: on its validation cases Dice {together.dice_mean:.3f} of "
-            f"the mean, {together.dice_own:.3f} of its own network{', not clearly better' if little_better else ''}."
+            f"This site uses {chosen} with {_listed(names)}: on its validation cases Dice "
+            + ", ".join(f"{dice:.3f} of {what}" for what, dice in measured.items())
+            + (", not clearly better." if unclear else ".")
         )
 
 

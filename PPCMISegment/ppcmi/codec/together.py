@@ -3,7 +3,8 @@
 Between two rounds only networks travel, and only among members (:mod:`ppcmi.shared_networks`). Sites need not keep
 step: a round starts from the newest networks that there are. A network that spoils the mean, by a mistake or on
 purpose, is left out as far as this site's own cases show it; what they cannot show, such as a structure that is drawn
-wrongly elsewhere, nothing here finds.
+wrongly elsewhere, nothing here finds. A site whose data differ from the others' goes on from the mean by itself, where
+its validation cases say that this is better.
 """
 
 from __future__ import annotations
@@ -26,8 +27,13 @@ from ppcmi.fitting import FitConfig, FitReport, Report, ignore_report
 LARGEST_DROP = 0.2
 """From the middle of the rounds on, a mean whose Dice is further below what the site has counts as spoilt."""
 
+PART_ON_ITS_OWN = 0.5
+"""As long as this part of the rounds a site with validation cases goes on from the mean of the last one."""
+
 MARGIN_OF_ONE_CASE = 0.02
-"""By so much a site's own network must be better than the mean on one validation case; on n, by this over root n."""
+"""By so much a site's own network must be better than the mean on one validation case; on n, by this over root n.
+
+What went on from the mean differs less from it and stays at the site: on n by this over n."""
 
 
 class Members(Protocol):
@@ -47,17 +53,19 @@ class Members(Protocol):
 class Together:
     """What came of learning together.
 
-    :param uses: what the site's decoder has: the mean, the site's own network, or the consortium's, if this training
-        made both worse.
+    :param uses: what the site's decoder has: the mean, a network that went on from it at this site, the site's own
+        network, or the consortium's, if this training made both worse.
     :param others: the other members' networks that the mean has.
     :param dice_own: of the site's own network on its validation cases, None without any.
     :param dice_mean: of the mean of all on the same.
+    :param dice_continued: of the network that went on from the mean, None if none did.
     """
 
-    uses: Literal["mean", "own", "consortium"]
+    uses: Literal["mean", "continued", "own", "consortium"]
     others: Sequence[TrainedNetwork]
     dice_own: float | None = None
     dice_mean: float | None = None
+    dice_continued: float | None = None
 
 
 def learn_together(
@@ -73,8 +81,9 @@ def learn_together(
 
     The first round starts from the others' networks, or the consortium's, never from one that this site trained
     before: so its validation cases are unknown to it, and a case that was taken away is not in it. With validation
-    cases the site uses the mean, unless its own network is better on them, which it then tells the others with its
-    network; without any it uses the mean.
+    cases the site uses the mean, or what it makes of the mean by itself, whichever is better on them, unless its own
+    network is clearly better than the mean, which it then tells the others with its network; without any it uses the
+    mean. What it makes of the mean is not shared.
 
     :raises PpcmiError: what ``members`` raises.
     """
@@ -103,7 +112,21 @@ def learn_together(
     together = _settle(decoder, last, used, validation, judge)
     if together.uses != "mean":
         members.share(replace(last, mixes=False))
+    elif together.dice_mean is not None:
+        train_local_network(decoder.local, labelled, config.local.scaled(PART_ON_ITS_OWN), generator, report=report)
+        together = _choose_continued(decoder, mean_weights([last, *used]), together, together.dice_mean, judge)
     return decoder, together
+
+
+def _choose_continued(
+    decoder: SiteDecoder, mean: Weights, together: Together, dice_mean: float, judge: _Judge
+) -> Together:
+    """Leave ``decoder`` as it went on from the mean where that is better, else give it the mean again."""
+    dice = judge.dice(decoder.local.state_dict())
+    if dice > dice_mean + MARGIN_OF_ONE_CASE / judge.cases:
+        return replace(together, uses="continued", dice_continued=dice)
+    decoder.local.load_state_dict(mean)
+    return replace(together, dice_continued=dice)
 
 
 def _settle(
