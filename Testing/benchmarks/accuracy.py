@@ -9,6 +9,7 @@ folder and one label budget; rows are kept as they are finished, so that a run t
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -74,8 +75,8 @@ class Run:
         self.task, self.budget = task, budget
         self.title = f"{data.name}, {labelled or 'all'} labelled cases a {column}"
         self.sites = [load_site(data, task, name, labelled, column) for name in SITES]
-        self.kept = KeptRows(store)
-        self.networks = KeptNetworks(store.parent / f"{store.stem}-{self.kept.origin['commit']}")
+        self.kept = KeptRows(store, budget=hashlib.sha256(repr(budget).encode()).hexdigest()[:12])
+        self.networks = KeptNetworks(store.parent / f"{store.stem}-{self.kept.code}")
 
     @property
     def rows(self) -> dict[str, Row]:

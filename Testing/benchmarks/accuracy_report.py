@@ -34,9 +34,6 @@ LEAST_GAIN = {
     ("fetal_head_us", "5"): 0.05, ("fetal_head_us", "few"): 0.02,
 }  # fmt: skip
 """Of the default profile, with 5 and 20 labelled cases a site; elsewhere it must not be worse than a site alone."""
-LEAST_OVER_PUBLISHED = {"hippocampus_mr": 0.03}
-"""Elsewhere ours must not be worse than the published system."""
-
 PUBLISHED_SIZE = ("fetal_head_us",)
 """Data whose slices have the published size for ours as well: only there a slice's FLOPs are comparable."""
 
@@ -114,15 +111,16 @@ def _losses_by_bits(rows: Mapping[str, Row], named: Callable[..., Measurement]) 
 
 
 def _beside_published(data: str, rows: Mapping[str, Row], named: Callable[..., Measurement]) -> Iterator[Measurement]:
+    """Distances to the published system; what it reaches so briefly trained decides nothing, so they have no target."""
     for name in (name for name in (COARSE, USUAL, USUAL + TOGETHER) if {name, PAPER} <= rows.keys()):
         gain = rows[name]["dice"] - rows[PAPER]["dice"]
-        yield named(name, "gain over the published", gain, at_least=LEAST_OVER_PUBLISHED.get(data, 0.0))
+        yield named(name, "gain over the published", gain)
     if data in PUBLISHED_SIZE and {PAPER, FULL} <= rows.keys():
         share = rows[FULL]["umn_gflop"] / rows[PAPER]["umn_gflop"]
         yield named(FULL, "UMN's FLOPs to the published", share, "ratio", at_most=LARGEST_FLOP_SHARE)
     if {PAPER, FULL} <= rows.keys():
         server = f"{FULL}, server's part alone"
-        yield named(server, "gain over the published", rows[server]["dice"] - rows[PAPER]["dice"], at_least=0.0)
+        yield named(server, "gain over the published", rows[server]["dice"] - rows[PAPER]["dice"])
     for name in (name for name in rows if name.startswith(TRAINING_TIME)):
         row = rows[name]
         short = row["published_dice"] - row["reached_dice"]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from benchmarks.federation import Member, PlainLatents, Site, train_together
-from benchmarks.results import here_and_now
+from benchmarks.results import code, here_and_now
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.minimization import minimize
 from ppcmi.codec.refinement import RefinementConfig, SiteDecoder, refine_local_network
@@ -36,22 +36,42 @@ class Observer(KeepsStates, Protocol):
 
 
 class KeptRows:
-    """Rows of a table by name, each with the seconds it took and where it was measured, in one JSON file."""
+    """Rows of a table by name, each with the seconds it took and where it was measured, in one JSON file.
 
-    def __init__(self, file: Path, device: torch.device | None = None) -> None:
+    A row counts only if it was measured by the present code with the present budget. Others stay in the file until they
+    are measured anew.
+
+    :param budget: what was trained, in words, where it can differ with the same code.
+    """
+
+    def __init__(self, file: Path, device: torch.device | None = None, budget: str = "") -> None:
         self.file = file
         self.origin = asdict(here_and_now(device))
-        self.rows: dict[str, Row] = json.loads(file.read_text()) if file.exists() else {}
+        self.code, self.budget = code(), budget
+        self._all: dict[str, Row] = json.loads(file.read_text()) if file.exists() else {}
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """The rows that count."""
+        return {name: row for name, row in self._all.items() if self._counts(row)}
+
+    def _counts(self, row: Row) -> bool:
+        return measured_by(row) == self.code and row.get("budget", "") == self.budget
 
     def row(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> Row:
         """The row, measured now unless it was measured before."""
-        if name not in self.rows:
+        if name not in self._all or not self._counts(self._all[name]):
             started = time.monotonic()
             row = {**measure(), "seconds": round(time.monotonic() - started, 1), **self.origin}
-            self.rows[name] = row
+            self._all[name] = {**row, "code": self.code, "budget": self.budget}
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.file, json.dumps(self.rows, indent=1).encode())
-        return self.rows[name]
+            write_atomically(self.file, json.dumps(self._all, indent=1).encode())
+        return self._all[name]
+
+
+def measured_by(row: Mapping[str, Any]) -> str:
+    """The code that a row was measured by. Rows were once kept without it: those of a clean commit still say so."""
+    return str(row.get("code", row["commit"]))
 
 
 class KeptNetworks:

@@ -7,12 +7,14 @@ three parts, ``TABLE / ROW / COLUMN``, which is how it is shown.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -20,15 +22,25 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
 PAGE = REPOSITORY / "docs" / "RESULTS.md"
+COUNTED = ("PPCMISegment", "PPCMIServer", "Testing/benchmarks")
+"""Folders whose files decide what is measured."""
+
 SEPARATOR = " / "
 KILOBYTE, MEGABYTE = 1 << 10, 1 << 20
 """Bytes, as the paper counts them: its 0.88 MB a slice are 917,504 bytes of float32."""
 
+P_UNIT, SMALLEST_P = "p", 1e-3
+"""Of the numbers that are p of a paired test; below ``SMALLEST_P`` a page says no more than that."""
+
+LOW, HIGH = ", 95 % low", ", 95 % high"
+"""Behind a column's title: the bounds of its 95 % interval, which a page shows in the cell."""
+
 INTRODUCTION = """\
 # Results
 
-Every number here was written by the benchmark named beside it, into a file of [results](results), and this page is
-rendered from those files. Dice is on held-out patients (fold `test` of the data folder's split.csv), one seed;
+Every number in the tables of measurements was written by the benchmark named beside it, into a file of
+[results](results), and this page is rendered from those files; texts between them, "Tried" above all, are notes by
+hand. Dice is on held-out patients (fold `test` of the data folder's split.csv), one seed, short trainings of fixed length;
 differences of a few thousandths are noise. "alone" is the product's U-Net on one site's images, "pooled" the same U-Net
 on all sites' raw images, "private" the product: that U-Net, which comes with the consortium's codec, refined at the
 site, and averaged with the decoded answer of the server. A site alone trains for as many steps as both trainings
@@ -76,7 +88,8 @@ def measurement(
     at_most: float | None = None,
 ) -> Measurement:
     """A number, held against a bound if there is one."""
-    measured, target, holds = round(float(measured), 4) + 0.0, None, None  # no -0.0
+    digits = float(f"{measured:.3g}") if unit == P_UNIT else round(float(measured), 4)  # p is never rounded to 0
+    measured, target, holds = digits + 0.0, None, None  # no -0.0
     if at_least is not None:
         target, holds = f">= {at_least:g}", measured >= at_least
     elif at_most is not None:
@@ -132,7 +145,12 @@ def render() -> str:
         tables: dict[str, list[Measurement]] = {}
         for entry in entries:
             tables.setdefault(entry.name.split(SEPARATOR)[0], []).append(entry)
-        parts += [_matrix(title, shown) for title, table in tables.items() if (shown := _beside_each_other(table))]
+        for title, table in tables.items():
+            shown = _beside_each_other(table)
+            paired = [entry for entry in shown if entry.unit == P_UNIT]
+            others = [entry for entry in shown if entry.unit != P_UNIT]
+            parts += [_matrix(title, others)] if others else []
+            parts += [_matrix(f"{title}, paired tests against the published system", paired)] if paired else []
         if path.with_suffix(".html").exists():
             parts.append(f"With plots: [results/{path.stem}.html](results/{path.stem}.html).\n")
         text = path.with_suffix(".md")
@@ -148,14 +166,29 @@ def here_and_now(device: torch.device | None = None) -> Origin:
 
 def commit() -> str:
     """The commit that is measured, with a + if files that count were changed since."""
+    changed = _git("status", "--porcelain", "--", *COUNTED)
+    return _git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
-        ).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", "PPCMISegment", "PPCMIServer", "Testing/benchmarks")
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+@cache
+def code() -> str:
+    """The commit, and where files that count were changed since, a digest of the changes: equal only for equal code.
+
+    Of the process's start, as far as it is known: what is changed while a benchmark runs makes no difference to it.
+    """
+    found = commit()
+    if not found.endswith("+"):
+        return found
+    digest = hashlib.sha256(_git("diff", "HEAD", "--binary", "--", *COUNTED).encode())
+    for name in _git("ls-files", "--others", "--exclude-standard", "--", *COUNTED).splitlines():
+        digest.update(name.encode() + (REPOSITORY / name).read_bytes())
+    return found + digest.hexdigest()[:12]
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def machine(device: torch.device | None = None) -> str:
@@ -165,6 +198,11 @@ def machine(device: torch.device | None = None) -> str:
     bfloat16 = "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
     capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     return f"{platform.machine()} {capability} CPU, {threads} thread(s), {bfloat16}"
+
+
+def p_text(p: float) -> str:
+    """A p value for a reader."""
+    return f"< {SMALLEST_P:g}" if p < SMALLEST_P else f"{p:.2g}"
 
 
 def _targets(entries: Sequence[Measurement]) -> str:
@@ -185,16 +223,15 @@ def _column(entry: Measurement) -> str:
 
 
 def _matrix(title: str, entries: Sequence[Measurement]) -> str:
-    cells: dict[str, dict[str, float]] = {}
+    cells: dict[str, dict[str, str]] = {}
     columns: dict[str, None] = {}
+    bounds = {entry.name: entry.measured for entry in entries if entry.name.endswith((LOW, HIGH))}
+    entries = [entry for entry in entries if entry.name not in bounds]
     for entry in entries:
         _, row, column = [*entry.name.split(SEPARATOR), "", ""][:3]
-        cells.setdefault(row, {})[column] = entry.measured
+        cells.setdefault(row, {})[column] = _cell(entry, bounds)
         columns[column] = None
-    rows = [
-        [row, *(f"{values[column]:.4g}" if column in values else "" for column in columns)]
-        for row, values in cells.items()
-    ]
+    rows = [[row, *(values.get(column, "") for column in columns)] for row, values in cells.items()]
     units = {entry.unit for entry in entries}
     if len(units) == 1:
         return f"### {title}\n\n" + _table([*units, *columns], rows)
@@ -204,6 +241,15 @@ def _matrix(title: str, entries: Sequence[Measurement]) -> str:
     of_column = {entry.name.split(SEPARATOR)[-1]: entry.unit for entry in entries}
     named = [column if of_column[column] in column else f"{column} ({of_column[column]})" for column in columns]
     return f"### {title}\n\n" + _table(["", *named], rows)
+
+
+def _cell(entry: Measurement, bounds: Mapping[str, float]) -> str:
+    """A number, behind it its interval if it has one."""
+    if entry.unit == P_UNIT:
+        return p_text(entry.measured)
+    low, high = bounds.get(entry.name + LOW), bounds.get(entry.name + HIGH)
+    interval = "" if low is None or high is None else f" ({low:.4g} to {high:.4g})"
+    return f"{entry.measured:.4g}{interval}"
 
 
 def _origins(entries: Iterable[Measurement]) -> str:

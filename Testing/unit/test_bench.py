@@ -1,6 +1,7 @@
 """The benchmark of all systems: who is scored on what, and what the tables, targets and the page make of it."""
 
 import csv
+import json
 import time
 from dataclasses import replace
 
@@ -10,7 +11,9 @@ import SimpleITK
 import torch
 import torch.nn.functional as F
 
+from benchmarks import kept
 from benchmarks.bench import budgets, plots
+from benchmarks.bench import table as bench_table
 from benchmarks.bench.curve import Curve, seconds_to
 from benchmarks.bench.page import Contents, page
 from benchmarks.bench.published import PAPER
@@ -27,16 +30,18 @@ from benchmarks.bench.rows import (
     server_part,
     table_of,
 )  # fmt: skip
-from benchmarks.bench.scoring import by_site, estimate, paired_p, score_held_out
+from benchmarks.bench.scoring import by_site, diagonal_mm, estimate, paired_p, score_held_out, scored
 from benchmarks.bench.splits import DataSet, Split, thinned
-from benchmarks.bench.table import Table, measurements, seconds_to_published
+from benchmarks.bench.table import PAIRED, Table, measurements, read_tables, seconds_to_published
 from benchmarks.bench.targets import byte_targets, targets
 from benchmarks.kept import KeptRows
+from benchmarks.results import HIGH, LOW, REPOSITORY
 from benchmarks.sites import at_published_size, load_site
 from ppcmi.codec.training import CodecTrainingConfig
 from ppcmi.fitting import FitConfig
 from ppcmi.formats.itk_files import image_from_volume
 from ppcmi.scales import Profile
+from ppcmi.task import load_task
 from ppcmi.volume import Geometry, Volume
 from ppcmi_server.umn.model import build_network
 from ppcmi_server.umn.training import EpochReport
@@ -109,7 +114,38 @@ def test_what_is_the_truth_on_slices_is_the_truth_on_the_volume_at_either_size(f
     assert all(row["dice"] == 1 and row["hd95_mm"] == 0 for row in rows)
     empty = torch.zeros_like(truth)
     empty[:, 0] = 1
-    assert all(row["dice"] == 0 and row["hd95_mm"] is None for row in score_held_out(site.test, empty, task, "A"))
+    missed = score_held_out(site.test, empty, task, "A")
+    farthest = [diagonal_mm(volume.geometry) for volume in site.test.truths]
+    assert [row["dice"] for row in missed] == [0] * 4
+    assert [row["hd95_mm"] for row in missed] == [row["asd_mm"] for row in missed] == pytest.approx(farthest)
+
+
+def test_a_system_that_misses_structures_has_the_worse_distances():
+    masks = np.zeros((10, 8, 8, 8), np.uint8)
+    masks[:, 2:5, 2:5, 2:5] = 1
+    task = load_task(REPOSITORY / "Resources" / "Tasks" / "fetal-head-us.json")
+    value = task.labels[0].value
+    geometry = Geometry((8, 8, 8), np.diag((1.0, 2.0, 3.0, 1.0)))
+    truths = [Volume(mask * value, geometry) for mask in masks]
+
+    def rows(predicted):
+        found = []
+        for patient, (mask, truth) in enumerate(zip(predicted, truths, strict=True)):
+            (score,) = scored(Volume((mask * value).astype(np.uint8), geometry), truth, task)
+            found.append({"site": "A", "patient": patient, "hd95_mm": score.hd95_mm, "asd_mm": score.asd_mm})
+        return found
+
+    finds_all, finds_one = np.roll(masks, 2, axis=3), masks.copy()
+    finds_one[1:] = 0
+    for metric in ("hd95_mm", "asd_mm"):
+        all_of_them, one = estimate(rows(finds_all), metric), estimate(rows(finds_one), metric)
+        assert one.patients == all_of_them.patients == 10
+        assert one.mean == pytest.approx(0.9 * diagonal_mm(geometry))
+        assert one.mean > all_of_them.mean
+    assert diagonal_mm(geometry) == pytest.approx(7 * np.sqrt(1 + 4 + 9))
+    nothing = Volume(np.zeros((8, 8, 8), np.uint8), geometry)
+    assert np.isnan(scored(nothing, nothing, task)[0].hd95_mm)
+    assert scored(truths[0], nothing, task)[0].asd_mm == pytest.approx(diagonal_mm(geometry))
 
 
 def test_thinned_cases_are_fewer_slices_with_their_own_labels(folder):
@@ -135,6 +171,65 @@ def test_a_paired_test_needs_six_patients_and_sees_what_all_of_them_say():
     assert paired_p(better, worse) == pytest.approx(2 / 2**8)
     assert paired_p(better[:5], worse) is None
     assert paired_p(better, better) is None
+    assert paired_p(better, worse, "iou") == paired_p(better, worse)
+
+
+def test_a_reference_that_is_the_same_for_every_patient_has_no_paired_test():
+    better = [_case("A", patient, 0.8 + patient / 100) for patient in range(8)]
+    nothing = [_case("A", patient, 0.0) | {"hd95_mm": 90.0 + patient} for patient in range(8)]
+    far = [row | {"hd95_mm": 5.0} for row in better]
+    assert paired_p(better, nothing) is None
+    assert paired_p(far, nothing, "hd95_mm") is None  # its masks are empty, and its distances the images'
+
+
+def test_every_score_has_its_interval_and_its_p_and_no_p_is_zero():
+    ours_row, paper = _row(0.9), _row(0.8)
+    for row, step in ((ours_row, 0.001), (paper, 0.002)):
+        cases = [_case("A", patient, row["cases"][0]["dice"] - patient * step) for patient in range(40)]
+        row["cases"] = [case | {"hd95_mm": 10 * case["dice"]} for case in cases]
+    table = _table(SITES, {COARSE: ours_row, PAPER.title: paper})
+    found = {number.name: number for number in measurements([table], "make bench")}
+    for score in ("Dice", "IoU", "sensitivity", "specificity", "HD95"):
+        name = f"hippocampus_mr, three sites / {COARSE} / {score}"
+        assert found[name + LOW].measured <= found[name].measured <= found[name + HIGH].measured
+        assert 0 < found[name + PAIRED].measured < 1e-6
+        assert f"{score}, p" in name + PAIRED
+    assert f"hippocampus_mr, three sites / {COARSE} / ASD, p" not in found  # every patient has the same
+    text = page(Contents("All", [], [], [table], [], []))
+    assert "&lt; 0.001" in text
+    assert "<td>0</td>" not in text
+
+
+def test_parameters_are_those_of_all_networks():
+    table = _table(SITES, {COARSE: _row(0.9, umn_parameters=6e6, site_parameters=2e6)})
+    found = {number.name.split(" / ")[-1]: number.measured for number in measurements([table], "make bench")}
+    assert (found["server's parameters"], found["site's parameters"]) == (6, 2)
+
+
+@pytest.mark.parametrize("change", [{"code": "another"}, {"budget": "longer"}])
+def test_a_kept_row_counts_only_with_the_same_code_and_budget(tmp_path, monkeypatch, change):
+    now = {"code": "0123456789ab", "budget": "short"}
+
+    def measured(code, budget, value):
+        monkeypatch.setattr(kept, "code", lambda: code)
+        rows = KeptRows(tmp_path / "rows.json", budget=budget)
+        return rows.row("a row", lambda: {"value": value})["value"]
+
+    assert measured(**now, value=1) == 1
+    assert measured(**now, value=2) == 1
+    other = now | change
+    monkeypatch.setattr(kept, "code", lambda: other["code"])
+    assert KeptRows(tmp_path / "rows.json", budget=other["budget"]).rows == {}
+    assert measured(**other, value=3) == 3
+    assert measured(**now, value=4) == 4
+
+
+def test_rows_of_other_code_are_in_no_table(tmp_path, monkeypatch):
+    rows = {f"three sites / {name}": _row(0.9) | {"code": code} for name, code in ((COARSE, "new"), (POOLED, "old"))}
+    (tmp_path / "hippocampus_mr.json").write_text(json.dumps(rows))
+    monkeypatch.setattr(bench_table, "code", lambda: "new")
+    (table,) = read_tables(tmp_path)
+    assert list(table.rows) == [COARSE]
 
 
 def test_the_time_to_a_dice_is_that_of_the_first_epoch_that_had_it():
@@ -224,11 +319,11 @@ def test_rows_of_raw_images_and_of_the_product_are_measured_and_kept(folder, tmp
     for name in (POOLED, COARSE, SERVER, FOURTH):
         plan = plans[f"{table_of(SITES)} / {name}"]
         rows.row(plan.key, plan.measure)
-    kept = KeptRows(tmp_path / "rows.json").rows
-    assert kept == rows.rows
-    assert {case["site"] for case in kept[f"{table_of(SITES)} / {COARSE}"]["cases"]} == {"A", "B", "C"}
-    assert {case["site"] for case in kept[f"{table_of(SITES)} / {FOURTH}"]["cases"]} == {"C"}
-    row = kept[f"{table_of(SITES)} / {SERVER}"]
+    found = KeptRows(tmp_path / "rows.json").rows
+    assert found == rows.rows
+    assert {case["site"] for case in found[f"{table_of(SITES)} / {COARSE}"]["cases"]} == {"A", "B", "C"}
+    assert {case["site"] for case in found[f"{table_of(SITES)} / {FOURTH}"]["cases"]} == {"C"}
+    row = found[f"{table_of(SITES)} / {SERVER}"]
     assert len(row["curve"]) == 2
     assert row["curve"][0][0] < row["curve"][1][0]
     # s4 and b of a slice of 64 x 64: 8 * 16 + 16 * 4 values of half a byte there, 128 * 16 + 256 * 4 back, and headers.

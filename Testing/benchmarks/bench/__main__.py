@@ -1,8 +1,9 @@
 """Measure all systems on both data sets, and write the tables, targets and the page: ``make bench DATA=folder``.
 
-Every row is kept as it is finished, in ``--store``; a run that was cut off goes on. The whole benchmark is for a GPU;
-``--quick`` measures the rows on few cases with short training, on two CPU cores in about half an hour: not the
-ablations of hippocampus_mr, whose slices have to be scaled up for them, nor the time to the published Dice.
+Every row is kept as it is finished, in ``--store``; a run that was cut off goes on, as long as the code is the same:
+rows that other code measured are measured anew. The whole benchmark is for a GPU; ``--quick`` measures the rows on few
+cases with short training, on two CPU cores in about half an hour: not the ablations of hippocampus_mr, whose slices
+have to be scaled up for them, nor the time to the published Dice.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from benchmarks.bench.report import COMMANDS, keep_speed, read_speed, write_repo
 from benchmarks.bench.rows import Bench
 from benchmarks.bench.splits import DataSet
 from benchmarks.kept import KeptRows
-from benchmarks.results import REPOSITORY
+from benchmarks.results import REPOSITORY, machine
 from benchmarks.sites import TASKS
 from benchmarks.speed import measure_speed
 from ppcmi.device import choose_device
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     benches = [_Measured(folder, options.budget, store, device) for folder in _folders(options.data)]
     left = sum(bench.measure(options.rows, late) for bench in benches)
-    if options.rows in SPEED and not read_speed(store):
+    if options.rows in SPEED and not any(number.machine == machine(device) for number in read_speed(store)):
         if late():
             left += 1
         else:
@@ -73,18 +74,18 @@ class _Measured:
     def __init__(self, folder: Path, budget: str, store: Path, device: torch.device) -> None:
         self.name = folder.name
         self.budget = BUDGETS[budget](load_task(TASK_FILES / f"{TASKS[folder.name]}.json"))
-        self.rows = KeptRows(store / f"{folder.name}.json", device)
+        self.rows = KeptRows(store / f"{folder.name}.json", device, self.budget.says())
         limits = {"train": self.budget.train, "val": self.budget.validation, "test": self.budget.test}
-        networks = store / f"{folder.name}-{self.rows.origin['commit']}"
+        networks = store / f"{folder.name}-{self.rows.code}"
         self.bench = Bench(DataSet(folder, limits), self.budget, networks, device)
 
     def measure(self, wanted: str, late: Callable[[], bool]) -> int:
         """Measure the rows that have ``wanted`` in their names until it is ``late``; how many are left."""
-        left = 0
+        left, kept = 0, self.rows.rows
         for plan in self.bench.plans():
             if wanted not in f"{self.name}, {plan.key}":
                 continue
-            if plan.key not in self.rows.rows and late():
+            if plan.key not in kept and late():
                 left += 1
                 continue
             row = self.rows.row(plan.key, plan.measure)

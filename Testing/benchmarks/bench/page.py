@@ -8,11 +8,10 @@ from html import escape
 
 from benchmarks.bench import plots
 from benchmarks.bench.rows import COUNTS
-from benchmarks.bench.table import COLUMNS, Table, metric
-from benchmarks.results import SEPARATOR, Measurement
+from benchmarks.bench.table import COLUMNS, PAIRED, SCORES, Table, metric
+from benchmarks.results import HIGH, LOW, P_UNIT, SEPARATOR, Measurement, p_text
 from benchmarks.speed import FULL_BATCH
 
-SMALLEST_P = 1e-4
 COLORS = "Blue is ours, orange the published systems, gray networks that see raw images. Lines are 95 % intervals."
 
 
@@ -44,7 +43,7 @@ def page(contents: Contents) -> str:
         parts.append(plots.dice_by_sites(tables))
     for table in tables:
         parts.append(f"<h2>{escape(table.data)}, {escape(table.title)}</h2>")
-        parts += [plots.dice_by_row(table), _scores(table)]
+        parts += [plots.dice_by_row(table), _scores(table), *_paired(table)]
     if contents.speed:
         parts += ["<h2>Time and bytes</h2>", *_speed(contents.speed)]
     parts += ["<h2>Measured</h2>", _list(_origins(contents))]
@@ -52,7 +51,8 @@ def page(contents: Contents) -> str:
 
 
 def _scores(table: Table) -> str:
-    shown = [column for column in COLUMNS if column.title not in ("Dice, low", "Dice, high")]
+    """Means, the interval below each, and the facts of the networks."""
+    shown = [column for column in COLUMNS if column.unit != P_UNIT and not column.title.endswith((LOW, HIGH))]
     used = [column for column in shown if any(table.value(row, column) is not None for row in table.rows)]
     lines = []
     for name, row in table.rows.items():
@@ -60,14 +60,33 @@ def _scores(table: Table) -> str:
         for column in used:
             value = table.value(name, column)
             text = "" if value is None else _number(value)
-            if column.title == "Dice" and (found := metric(row, "dice")):
-                text = f"<b>{found.mean:.3f}</b> <small>{found.low:.3f} to {found.high:.3f}</small>"
-            elif column.title == "p" and value is not None:
-                text = "&lt;0.0001" if value < SMALLEST_P else f"{value:.2g}"
+            if column.title in SCORES and (found := metric(row, SCORES[column.title][0])):
+                mean, low, high = (f"{number:.3f}" for number in (found.mean, found.low, found.high))
+                shown_mean = f"<b>{mean}</b>" if column.title == "Dice" else mean
+                text = f'{shown_mean}<br><small title="95 % interval over patients">{low} to {high}</small>'
             cells.append(text)
-        lines.append((f'<span style="color:{plots.color_of(name)}">&#9679;</span> {escape(name)}', cells))
+        lines.append((_row_head(name), cells))
     heads = [f"{escape(c.title)}<br><small>{escape(c.unit)}</small>" for c in used]
     return _html_table(["", *heads], lines)
+
+
+def _paired(table: Table) -> list[str]:
+    """p of each score against the published system's row, where it can be had."""
+    columns = [column for column in COLUMNS if column.unit == P_UNIT]
+    found = {name: [table.value(name, column) for column in columns] for name in table.rows}
+    lines = [
+        (_row_head(name), ["" if p is None else escape(p_text(p)) for p in values])
+        for name, values in found.items()
+        if any(p is not None for p in values)
+    ]
+    if not lines:
+        return []
+    heads = [f"{escape(column.title.removesuffix(PAIRED))}<br><small>p</small>" for column in columns]
+    return ["<h3>Paired tests against the published system</h3>", _html_table(["", *heads], lines)]
+
+
+def _row_head(name: str) -> str:
+    return f'<span style="color:{plots.color_of(name)}">&#9679;</span> {escape(name)}'
 
 
 def _targets(targets: Sequence[Measurement]) -> str:

@@ -106,7 +106,7 @@ def time_by_stage(speed: Sequence[Measurement], batches: Sequence[int]) -> str:
             taken: dict[str, dict[str, float]] = {}
             for number in speed:
                 title, row, column = number.name.split(SEPARATOR)
-                if title == stage_table(batch):
+                if title == stage_table(batch) or title.startswith(f"{stage_table(batch)}, "):  # of another device
                     taken.setdefault(row, {})[column] = number.measured
             for place, stages in enumerate(taken.values()):
                 left = 0.0

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.bench import published
@@ -30,13 +29,12 @@ from benchmarks.bench.ours import (
 from benchmarks.bench.published import Published, collaborate_as_published
 from benchmarks.bench.scoring import score_held_out
 from benchmarks.bench.splits import BenchSite, DataSet, Split
-from benchmarks.bench.unet import flops, kept_unet
+from benchmarks.bench.unet import flops, kept_unet, parameters_count
 from benchmarks.kept import KeptNetworks
 from benchmarks.sites import at_published_size
 from ppcmi.codec.presets import Preset as CodecPreset
 from ppcmi.codec.refinement import SiteDecoder
 from ppcmi.codec.training import predict_locally
-from ppcmi.latents import Latents
 from ppcmi.quantization import Quantization
 from ppcmi.scales import Profile
 from ppcmi.task import Task
@@ -111,7 +109,7 @@ class Bench:
             yield from self._ours(split, (Profile.COARSE,))
         for count in self.budget.site_counts:
             yield self._ours_of_sites(count)
-        ablations = (published.WITHOUT_KLT, published.WITHOUT_SKIPS, published.WITHOUT_PYRAMID, published.ONE_BY_ONE)
+        ablations = (published.WITHOUT_KLT, published.WITHOUT_SKIPS, published.PRIVACY_SF_BLOCKS, published.ONE_BY_ONE)
         if self.budget.ablations:
             yield from self._published(SITES, ablations)
         yield from self._published(SHIFTED, (published.PAPER,))
@@ -141,7 +139,7 @@ class Bench:
         sample = groups[0][0].test.slices.slices[:1].to(self.device)
         facts = {
             "site_gflop": flops(network, sample) / 1e9,
-            "site_parameters": sum(p.numel() for p in network.parameters()),
+            "site_parameters": parameters_count(network),
         }
         return self._scored([site for sites in groups for site in sites], predictions, task, facts)
 
@@ -194,23 +192,27 @@ class Bench:
     def _measure_server_off(self, split: Split) -> Mapping[str, Any]:
         sites, prepared = self._sites(split), self._prepared(split)
         alone = {site.name: prepared.decoders[site.name].alone(site.test.slices.slices) for site in sites}
-        return self._scored(sites, alone, self.data.task, {})
+        facts = {"site_parameters": parameters_count(prepared.decoders[sites[0].name].local)}
+        return self._scored(sites, alone, self.data.task, facts)
 
     def _measure(
         self, split: Split, together: Collaboration, predict: Callable[[Collaboration], Predictions]
     ) -> Mapping[str, Any]:
         codec = together.members[together.sites[0].name].codec
-        decode = codec.decode_masks if predict is Collaboration.server_alone else SiteDecoder(codec).decode
-        return self._scored(together.sites, predict(together), codec.task, self._facts(together, decode))
+        with_local = predict is not Collaboration.server_alone
+        return self._scored(together.sites, predict(together), codec.task, self._facts(together, with_local))
 
-    def _facts(self, together: Collaboration, decode: Callable[[Latents, Tensor, Profile], Tensor]) -> dict[str, Any]:
+    def _facts(self, together: Collaboration, with_local: bool) -> dict[str, Any]:
         """Of the networks, of what leaves, and of the training.
 
-        :param decode: what the site does with the server's answer.
+        Parameters of the server are those of all its networks, one or one for each site; of a site its own.
+
+        :param with_local: whether the site's own network has a part in what it makes of the server's answer.
         """
         first = together.sites[0]
         member, umn = together.members[first.name], together.umns[first.name]
         codec, profile = member.codec, together.profile
+        decode = SiteDecoder(codec).decode if with_local else codec.decode_masks
         with FlopCounterMode(display=False) as counter:
             codec.encode_images(first.test.slices.slices[:1])
             masks = together.answers[first.name].masks.select(slice(0, 1))
@@ -218,11 +220,12 @@ class Bench:
         quality = codec.report["quality"]
         known = str(profile) if str(profile) in quality["psnr_db"] else next(iter(quality["psnr_db"]))
         dice = [value for value in quality["mask_dice"][known].values() if value is not None]
+        used = (codec.network, codec.local) if with_local else (codec.network,)
         return {
             "umn_gflop": umn.flops() / 1e9,
-            "umn_parameters": umn.parameters_count,
+            "umn_parameters": sum(umn.parameters_count for umn in {id(u): u for u in together.umns.values()}.values()),
             "site_gflop": counter.get_total_flops() / 1e9,
-            "site_parameters": sum(p.numel() for p in codec.network.parameters()),
+            "site_parameters": sum(map(parameters_count, used)),
             "bytes_a_slice": together.bytes_a_slice(),
             "codec_psnr_db": quality["psnr_db"][known],
             "codec_ssim": quality["ssim"][known],

@@ -2,13 +2,17 @@
 
 A patient's score is the mean over the patient's cases and structures; a row's number the mean over patients, its
 interval a bootstrap over patients, its p a two-sided Wilcoxon signed-rank test against another row, same patients.
+
+A structure that is missed has no surface to measure a distance from, nor has one that is found where there is none.
+Left out, a system would score the better the more it misses: there HD95 and ASD are the diagonal of the case's image,
+the largest distance that two of its voxels have. What neither the truth nor the prediction has is left out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,10 +20,11 @@ from scipy.stats import wilcoxon
 
 from benchmarks.bench.splits import HeldOut
 from ppcmi.audit.metrics import interval
-from ppcmi.metrics import score_case
+from ppcmi.metrics import LabelScore, score_case
 from ppcmi.slicing import restore_labels
 from ppcmi.task import Task
 from ppcmi.validation import METRICS
+from ppcmi.volume import Geometry, Volume
 
 CaseRow = Mapping[str, float | str | None]
 """One case: its site, its patient's number, and each metric, None where it is not defined."""
@@ -46,10 +51,30 @@ def score_held_out(held_out: HeldOut, probabilities: torch.Tensor, task: Task, s
     rows: list[CaseRow] = []
     for case, (grid, truth) in enumerate(zip(held_out.grids, held_out.truths, strict=True)):
         predicted = restore_labels(probabilities[held_out.slices.case == case].float().cpu().numpy(), grid)
-        scores = score_case(predicted, truth, task)
+        scores = scored(predicted, truth, task)
         means = {metric: _mean([getattr(score, metric) for score in scores]) for metric in METRICS}
         rows.append({"site": site, "case": held_out.numbers[case], "patient": held_out.patients[case], **means})
     return rows
+
+
+def scored(predicted: Volume, truth: Volume, task: Task) -> list[LabelScore]:
+    """A case's scores of every label, with penalties for distances that there are not."""
+    return [_with_penalty(score, truth.geometry) for score in score_case(predicted, truth, task)]
+
+
+def _with_penalty(score: LabelScore, geometry: Geometry) -> LabelScore:
+    """With the image's diagonal for distances where only one of truth and prediction has the structure."""
+    if score.dice != 0 or math.isfinite(score.hd95_mm):  # Dice is not a number where neither has it
+        return score
+    diagonal = diagonal_mm(geometry)
+    return replace(score, hd95_mm=diagonal, asd_mm=diagonal)
+
+
+def diagonal_mm(geometry: Geometry) -> float:
+    """The largest distance of two voxels' centers, in millimetres."""
+    k, j, i = (count - 1 for count in geometry.shape)
+    diagonals = np.array([(i, j, k), (i, j, -k), (i, -j, k), (i, -j, -k)]) @ geometry.ijk_to_ras[:3, :3].T
+    return float(np.linalg.norm(diagonals, axis=1).max())
 
 
 def mean_dice(rows: Sequence[CaseRow]) -> float:
@@ -83,11 +108,18 @@ def estimate(rows: Sequence[CaseRow], metric: str, seed: int = 1) -> Estimate | 
 
 
 def paired_p(rows: Sequence[CaseRow], others: Sequence[CaseRow], metric: str = "dice") -> float | None:
-    """That both rows score the same patients alike; None where too few patients can say."""
+    """That both rows score the same patients alike; None where too few patients can say, or the other row says nothing.
+
+    :param others: the reference. It says nothing where it has the same value, or the same Dice, for every patient: what
+        was never found, for one, has Dice 0 everywhere and distances that are the images' diagonals.
+    """
     mine, theirs = by_patient(rows, metric), by_patient(others, metric)
     patients = sorted(mine.keys() & theirs.keys())
     differences = np.array([mine[patient] - theirs[patient] for patient in patients])
     if len(patients) < FEWEST_PATIENTS or not differences.any():
+        return None
+    overlap = by_patient(others, "dice")
+    if any(len({found.get(patient) for patient in patients}) == 1 for found in (theirs, overlap)):
         return None
     return float(wilcoxon(differences).pvalue)
 

@@ -12,7 +12,8 @@ from typing import Any
 from benchmarks.bench.curve import seconds_to
 from benchmarks.bench.published import PAPER
 from benchmarks.bench.scoring import Estimate, by_site, estimate, paired_p
-from benchmarks.results import KILOBYTE, SEPARATOR, Measurement, Origin, measurement
+from benchmarks.kept import measured_by
+from benchmarks.results import HIGH, KILOBYTE, LOW, P_UNIT, SEPARATOR, Measurement, Origin, code, measurement
 from benchmarks.sites import TASKS
 
 Row = Mapping[str, Any]
@@ -56,9 +57,9 @@ def _score(name: str) -> Callable[[Row, Row | None], float | None]:
     return value
 
 
-def _bound(bound: str) -> Callable[[Row, Row | None], float | None]:
+def _bound(name: str, bound: str) -> Callable[[Row, Row | None], float | None]:
     def value(row: Row, paper: Row | None) -> float | None:
-        found = metric(row, "dice")
+        found = metric(row, name)
         return None if found is None else float(getattr(found, bound))
 
     return value
@@ -71,25 +72,43 @@ def _fact(name: str, factor: float = 1.0) -> Callable[[Row, Row | None], float |
     return value
 
 
-def _p(row: Row, paper: Row | None) -> float | None:
-    return None if paper is None or row is paper else paired_p(row["cases"], paper["cases"])
+def _p(name: str) -> Callable[[Row, Row | None], float | None]:
+    def value(row: Row, paper: Row | None) -> float | None:
+        return None if paper is None or row is paper else paired_p(row["cases"], paper["cases"], name)
 
+    return value
+
+
+SCORES: Mapping[str, tuple[str, str]] = {
+    "Dice": ("dice", "Dice"),
+    "IoU": ("iou", "IoU"),
+    "sensitivity": ("sensitivity", "share"),
+    "specificity": ("specificity", "share"),
+    "HD95": ("hd95_mm", "mm"),
+    "ASD": ("asd_mm", "mm"),
+}
+"""Title of each score: what a case calls it, and its unit."""
+
+PAIRED = ", p"
+"""Behind a score's title: p of the test against the published system's row."""
 
 COLUMNS = (
-    Column("Dice", "Dice", _score("dice")),
-    Column("Dice, low", "Dice", _bound("low")),
-    Column("Dice, high", "Dice", _bound("high")),
+    *(
+        column
+        for title, (name, unit) in SCORES.items()
+        for column in (
+            Column(title, unit, _score(name)),
+            Column(title + LOW, unit, _bound(name, "low")),
+            Column(title + HIGH, unit, _bound(name, "high")),
+            Column(title + PAIRED, P_UNIT, _p(name)),
+        )
+    ),
     Column("worst site", "Dice", lambda row, _: min(by_site(row["cases"], "dice").values(), default=None)),
-    Column("p", "against published", _p),
-    Column("IoU", "IoU", _score("iou")),
-    Column("sensitivity", "share", _score("sensitivity")),
-    Column("specificity", "share", _score("specificity")),
-    Column("HD95", "mm", _score("hd95_mm")),
-    Column("ASD", "mm", _score("asd_mm")),
     Column("KB a slice", "KB", _fact("bytes_a_slice", 1 / KILOBYTE)),
     Column("server's GFLOP", "GFLOP", _fact("umn_gflop")),
     Column("server's parameters", "million", _fact("umn_parameters", 1e-6)),
     Column("site's GFLOP", "GFLOP", _fact("site_gflop")),
+    Column("site's parameters", "million", _fact("site_parameters", 1e-6)),
     Column("codec's PSNR", "dB", _fact("codec_psnr_db")),
     Column("codec's SSIM", "SSIM", _fact("codec_ssim")),
     Column("codec's mask Dice", "Dice", _fact("codec_mask_dice")),
@@ -128,11 +147,12 @@ def kind_of(row: str) -> int:
 
 
 def read_tables(store: Path) -> list[Table]:
-    """What is measured so far."""
-    tables = []
+    """What the present code has measured so far."""
+    tables, present = [], code()
     for data in TASKS:
         file = store / f"{data}.json"
-        rows: Mapping[str, Row] = json.loads(file.read_text()) if file.exists() else {}
+        kept: Mapping[str, Row] = json.loads(file.read_text()) if file.exists() else {}
+        rows = {key: row for key, row in kept.items() if measured_by(row) == present}
         titles = dict.fromkeys(key.split(SEPARATOR)[0] for key in rows)
         for title in titles:
             chosen = {key.split(SEPARATOR)[1]: row for key, row in rows.items() if key.split(SEPARATOR)[0] == title}

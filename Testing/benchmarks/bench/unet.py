@@ -74,6 +74,11 @@ def kept_unet(file: Path, task: Task, sets: Sequence[tuple[SliceSet, SliceSet | 
     return network.eval()
 
 
+def parameters_count(network: nn.Module) -> int:
+    """Numbers that a training changes."""
+    return sum(p.numel() for p in network.parameters())
+
+
 def flops(network: nn.Module, slices: Tensor) -> int:
     """Floating point operations for one of ``slices``."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
