@@ -40,16 +40,16 @@ INTRODUCTION = """\
 
 Every number in the tables of measurements was written by the benchmark named beside it, into a file of
 [results](results), and this page is rendered from those files; texts between them, "Tried" above all, are notes by
-hand. Dice is on held-out patients (fold `test` of the data folder's split.csv), one seed, short trainings of fixed length;
-differences of a few thousandths are noise. "alone" is the product's U-Net on one site's images, "pooled" the same U-Net
-on all sites' raw images, "private" the product: that U-Net, which comes with the consortium's codec, refined at the
-site, and averaged with the decoded answer of the server. A site alone trains for as many steps as both trainings
-together. "The server switched off" is the same without that answer: the difference of the two rows is the server's,
-the rest of the gain is the shared network's. A "member without labels" uses the consortium's network as it is; the
-"fourth member" is site C when none of its labels are used, and "the others" are those whose labels its networks learned
-from. "Learning together" means that members also share the sites' networks with each other, in rounds. A commit that
-this history does not have was measured before its work was joined to another's; what it named is in the history by
-another name.
+hand. Dice is on held-out patients (fold `test` of the data folder's split.csv), one seed, after short trainings of
+fixed length; differences of a few thousandths are noise. "alone" is the product's U-Net on one site's images,
+"pooled" the same U-Net on all sites' raw images, "private" the product: that U-Net, which comes with the consortium's
+codec, refined at the site, and averaged with the decoded answer of the server. A site alone trains for as many steps
+as both trainings together. "The server switched off" is the same without that answer: the difference of the two rows
+is the server's, the rest of the gain is the shared network's. A "member without labels" uses the consortium's network
+as it is; the "fourth member" is site C when none of its labels are used, and "the others" are those whose labels its
+networks learned from. "Learning together" means that members also share the sites' networks with each other, in
+rounds. A commit that this history does not have was measured before its work was joined to another's; what it named
+is in the history by another name.
 """
 
 
