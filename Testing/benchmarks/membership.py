@@ -161,7 +161,7 @@ class Run:
         kept = [self._load(self._path(name, model)) for model in range(len(halves))]
         evidence = Evidence(torch.stack([one["records"] for one in kept]), halves, self.records.patient)
 
-        def by_heart(chosen: Tensor) -> MapLatents:
+        def by_heart(chosen: Tensor, _: int) -> MapLatents:
             umn = train_umn(self.pool.of_patients(chosen)[0], replace(BY_HEART, seed=SEED))
             return lambda images: umn.map(images, self.member.fingerprint)
 

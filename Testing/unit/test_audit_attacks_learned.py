@@ -1,6 +1,7 @@
 """Attacks that learn: they draw what leaves where they can, and the mean picture where they cannot."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,6 +105,28 @@ def test_every_attack_says_why_it_cannot_be_tried():
 def test_noise_is_not_taken_for_a_missing_key():
     assert sees_plain(knowledge(row(NoisyView(1.0, PlainView()))))
     assert not sees_plain(knowledge(row(NoisyView(0.1, SERVER))))
+
+
+def of_few_channels(whole: Knowledge, protect, channels: int, seed: int) -> Knowledge:
+    """What an attacker has who sees latents of so few channels that two rotations are alike by chance."""
+    generator = torch.Generator().manual_seed(seed)
+    # As latents are: neighbours are alike, and a few channels hold most.
+    strengths = torch.linspace(3, 0.3, channels)[None, :, None, None]
+    plain = Latents({"b": strengths * torch.randn(8, channels, 2, 2, generator=generator) + strengths})
+    codec = SimpleNamespace(encode_images=lambda slices: plain)
+    case = torch.arange(8)
+    seen = Seen(protect(plain, case, generator), case)
+    return replace(whole, slices=whole.slices[:8], case=case, codec=codec, protect=protect, collected=seen)
+
+
+@pytest.mark.parametrize("channels", [4, 8, 16])
+def test_no_rotation_of_few_channels_is_taken_for_plain(channels):
+    whole = knowledge(row(PlainView()))
+    for number in range(100):
+        identity = f"task {number}"
+        for view in (ServerView(identity), NetworkView(identity, ServerView(identity)), PublishedView(identity)):
+            assert not sees_plain(of_few_channels(whole, view, channels, number))
+        assert sees_plain(of_few_channels(whole, NoisyView(1.0, PlainView()), channels, number))
 
 
 @pytest.mark.parametrize("reading", [components_by_case, norms_and_products])

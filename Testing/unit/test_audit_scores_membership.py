@@ -25,7 +25,7 @@ from ppcmi.audit.attacks.membership import (
     without_model,
 )
 from ppcmi.audit.attacks.membership_among_members import measure_codec_membership, measure_network_membership
-from ppcmi.audit.training_membership import VOID, gates, judged
+from ppcmi.audit.training_membership import VOID, TrainingMembershipConfig, check_membership, gates, judged
 from ppcmi.audit.wording import MEASURES
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.training import train_local_network
@@ -66,7 +66,7 @@ def general(images):
 def remembering(records, strength):
     """Trains models that know a little, or all, of the masks of slices that they were trained on."""
 
-    def train(chosen):
+    def train(chosen, model):
         known = torch.isin(records.patient, chosen)
 
         def mapping(images):
@@ -136,7 +136,18 @@ def test_the_gate_without_a_model_sees_groups_that_differ_by_themselves(records)
     shift = member[0][records.patient].float()[:, None, None, None]
     shifted = Records(records.images.map(lambda _, v: v + shift), records.masks, records.patient)
     evidence = Evidence(torch.zeros(len(member), len(records.patient), 1), member, records.patient)
-    assert without_model(evidence, shifted, "two scanners", seed=1).low > 0.9
+    found = without_model(evidence, shifted, "two scanners", seed=1)
+    assert found.low > 0.9
+    assert [control.holds for control in gates([found])] == [False]
+
+
+@pytest.mark.parametrize("patients", [20, 21, 23, 27])
+def test_the_gate_without_a_model_does_not_break_by_itself_where_folds_are_uneven(patients):
+    records = some_records(patients, seed=patients)
+    member = draw_halves(patients, CONFIG, seed=2)
+    evidence = Evidence(torch.zeros(len(member), len(records.patient), 1), member, records.patient)
+    (control,) = gates([without_model(evidence, records, "alike", seed=1)])
+    assert control.holds
 
 
 def gate(title, value, low, high):
@@ -144,9 +155,9 @@ def gate(title, value, low, high):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "holds"), [(0.4, 0.6, True), (0.55, 0.8, False), (0.2, 0.45, False), (math.nan, math.nan, False)]
+    ("low", "high", "holds"), [(0.4, 0.6, True), (0.55, 0.8, False), (0.2, 0.45, True), (math.nan, math.nan, False)]
 )
-def test_the_gate_without_a_model_holds_if_its_interval_holds_one_half(low, high, holds):
+def test_the_gate_without_a_model_holds_unless_its_interval_is_above_one_half(low, high, holds):
     (control,) = gates([gate(WITHOUT_MODEL, 0.5, low, high)])
     assert control.holds is holds
     assert control.guards == "A10"
@@ -171,12 +182,67 @@ def test_halves_are_halves_and_differ(records):
     assert len({tuple(row.tolist()) for row in halves}) == 9
 
 
+@pytest.mark.parametrize(("patients", "distinct"), [(3, 3), (4, 6), (5, 9), (6, 9), (9, 9)])
+def test_halves_of_few_patients_differ_where_there_are_enough_of_them(patients, distinct):
+    for seed in range(20):
+        halves = draw_halves(patients, CONFIG, seed)
+        assert (halves.sum(dim=1) == round(patients / 2)).all()
+        assert len({tuple(row.tolist()) for row in halves}) == distinct or math.comb(patients, patients // 2) < 9
+
+
+def test_models_are_told_apart_by_their_numbers(records):
+    numbers = []
+
+    def train(chosen, model):
+        numbers.append(model)
+        return general
+
+    measure_membership(train, records, CONFIG, seed=1, overfit=train)
+    assert numbers == list(range(10))
+
+
+def a_check_of_membership(patients, monkeypatch):
+    """Of so many patients; the seeds that stand-ins were trained with come with it."""
+    seeds = []
+
+    def stand_in(images, masks, fit, seed, *_, **__):
+        seeds.append(seed)
+        return lambda latents: masks.map(
+            lambda _, values: torch.randn(
+                len(latents), *values.shape[1:], generator=torch.Generator().manual_seed(seed)
+            )
+        )
+
+    monkeypatch.setattr("ppcmi.audit.training_membership.fit_stand_in", stand_in)
+    cases = quick_slice_set(patients, seed=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        codec = Codec(tiny_task(), "autoencoder")
+    found = check_membership(codec, cases, torch.arange(patients), Profile.MINIMAL, 7, TrainingMembershipConfig())
+    return *found, seeds
+
+
+def test_stand_ins_of_a_check_have_seeds_of_their_own(monkeypatch):
+    findings, controls, seeds = a_check_of_membership(8, monkeypatch)
+    assert len(set(seeds)) == len(seeds) == 10
+    assert len(controls) == 2
+    assert value(findings, LIRA).note
+
+
+def test_membership_of_too_few_patients_is_not_measurable(monkeypatch):
+    (only,), controls, seeds = a_check_of_membership(7, monkeypatch)
+    assert math.isnan(only.value)
+    assert (only.low, only.high) == (0, 1)
+    assert only.note == "not measurable: 7 patients, 8 are needed"
+    assert (controls, seeds) == ([], [])
+
+
 def test_training_can_be_cancelled_between_models(records):
     def cancel(done, total):
         raise CancelledError("enough")
 
     with pytest.raises(CancelledError):
-        measure_membership(lambda chosen: general, records, CONFIG, seed=1, trained=cancel)
+        measure_membership(lambda chosen, model: general, records, CONFIG, seed=1, trained=cancel)
 
 
 def gaussian_evidence(effect, models=17, patients=200, slices=4, seed=0):

@@ -153,12 +153,28 @@ def test_attributes_go_with_their_cases():
     assert subjects.attributes == {"patient": [f"p{number}" for number in patients]}
 
 
-def test_thinning_keeps_the_ends_of_a_case_and_its_order():
+@pytest.mark.parametrize(
+    ("slices_a_case", "places"),
+    [(1, [4]), (2, [2, 6]), (3, [1, 4, 6]), (4, [1, 3, 5, 7]), (8, list(range(8))), (9, list(range(8)))],
+)
+def test_thinning_takes_the_middles_of_equal_parts_of_a_case_in_order(slices_a_case, places):
     cases = quick_slice_set(2, seed=1)
-    kept = thin(cases, 3)
-    assert kept.case.tolist() == [0, 0, 0, 1, 1, 1]
-    assert torch.equal(kept.slices[0], cases.slices[0])
-    assert torch.equal(kept.slices[5], cases.slices[15])
+    kept = thin(cases, slices_a_case)
+    assert kept.case.tolist() == [0] * len(places) + [1] * len(places)
+    assert torch.equal(kept.slices, cases.slices[[*places, *(8 + place for place in places)]])
+    assert torch.equal(kept.labels, cases.labels[[*places, *(8 + place for place in places)]])
+
+
+def test_a_thinned_case_is_spread_evenly_however_many_slices_it_has():
+    for slices in range(1, 60):
+        case = torch.zeros(slices, dtype=torch.int64)
+        volume = SliceSet(torch.arange(slices).float()[:, None, None, None], None, case)
+        for taken in range(1, 40):
+            places = thin(volume, taken).slices.flatten()
+            assert len(places) == min(taken, slices)
+            assert torch.equal(places, places.unique())
+            ends = float(places[0]), slices - 1 - float(places[-1])
+            assert abs(ends[0] - ends[1]) <= 1
 
 
 def test_rows_say_who_looks_at_what_and_only_scales_of_the_profile_are_seen(codec, subjects):

@@ -11,20 +11,25 @@ import numpy as np
 import pytest
 import torch
 
-from ppcmi.audit.attack_list import Lengths
+from ppcmi.audit.attack_list import Lengths, picture_attacks
 from ppcmi.audit.attacker import Finding
+from ppcmi.audit.attacks.decoder import DecoderConfig
+from ppcmi.audit.attacks.rehearsal import RehearsalConfig
 from ppcmi.audit.document import AuditReport
 from ppcmi.audit.kept_settings import FOLDER, KeptSettings, identity_of
 from ppcmi.audit.mapping import MappingConfig, fit_stand_in, measure_usefulness, train_mapper
+from ppcmi.audit.report_page import page
+from ppcmi.audit.settings import settings_of
 from ppcmi.audit.subjects import split_subjects, thin
 from ppcmi.audit.suite import AuditConfig, audit
 from ppcmi.audit.wording import MEASURES, NOT_KNOWN
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.training import train_codec
 from ppcmi.errors import AuditError, CancelledError
-from ppcmi.fitting import FitConfig, FitReport
+from ppcmi.fitting import FitConfig, FitReport, ignore_report
 from ppcmi.latents import Latents
 from ppcmi.scales import Profile, scale_shapes
+from support.audit import untrained_codec
 from support.codecs import quick_config, quick_slice_set, tiny_task
 
 CASES = 14
@@ -44,8 +49,8 @@ def subjects():
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    """Trained to reconstruct; that is what attackers use."""
-    config = replace(quick_config(epochs=1), images=FitConfig(epochs=12, batch_size=8))
+    """Trained to reconstruct, until it shows clearly more than the mean image; that is what attackers use."""
+    config = replace(quick_config(epochs=1), images=FitConfig(epochs=20, batch_size=8))
     return train_codec(quick_slice_set(12, seed=7), tiny_task(), config)
 
 
@@ -148,6 +153,48 @@ def test_attributes_of_the_subjects_are_attacked_in_a_full_check(subjects, codec
     settings = 4 + 4 * len(PROFILES)
     told = replace(subjects, attributes={"scanner": ["x"] * count})
     assert steps(told) == steps(subjects) + settings
+
+
+@pytest.mark.parametrize(
+    ("known", "tried", "leaked"),
+    [
+        (1, [1], [1]),
+        (4, [1, 2, 3, 4], [1, 4]),
+        (20, [1, 2, 3, 5, 10], [1, 5, 20]),
+        (None, [1, 2, 3, 5, 10], [1, 5, 20]),
+    ],
+)
+def test_where_few_cases_leaked_all_of_them_are_used(codec, known, tried, leaked):
+    rows = {one.name: one for one in settings_of(codec, scope="consortium", profiles=[Profile.COARSE])}
+
+    def numbers(name, row):
+        made = picture_attacks("full", rows[row], CONFIG.lengths, ignore_report, known)
+        return [attack.cases for attack in made if attack.name == name]
+
+    fixed, fresh = "two layers, coarse; server without the codec", "two layers, coarse; network"
+    assert (numbers("A2", fixed), numbers("A4", fixed)) == (tried, leaked)
+    assert numbers("A2", fresh) == numbers("A4", fresh) == [min(5, known or 5)]
+
+
+def test_a_full_check_of_the_fewest_patients_runs_to_its_end(codec):
+    few = split_subjects(quick_slice_set(6, seed=1), [str(index) for index in range(6)], seed=1)
+    decoder = DecoderConfig(steps=4, batch_size=8, checks=2)
+    rehearsal = RehearsalConfig(copies=2, slices=1, most=40)
+    config = replace(CONFIG, attacks="full", profiles=(Profile.MINIMAL,), lengths=Lengths(8, 16, decoder, rehearsal))
+    report = list(audit(few, codec, config))[-1].report
+    assert report.config["leaked"] == 1
+    told = {found.attack: found.note for found in report.findings if found.note.startswith("not measurable")}
+    assert told["A10"] == "not measurable: 4 patients, 8 are needed"
+    (trained,) = {found.note for found in report.findings if found.title.endswith("by a trained network")}
+    assert trained == "not measurable: 2 cases of the attacker's own, 4 are needed"
+    assert AuditReport.from_json(report.to_json()).profiles == report.profiles
+    assert page(report)
+
+
+def test_another_codec_for_the_published_protocol_is_another_check(subjects, codec):
+    other = untrained_codec(3)
+    assert identity_of(subjects, codec, CONFIG) == identity_of(subjects, codec, CONFIG, codec)
+    assert identity_of(subjects, codec, CONFIG) != identity_of(subjects, codec, CONFIG, other)
 
 
 def test_it_can_be_ended_between_steps_and_within_a_training(subjects, codec):

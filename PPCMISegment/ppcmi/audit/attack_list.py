@@ -29,6 +29,7 @@ from ppcmi.fitting import Report
 Attacks = Literal["quick", "full"]
 
 LEAKED_CASES = (1, 5, 20)
+CASES_UNDER_FRESH_KEYS = 5
 
 Score = Callable[[Setting, Subjects, Knowledge, int], list[Finding]]
 """An attack that ends in numbers, of a setting, the subjects, what the attacker has, and a seed."""
@@ -55,24 +56,32 @@ class Lengths:
 
 
 def picture_attacks(
-    attacks: Attacks, setting: Setting, lengths: Lengths, report: Report
+    attacks: Attacks, setting: Setting, lengths: Lengths, report: Report, known: int | None = None
 ) -> Iterator[ReconstructionAttack]:
     """Attacks that end in pictures; which of them cannot be tried, they say themselves.
 
     Where every bundle has a key of its own, more known cases teach nothing that one does not, and one number is tried.
+
+    :param known: cases that leaked: an attack that would take more takes these. None if enough did.
     """
     yield CrossDecoder()
-    yield from (KnownImages(cases) for cases in (KNOWN_CASES if setting.key_is_fixed else KNOWN_CASES[-2:-1]))
+    yield from (KnownImages(cases) for cases in cases_tried(KNOWN_CASES, setting, known))
     yield BlindAlignment()
     if attacks == "quick":
         if setting.observer is Observer.COLLUSION:  # elsewhere it would hide that the attacks cannot see
             yield SharedCodec()
         return
     effort = Effort(lengths.decoder, lengths.rehearsal, report)
-    yield from (LeakedPairs(cases, effort) for cases in (LEAKED_CASES if setting.key_is_fixed else LEAKED_CASES[1:2]))
+    yield from (LeakedPairs(cases, effort) for cases in cases_tried(LEAKED_CASES, setting, known))
     yield PlainLatents(effort)
     yield from (a for a in invariant_decoders(effort) if a.invariant is not Invariant.MIXINGS)  # never the best
     yield SharedCodec()
+
+
+def cases_tried(numbers: Sequence[int], setting: Setting, known: int | None) -> list[int]:
+    """How many leaked cases are tried: ``numbers``, or all that there are where those are fewer, each once."""
+    usual = numbers if setting.key_is_fixed else (CASES_UNDER_FRESH_KEYS,)
+    return sorted({number if known is None else min(number, known) for number in usual} - {0})
 
 
 def scores_of(

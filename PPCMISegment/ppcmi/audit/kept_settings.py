@@ -119,13 +119,15 @@ class KeptSettings:
         return SettingResult(attempts, scores, float(document["seconds"]))
 
 
-def identity_of(subjects: Subjects, codec: Codec, config: object) -> str:
+def identity_of(subjects: Subjects, codec: Codec, config: object, published: Codec | None = None) -> str:
     """A digest of all that a check's numbers follow from; two with the same find the same.
 
+    :param published: the codec for the published protocol; None takes ``codec``, as the check does.
     :param config: its printed form counts.
     """
     digest = hashlib.sha256()
-    said = [__version__, torch.__version__, codec.device.type, codec.fingerprint, config, dict(subjects.attributes)]
+    codecs = [codec.fingerprint, (published or codec).fingerprint]
+    said = [__version__, torch.__version__, codec.device.type, codecs, config, dict(subjects.attributes)]
     digest.update(repr(said).encode())
     for part in (subjects.victims, subjects.outside, subjects.collected):
         for values in (part.slices, part.labels, part.case):

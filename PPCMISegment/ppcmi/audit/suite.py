@@ -31,7 +31,7 @@ from ppcmi.audit.kept_settings import KeptSettings, SettingResult
 from ppcmi.audit.mapping import MappingConfig, Usefulness, measure_usefulness, train_mapper
 from ppcmi.audit.reconstruction import Attempt, Bench
 from ppcmi.audit.setting import Setting
-from ppcmi.audit.settings import NOISES, Scope, settings_of, two_layers
+from ppcmi.audit.settings import NOISES, Scope, leaked_cases, settings_of, two_layers
 from ppcmi.audit.subjects import Subjects, thin
 from ppcmi.audit.summary import picture_rows, profile_row, slices_to_show
 from ppcmi.audit.surrogate import train_surrogates
@@ -152,14 +152,14 @@ class _Audit:
     def steps(self) -> list[tuple[str, Callable[[], None]]]:
         """What is done, in order, with words for it."""
         steps: list[tuple[str, Callable[[], None]]] = []
-        taken = 0
+        taken, known = 0, leaked_cases(self._subjects, self._config.leaked)
         for profile in self._config.profiles:
             steps.append((f"Segmenting with the profile {profile.value}", lambda p=profile: self._use(p)))  # type: ignore[misc]
         for setting in self._settings:
             if self._take(setting):
                 taken += 1
                 continue
-            for attack in picture_attacks(self._config.attacks, setting, self._lengths, self._progress):
+            for attack in picture_attacks(self._config.attacks, setting, self._lengths, self._progress, known):
                 text = f"{setting.name}: {attack.name}, {attack.title}"
                 steps.append((text, lambda s=setting, a=attack: self._attempt(s, a)))  # type: ignore[misc]
             scores = scores_of(self._config.attacks, self._lengths, self._subjects.attributes, self._progress)

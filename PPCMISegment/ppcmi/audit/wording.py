@@ -82,13 +82,18 @@ METHOD: tuple[str, ...] = (
     "Every attacker is told the method and everything but the keys that it lacks, has images of the same kind, and is "
     "trained anew for every profile and protection.",
     "What leaves is made by the layers that protect it in use, under keys drawn for the check; only quantization is "
-    "left out, which favors attackers. Nothing was sent: all attackers ran here.",
+    "left out, which favors attackers. Rows with noise are for comparison: this software adds none. Nothing was sent: "
+    "all attackers ran here.",
     "A quick check trains no decoder for what leaves, so an attacker without the codec does little in it; only the "
     "full one tries what such an attacker would. In a full one attacks that end in pictures have three seeds, the "
     "others one.",
     "Where members share the inner key, a server with a member decodes what leaves as the site does. A server with the "
     "codec may do as well: that key is the same for all cases, so slices that are known both plain and protected show "
     "it. The two rows are alike then: what limits the pictures is what leaves, and no longer the key.",
+    "Whether a case was in a training (A10) is asked of a network that is trained here in place of the server's, "
+    "briefly and on half of the patients; the server's own network may show more or less.",
+    "Of a minimized codec the controls 'key off' and 'wrong key' are of a codec that keeps images, which the attackers "
+    "train: what shows so little could not say whether the attacks can see.",
     "'KLT as published' is the published transform on the codec of this site, not on the published networks.",
     "Patients of the folds test and val of split.csv are attacked first, as codecs are usually not trained on them. "
     "Where the codec was trained on the attacked cases, Dice and attacks are both better than on others.",

@@ -6,7 +6,7 @@ import argparse
 import base64
 import datetime as dt
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ppcmi.audit.document import AuditReport, PictureRow
 from ppcmi.audit.kept_settings import KeptSettings, identity_of
 from ppcmi.audit.report_page import page
 from ppcmi.audit.sentences import sentences_of_profiles
-from ppcmi.audit.subjects import Subjects, read_subjects
+from ppcmi.audit.subjects import HELD_OUT_FOLDS, Subjects, read_subjects
 from ppcmi.audit.suite import AuditConfig, AuditEvent, audit, full_config
 from ppcmi.cli.audit import CHECKED, JSON, PAGE
 from ppcmi.cli.audit_progress import CheckProgress
@@ -24,7 +24,9 @@ from ppcmi.cli.cases import chosen_cases
 from ppcmi.cli.console import Console
 from ppcmi.cli.options import Command
 from ppcmi.codec.codec import Codec
+from ppcmi.codec.learned_cases import learned_from, not_learned
 from ppcmi.consortium import ensure_codec
+from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import AuditError, SiteError, UsageError, WriteError
 from ppcmi.files import cause_of, write_atomically
 from ppcmi.png import encode_png
@@ -53,10 +55,11 @@ def run_audit(command: Command, part: TaskProfile) -> int:
     folder = _private_folder(options.output)
     codec = ensure_codec(site.client(), part).to(command.device())
     config = _config(options, _profiles(options, codec), part)
-    subjects = _subjects(command, part)
+    labelled = [case for case in chosen_cases(options) if case.label is not None]
+    subjects = _subjects(command, part, labelled)
     # A consortium's codec is its founder's: nobody else's cases were in its training.
-    unseen = subjects.held_out or (part.membership.scope == "consortium" and not part.membership.founder)
-    config = replace(config, unseen=unseen)
+    of_others = part.membership.scope == "consortium" and not part.membership.founder
+    config = replace(config, unseen=of_others or (subjects.held_out and _none_taught(part, labelled)))
     progress = CheckProgress(console)
     kept = KeptSettings(folder, identity_of(subjects, codec, config))
     report = _run(audit(subjects, codec, config, report=progress.training, kept=kept), progress)
@@ -141,10 +144,15 @@ def _config(options: argparse.Namespace, profiles: tuple[Profile, ...], part: Ta
     return replace(config, lengths=shortened, surrogate=config.surrogate.scaled(effort), mapping=mapping)
 
 
-def _subjects(command: Command, part: TaskProfile) -> Subjects:
-    """The chosen labelled cases that can be used."""
+def _none_taught(part: TaskProfile, cases: Sequence[CaseFiles]) -> bool:
+    """Whether the site's codec learned from no case of the folds that are attacked first, as its file says."""
+    held_out = [case for case in cases if case.fold in HELD_OUT_FOLDS]
+    return len(not_learned(held_out, learned_from(part.codec_path))) == len(held_out)
+
+
+def _subjects(command: Command, part: TaskProfile, labelled: Sequence[CaseFiles]) -> Subjects:
+    """The labelled cases that can be used."""
     options, console = command.options, command.console
-    labelled = [case for case in chosen_cases(options) if case.label is not None]
     if not labelled:
         raise AuditError("A privacy check needs labelled cases: it sets what attackers see beside the Dice.")
 

@@ -135,7 +135,7 @@ def _train(command: Command) -> int:
         device=command.device(),
         report=_report_to(console),
     )
-    codec.save(part.candidate_path, digests_of(labelled.cases))
+    codec.save(part.candidate_path, digests_of([*labelled.cases, *unlabelled]))
     return _publish(command)
 
 

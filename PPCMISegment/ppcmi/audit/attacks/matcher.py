@@ -9,6 +9,7 @@ is asked together with: re-trained for every defense, as PriCheXy-Net's evaluati
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from ppcmi.audit.attacker import Finding, Knowledge, Seen
 from ppcmi.audit.attacks.case_features import UNTRAINED, Maps, case_features, evenly_thinned
-from ppcmi.audit.attacks.linkage import cases_sent, linkage_findings
+from ppcmi.audit.attacks.comparison import TOP_1
+from ppcmi.audit.attacks.linkage import ATTACK, RESENT, cases_sent, linkage_findings
 from ppcmi.audit.invariants import canonical_maps, norm_maps, slice_norms
 from ppcmi.audit.setting import Setting
 from ppcmi.audit.subjects import Subjects
@@ -28,11 +30,15 @@ from ppcmi.codec.slice_set import SliceSet
 from ppcmi.fitting import FitConfig, Report, fit, ignore_report
 from ppcmi.latents import Latents
 
+NETWORK = "a trained network"
 TEMPERATURE = 0.1
 WIDTH, EMBEDDING = 32, 64
 GRID = 4
 HELD_OUT = 0.25
 """Share of the attacker's cases that decide what the network looks at."""
+
+FEWEST_CASES = 4
+"""Of the attacker: two to learn to tell apart, and two to judge by."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,9 @@ def measure_trained_linkage(
     """Linkage by the network that did best on the attacker's own held-out cases."""
     started = time.monotonic()
     chosen = config or MatcherConfig()
+    own = len(torch.unique(knowledge.case))
+    if own < FEWEST_CASES:
+        return [_not_measurable(setting, subjects, own)]
     pool = _rehearse(setting, knowledge, chosen)
     networks = {name: _train(pool, maps, chosen, knowledge.generator, report) for name, maps in INPUTS.items()}
     inputs, beside = _choose(pool, networks)
@@ -107,9 +116,16 @@ def measure_trained_linkage(
     features = _embed(networks[inputs], INPUTS[inputs](sent.seen), sent.seen.case)
     if beside is not None:
         features = _side_by_side(features, case_features(sent.seen, UNTRAINED[beside]))
-    findings = linkage_findings(setting, {"a trained network": features}, sent, seed, time.monotonic() - started)
+    findings = linkage_findings(setting, {NETWORK: features}, sent, seed, time.monotonic() - started)
     looks = f"it looks at {inputs}" + (f", beside {beside} without training" if beside else "")
     return [replace(finding, note=f"{finding.note}; {looks}") for finding in findings]
+
+
+def _not_measurable(setting: Setting, subjects: Subjects, own: int) -> Finding:
+    """What is said where there is too little to train on."""
+    note = f"not measurable: {own} cases of the attacker's own, {FEWEST_CASES} are needed"
+    chance = 1 / (subjects.victims.cases + subjects.collected.cases)
+    return Finding(ATTACK, f"{RESENT}, by {NETWORK}", setting.name, TOP_1, math.nan, 0.0, 1.0, chance, 0.0, note)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +140,7 @@ class _Pool:
     @property
     def held_out(self) -> int:
         """How many of the cases, the last ones, no network is trained on."""
-        return max(2, round(HELD_OUT * self.cases))
+        return min(max(2, round(HELD_OUT * self.cases)), self.cases - 2)
 
     def judge(self, features: Tensor) -> float:
         """How often two views of a held-out case are more alike than views of two, by the last rehearsal's features."""

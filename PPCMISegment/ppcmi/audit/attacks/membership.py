@@ -5,14 +5,15 @@ the patients and asks which of two stories the losses tell: LiRA, by patient, wi
 (Bertran et al. 2023, arXiv 2307.03694, its Gaussian form) beside it. An orthogonal mixing changes no mean squared
 error, so what is found holds in the inner key's space as well as out of it.
 
-Two gates keep it honest (SECURITY, 2.2). A classifier that sees no model must be at chance, or the two groups of
-patients differ by themselves. A model that was made to overfit must be caught, or the attack is too weak to say much.
-Whoever calls sees to it that the codec treats members and others alike: all of its own training cases are left out, or
-none are known to be.
+Two gates keep it honest (SECURITY, 2.2). A classifier that sees no model must not be above chance, or the two groups of
+patients differ by themselves; below it is no sign of that, as cross-validation on few patients leans there. A model
+that was made to overfit must be caught, or the attack is too weak to say much. Whoever calls sees to it that the codec
+treats members and others alike: all of its own training cases are left out, or none are known to be.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,8 +45,11 @@ COMPONENTS = 16
 JUDGED_WITHOUT_MODEL = 6
 """How many targets' patients the classifier without a model is tried on."""
 
-TrainMapping = Callable[[Tensor], MapLatents]
-"""Indices ``(n,)`` of the records' patients to a mapping that was trained on their cases."""
+TrainMapping = Callable[[Tensor, int], MapLatents]
+"""Indices ``(n,)`` of the records' patients, and the model's number, to a mapping that was trained on their cases.
+
+Two models of the same patients must not be the same network: their randomness comes from the number.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +142,7 @@ def measure_membership(
     member = draw_halves(records.patients, config, seed)
     losses, of_others = [], []
     for model, chosen in enumerate(member):
-        mapping = train(torch.nonzero(chosen)[:, 0])
+        mapping = train(torch.nonzero(chosen)[:, 0], model)
         losses.append(records.log_losses(mapping))
         if reference is not None:
             of_others.append(reference.log_losses(mapping))
@@ -170,13 +174,20 @@ def judge(evidence: Evidence, records: Records, setting: str, seed: int, seconds
 
 
 def draw_halves(patients: int, config: MembershipConfig, seed: int) -> Tensor:
-    """``(shadows + 1, patients)`` bool: whom each model is trained on, drawn independently for each."""
+    """``(shadows + 1, patients)`` bool: whom each model is trained on, drawn at random for each.
+
+    No two are the same where there are enough patients for that: a shadow like the target would know it by heart.
+    """
     generator = torch.Generator().manual_seed(seed)
     count = max(1, round(config.share * patients))
-    member = torch.zeros(config.shadows + 1, patients, dtype=torch.bool)
-    for row in member:
-        row[torch.randperm(patients, generator=generator)[:count]] = True
-    return member
+    models = config.shadows + 1
+    distinct = math.comb(patients, count) >= models
+    drawn: list[list[int]] = []
+    while len(drawn) < models:
+        half = sorted(torch.randperm(patients, generator=generator)[:count].tolist())
+        if not distinct or half not in drawn:
+            drawn.append(half)
+    return torch.zeros(models, patients, dtype=torch.bool).scatter(1, torch.tensor(drawn), value=True)
 
 
 def quantile_findings(
@@ -200,7 +211,7 @@ def quantile_findings(
 
 
 def without_model(evidence: Evidence, records: Records, setting: str, seed: int) -> Finding:
-    """The gate: a logistic regression on the patients' latents, cross-validated; must be at chance."""
+    """The gate: a logistic regression on the patients' latents, cross-validated; must not be above chance."""
     started = time.monotonic()
     features = torch.from_numpy(records.features())
     by_patient = torch.stack([evidence.of_patients(column) for column in features.T], dim=1).numpy()
@@ -212,14 +223,14 @@ def without_model(evidence: Evidence, records: Records, setting: str, seed: int)
         truth = evidence.member[target].numpy()
         scores.append(cross_val_predict(classifier, by_patient, truth, cv=folds, method="decision_function"))
     decisions = _pooled_of(evidence, targets, [torch.from_numpy(np.asarray(one)) for one in scores])
-    return _area(WITHOUT_MODEL, setting, decisions, seed, time.monotonic() - started, "must be at chance")
+    return _area(WITHOUT_MODEL, setting, decisions, seed, time.monotonic() - started, "must not be above chance")
 
 
 def overfitted(train: TrainMapping, evidence: Evidence, records: Records, setting: str, seed: int) -> Finding:
     """The gate: the loss of an overfitted model, compared with the other models' losses; must be far above chance."""
     started = time.monotonic()
     chosen = evidence.member[0]
-    losses = records.log_losses(train(torch.nonzero(chosen)[:, 0]))
+    losses = records.log_losses(train(torch.nonzero(chosen)[:, 0], evidence.models))  # a number that no other has
     usual = Evidence(torch.cat((losses[None], evidence.losses[1:])), evidence.member, evidence.patient)
     decisions = _pooled_of(evidence, range(1), [offline_scores(usual, 0)])
     return _area(OVERFITTED, setting, decisions, seed, time.monotonic() - started, "must be far above chance")

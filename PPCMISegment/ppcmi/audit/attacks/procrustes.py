@@ -22,7 +22,7 @@ PENALTIES = (1e-4, 1e-2, 1.0, 100.0)
 class KnownImages:
     """Fit on the first ``cases`` known cases.
 
-    :param cases: at most; fewer if fewer are known.
+    :param cases: that are used; whoever lists attacks asks for no more than are known.
     """
 
     cases: int
