@@ -100,6 +100,9 @@ def check_placing(labels: TaskLabels, task: Task) -> list[Finding]:
     if labels.nearest:
         sentence = "It was drawn on another grid, and is taken at the nearest voxel."
         findings.append(Finding(Kind.GEOMETRY, sentence))
+    if labels.reach_out:
+        sentence = "The label map reaches beyond the image; are they of the same scan?"
+        findings.append(Finding(Kind.GEOMETRY, sentence))
     return findings
 
 

@@ -150,12 +150,14 @@ class CohortExport:
     def add(self, name: str, image: Volume, labels: Volume) -> Iterator[CaseProgress]:
         """Slice, encode, protect and add a case; its name stays at the site, which keeps a pseudonym for it.
 
-        :raises ReadError: if the labels have values that the task does not know; nothing is added then.
+        :raises ReadError: if the labels have values that the task does not know, or none of its; nothing is added then.
         :raises GeometryError: if they do not lie on the image's grid.
         :raises DeviceMemoryError: if the device's memory does not hold a single slice.
         """
         slices = VolumeSlices(image, self._task)
         masks = slice_labels(labels, slices.grid, self._task)
+        if not masks.any():  # it would teach that nothing is there
+            raise ReadError("Nothing is labelled in this case.")
         pseudonym = self._site.pseudonyms(self._task.name, [name])[name]
         case = self._open(slices, masks)
         encodings = CaseProgress(0, len(case) * (1 + self._settings.variants))

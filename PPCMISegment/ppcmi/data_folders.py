@@ -59,6 +59,15 @@ def find_cases(folder: Path) -> list[CaseFiles]:
     return cases
 
 
+def unmatched(folder: Path) -> tuple[list[str], list[str]]:
+    """Names in ``split.csv`` without an image, and of images that it does not name; none of either without a table.
+
+    :raises ReadError: as :func:`find_cases`.
+    """
+    rows, images = _split_rows(folder / "split.csv"), _by_stem(find_images(folder / IMAGES_FOLDER))
+    return (sorted(rows.keys() - images.keys()), sorted(images.keys() - rows.keys())) if rows else ([], [])
+
+
 def of_fold(cases: Sequence[CaseFiles], fold: str) -> list[CaseFiles]:
     """The cases of a fold; all of them where none has a fold."""
     if all(case.fold is None for case in cases):
@@ -85,15 +94,21 @@ def _split_rows(path: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            table = csv.DictReader(stream)
+            heading = stream.readline()
+            stream.seek(0)
+            semicolons = ";" in heading and "," not in heading  # as spreadsheets write where commas are decimal
+            table = csv.DictReader(stream, delimiter=";" if semicolons else ",")
             table.fieldnames = [_column(name) for name in table.fieldnames or ()]
             if "id" not in table.fieldnames:
                 raise ReadError("The data folder's split.csv has no column 'id'.")
             rows = [{key: (value or "").strip() for key, value in row.items() if key is not None} for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ReadError("The data folder's split.csv is not a table of comma-separated UTF-8 text.") from error
-    if any(row.get("fold", "") not in ("", *FOLDS) for row in rows):
-        raise ReadError("The data folder's split.csv has another word where 'fold' is train, val or test.")
+    for number, row in enumerate(rows, start=2):
+        if row.get("fold", "") not in ("", *FOLDS):
+            raise ReadError(
+                f"The data folder's split.csv has another word in line {number} where 'fold' is train, val or test."
+            )
     by_id = {row["id"]: row for row in rows}
     if len(by_id) != len(rows):
         raise ReadError("The data folder's split.csv names a case twice; leave one row of it.")

@@ -61,6 +61,15 @@ def lies_on(labels: Geometry, grid: Geometry) -> bool:
     return labels.matches(grid, max(1e-3, ON_A_VOXEL * float(grid.spacing_mm.min())))
 
 
+def reaches_out(labels: Geometry, grid: Geometry) -> bool:
+    """Whether centers of the labels' voxels lie outside the grid; those of a part that was cut out do not."""
+    ends = np.array(labels.shape[::-1]) - 1
+    corners = np.array(np.meshgrid(*zip((0, 0, 0), ends, strict=True))).reshape(3, -1)
+    places = voxel_map(labels, grid) @ np.vstack([corners, np.ones(corners.shape[1])])
+    last = np.array(grid.shape[::-1])[:, None] - 1
+    return bool(((places[:3] < -0.5) | (places[:3] > last + 0.5)).any())
+
+
 def voxel_map(grid: Geometry, other: Geometry) -> Matrix:
     """4 x 4: from indices ``(i, j, k, 1)`` of one grid to those of the other."""
     found: Matrix = np.linalg.inv(other.ijk_to_ras) @ grid.ijk_to_ras

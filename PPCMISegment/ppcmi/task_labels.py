@@ -21,7 +21,7 @@ from ppcmi.dicom.segmentation_in import SEGMENTATION_CLASSES, read_dicom_segment
 from ppcmi.dicom.structures_in import STRUCTURE_SET_CLASS, read_dicom_structure_facts, read_dicom_structures
 from ppcmi.errors import ReadError
 from ppcmi.formats.slicer_scene import SCENE_ENDING, read_member, scene_segmentation
-from ppcmi.label_grid import labels_on
+from ppcmi.label_grid import labels_on, reaches_out
 from ppcmi.label_matching import LabelMatching, SegmentFacts, match_segments
 from ppcmi.label_overlap import CombinedLabels, combine_segments
 from ppcmi.reading import is_nrrd, read_image, read_labels, require_file
@@ -39,11 +39,13 @@ class TaskLabels:
 
     :param volume: uint8, on the image's grid; 0 is background.
     :param nearest: whether they were drawn on another grid, and taken at the nearest voxel.
+    :param reach_out: whether they are a label map that lies on the image's voxels and reaches beyond it.
     :param combined: what overlapped, where segments may.
     """
 
     volume: Volume
     nearest: bool = False
+    reach_out: bool = False
     combined: CombinedLabels | None = None
 
 
@@ -179,7 +181,7 @@ def _by_value(path: Path, file: SegmentFile | None, grid: Geometry | None) -> Ta
         if grid is None:
             return TaskLabels(labels)
         placed = labels_on(labels, grid)
-        return TaskLabels(placed.volume, placed.nearest)
+        return TaskLabels(placed.volume, placed.nearest, not placed.nearest and reaches_out(labels.geometry, grid))
     values = {segment.id: segment.value or 0 for segment in file.segments}
     if len(set(values.values())) < len(values) or not all(0 < value < 256 for value in values.values()):
         raise ReadError("The segmentation's segments have no names and no numbers of their own; name them.")
@@ -191,7 +193,7 @@ def _combined(
 ) -> TaskLabels:
     placed = file.masks_on(grid, list(values))
     combined = combine_segments({values[id_]: mask for id_, mask in placed.masks.items()}, priority)
-    return TaskLabels(Volume(np.asarray(combined.voxels), placed.geometry), placed.nearest, combined)
+    return TaskLabels(Volume(np.asarray(combined.voxels), placed.geometry), placed.nearest, combined=combined)
 
 
 def _sop_class(path: Path) -> str:

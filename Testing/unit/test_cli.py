@@ -229,6 +229,34 @@ def test_an_export_counts_the_cases_that_are_in_the_file(a_site, a_folder, tmp_p
     assert out.startswith("Wrote 1 case ")
 
 
+def test_a_case_without_anything_labelled_is_neither_checked_as_good_nor_exported(a_site, a_folder, tmp_path, capsys):
+    label = a_folder / "labels" / "two.nii.gz"
+    empty = SimpleITK.ReadImage(str(label)) * 0
+    SimpleITK.WriteImage(empty, str(label))
+    usual = ["--task", "phantom", "--cases", a_folder, "--fold", "all", "--site", a_site.folder]
+    code, out, _ = run(capsys, "cohort", "check", *usual)
+    assert code == CasesFailedError.exit_code
+    assert "two: cannot be exported: Nothing is labelled in this case." in out
+    _, out, err = run(capsys, "cohort", "export", *usual, "-o", tmp_path / "a.ppcmi", "--variants", "0")
+    assert out.startswith("Wrote 2 cases ")
+    assert "Nothing is labelled in this case." in err
+
+
+def test_a_check_names_rows_without_an_image_and_images_without_a_row(a_site, a_folder, capsys):
+    (a_folder / "split.csv").write_text("id,fold\none,train\nto,train\nthree,train\n")
+    code, _, err = run(capsys, "cohort", "check", "--task", "phantom", "--cases", a_folder, "--site", a_site.folder)
+    assert code == 0
+    assert "split.csv: to has no image.\nsplit.csv: two is not in the table.\n" in err
+
+
+def test_a_check_of_nothing_is_an_error(a_site, a_folder, capsys):
+    for label in (a_folder / "labels").iterdir():
+        label.unlink()
+    code, _, err = run(capsys, "cohort", "check", "--task", "phantom", "--cases", a_folder, "--site", a_site.folder)
+    assert code == SiteError.exit_code
+    assert "nothing to check" in err
+
+
 def test_a_model_that_is_judged_but_not_active_is_said(a_relay, a_site, a_folder, capsys):
     a_relay.models = [
         {"number": 1, "state": "active", "profile": "coarse"},

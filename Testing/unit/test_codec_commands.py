@@ -12,7 +12,7 @@ from ppcmi.cli import network as network_command
 from ppcmi.cli.main import main
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.learned_cases import digests_of, learned_from
-from ppcmi.codec.refinement import SiteDecoder
+from ppcmi.codec.refinement import USUAL_WEIGHT, USUAL_WEIGHT_TOGETHER, SiteDecoder
 from ppcmi.codec.trained_network import TrainedNetwork
 from ppcmi.data_folders import find_cases
 from ppcmi.errors import SiteError
@@ -92,8 +92,17 @@ def test_who_cancels_the_measurement_has_the_decoder_of_before(run, decoder_path
     monkeypatch.setattr(codec_command, "fit_share", cancelled)
     code, err = run("refine")
     assert code == 130
+    assert err.endswith("the site's codec and decoder are as before, and another training begins anew.\n")
     assert "trained and kept" not in err
     assert decoder_path.read_bytes() == before
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_who_refines_without_the_others_what_was_learned_together_is_told(together, run, decoder_path, a_codec):
+    decoder = SiteDecoder(a_codec)
+    decoder.usual_weight = USUAL_WEIGHT_TOGETHER if together else USUAL_WEIGHT
+    decoder.save(decoder_path)
+    assert ("learned together with the other members" in run("refine")[1]) == together
 
 
 def test_where_the_server_is_gone_during_the_measurement_the_training_is_kept(run, decoder_path, a_codec):
@@ -152,7 +161,7 @@ def test_the_members_mean_does_not_replace_what_a_training_makes(gather, a_site,
 @pytest.mark.parametrize("kind", ["image", "labels"])
 @pytest.mark.parametrize("words", [("train", "--replace", "--publish-anyway"), ("refine",)])
 def test_a_case_that_cannot_be_used_is_named_with_the_cause_and_left_out(words, kind, run, a_folder, monkeypatch):
-    folder = {"image": "images", "labels": "labels"}[kind]
+    folder, read = {"image": ("images", "image"), "labels": ("labels", "label file")}[kind]
     (a_folder / folder / "two.nii.gz").write_bytes(b"no image")
     learned = []
     for name in ("train_codec", "refine_local_network"):
@@ -165,7 +174,7 @@ def test_a_case_that_cannot_be_used_is_named_with_the_cause_and_left_out(words, 
         monkeypatch.setattr(codec_command, name, counted)
     code, err = run(*words)
     assert code == (0 if words[0] == "train" else 12)  # the server of these tests refuses to map
-    assert f"ppcmi: left out two, as its {kind} cannot be used: The image cannot be read" in err
+    assert f"ppcmi: left out two, as its {kind} cannot be used: The {read} cannot be read" in err
     assert learned == [2]
 
 
@@ -192,5 +201,5 @@ def test_scores_without_a_share_of_the_model_are_said_to_be_the_site_s_own(a_sit
     words = ("--task", "phantom", "--cases", a_folder, "--site", a_site.folder, "--device", "cpu", "--quiet")
     assert main(["model", "validate", "--keep", *map(str, words)]) == 0
     said = capsys.readouterr()
-    assert "The model has no share in this site's predictions" in said.err
+    assert "the server has no share in its predictions" in said.err
     assert "Dice alone" in said.out

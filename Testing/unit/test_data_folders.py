@@ -50,8 +50,9 @@ def test_a_dicom_folder_is_an_image(a_folder):
     assert find_images(a_folder / "images" / "a.nii.gz") == [a_folder / "images" / "a.nii.gz"]
 
 
-def test_a_table_from_a_spreadsheet_is_read(a_folder):
-    (a_folder / "split.csv").write_bytes("\ufeffid,fold\r\na,val\r\n".encode())
+@pytest.mark.parametrize("comma", [",", ";"])
+def test_a_table_from_a_spreadsheet_is_read(comma, a_folder):
+    (a_folder / "split.csv").write_bytes(f"\ufeffid{comma}fold\r\na{comma}val\r\n".encode())
     assert find_cases(a_folder)[0].fold == "val"
 
 
@@ -68,7 +69,7 @@ def test_blanks_and_capitals_do_not_have_a_fold_ignored(a_folder):
         (b"id,fold\na.nii.gz,train\nd.mha,test\n", "names none of its images"),
         (b"name,fold\na,train\n", "no column 'id'"),
         (b"", "no column 'id'"),
-        (b"id,fold\na,training\n", "'fold' is train, val or test"),
+        (b"id,fold\na,training\n", "in line 2 where 'fold' is train, val or test"),
         (b"id,fold\na,train\na,test\n", "names a case twice"),
         (b"id,fold\na\xff,train\n", "not a table of comma-separated UTF-8"),
         (b'id,fold\n"' + b"a" * 200_000, "not a table of comma-separated UTF-8"),

@@ -86,11 +86,17 @@ def test_few_validation_cases_move_the_weight_less_than_many():
     assert USUAL_WEIGHT < choose_weight(dice, 1) < choose_weight(dice, 20) < 1.0
 
 
-def test_the_server_s_share_is_never_one_that_the_validation_cases_show_to_be_worse_than_alone():
-    useless = {share / 20: 0.8 if share <= 3 else 0.0 for share in range(21)}
-    assert choose_weight(useless, 1) == 0.15
-    assert choose_weight({share / 20: 0.8 if share == 0 else 0.7 for share in range(21)}, 1) == 0.0
-    assert choose_weight({share / 20: 0.8 for share in range(21)}, 1) == USUAL_WEIGHT
+def test_the_server_has_a_share_only_as_far_as_validation_cases_show_a_use_of_it():
+    def chosen(*gains):
+        return choose_weight(
+            {share / 20: 0.8 + (gains[share] if share < len(gains) else -0.1) for share in range(21)}, 1
+        )
+
+    assert chosen(0.0, 0.01, 0.01, 0.01) == 0.15  # not the usual share, which is worse than none
+    assert chosen(0.0) == 0.0
+    assert chosen(*[0.0] * 21) == 0.0  # nothing leaves for nothing
+    assert chosen(*[0.0004] * 21) == 0.0
+    assert chosen(0.0, *[0.001] * 20) == USUAL_WEIGHT
 
 
 def test_a_decoder_survives_its_file_but_not_another_codec(codec, tmp_path):

@@ -99,6 +99,28 @@ def test_a_cropped_segmentation_is_where_it_was_and_nothing_is_to_be_said(a_dico
     assert check_case(find_cases(folder)[0], TASK) == []
 
 
+@pytest.mark.parametrize(("rows", "said"), [(19, []), (21, ["reaches beyond the image"])])
+def test_a_label_map_that_reaches_beyond_the_image_may_be_another_scan_s_and_a_part_of_it_is_not(
+    rows, said, a_dicom_case
+):
+    folder, _ = a_dicom_case
+    labels = np.zeros((5, rows, 24), np.uint8)
+    labels[:, :19] = boxes()[:, :19]
+    geometry = a_geometry(labels.shape, (1.0, 1.0, 3.0))
+    write_segmentation(Volume(labels, geometry), TASK, folder / "labels" / "case.nii.gz", {})
+    found = check_case(find_cases(folder)[0], TASK)
+    assert [finding.kind for finding in found] == [Kind.GEOMETRY] * len(said)
+    assert all(words in finding.sentence for words, finding in zip(said, found, strict=True))
+    assert not any(finding.prevents for finding in found)
+
+
+def test_a_damaged_label_file_is_not_called_the_image(a_dicom_case):
+    folder, _ = a_dicom_case
+    (folder / "labels" / "case.nii.gz").write_bytes(b"no labels")
+    (finding,) = check_case(find_cases(folder)[0], TASK)
+    assert finding.sentence.startswith("The label file cannot be read")
+
+
 def test_labels_of_another_image_are_a_finding_that_prevents_the_export(a_dicom_case):
     folder, _ = a_dicom_case
     elsewhere = a_geometry(GEOMETRY.shape, (1.0, 1.0, 3.0), origin=(0, 0, 200))

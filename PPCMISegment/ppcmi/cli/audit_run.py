@@ -52,11 +52,11 @@ def run_audit(command: Command, part: TaskProfile) -> int:
         not hold.
     """
     site, options, console = command.site(), command.options, command.console
-    folder = _private_folder(options.output)
     codec = ensure_codec(site.client(), part).to(command.device())
     config = _config(options, _profiles(options, codec), part)
     labelled = [case for case in chosen_cases(options) if case.label is not None]
     subjects = _subjects(command, part, labelled)
+    folder = _private_folder(options.output)
     # A consortium's codec is its founder's: nobody else's cases were in its training.
     of_others = part.membership.scope == "consortium" and not part.membership.founder
     config = replace(config, unseen=of_others or (subjects.held_out and _none_taught(part, labelled)))

@@ -28,6 +28,7 @@ from ppcmi.codec.refinement import (
     RefinementConfig,
     SiteDecoder,
     fit_share,
+    learned_together,
     leave_alone,
     refine_local_network,
 )
@@ -109,7 +110,12 @@ def _one_at_a_time(training: Run) -> Run:
 
     def alone(command: Command) -> int:
         with command.site().task(command.options.task).training():
-            return training(command)
+            try:
+                return training(command)
+            except KeyboardInterrupt as interrupt:
+                raise CancelledError(
+                    "Cancelled; the site's codec and decoder are as before, and another training begins anew."
+                ) from interrupt
 
     return alone
 
@@ -167,7 +173,10 @@ def _publish(command: Command) -> int:
             console.remark(
                 f"In profile {profile} it keeps {label!r} at a Dice of {dice:.3f} only: nothing is exported in it."
             )
-    console.remark(f"Next: 'ppcmi cohort export --task {part.task.name} --cases FOLDER -o FILE.ppcmi'.")
+    console.remark(
+        f"Next: 'ppcmi audit --task {part.task.name} --cases FOLDER -o FOLDER', then 'ppcmi cohort export --task "
+        f"{part.task.name} --cases FOLDER -o FILE.ppcmi'."
+    )
     return 0
 
 
@@ -181,6 +190,11 @@ def _refine(command: Command) -> int:
     number = chosen_model(options, client)
     if part.task.method == "privacy-sf":
         raise UsageError("With the method privacy-sf the server's answer alone decides: there is nothing to refine.")
+    if not options.together and learned_together(part.decoder_path):
+        console.remark(
+            "This site's decoder learned together with the other members. This training begins without them, and takes "
+            "its place at its end; --together learns with them."
+        )
     # Without the site's decoder: an earlier one may belong to an earlier codec.
     console.progress("asking the server for the model")
     link = open_link(site, part, client, LinkOptions(number, device=command.device(), use_local_network=False))

@@ -14,7 +14,7 @@ from ppcmi.client import NOT_FOUND
 from ppcmi.cohort_file import CohortReader
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.consortium import ensure_codec
-from ppcmi.data_folders import CaseFiles
+from ppcmi.data_folders import CaseFiles, unmatched
 from ppcmi.errors import CasesFailedError, ServerRefusedError, SiteError, UsageError
 from ppcmi.export_settings import ExportSettings, usual_variants
 from ppcmi.pipeline import run
@@ -25,7 +25,7 @@ from ppcmi.scales import PRIVACY_PROFILES, Profile
 from ppcmi.site import SiteProfile
 from ppcmi.task_profile import TaskProfile
 from ppcmi.what_leaves import Sending, export_of_slices, what_stays, who_could_learn_what
-from ppcmi.wording import counted, megabytes
+from ppcmi.wording import counted, megabytes, printable
 
 MOST_VARIANTS = 100
 
@@ -151,6 +151,11 @@ def _export(command: Command) -> int:
 def _check(command: Command) -> int:
     console, task = command.console, command.site().task(command.options.task).task
     labelled = _labelled(command)
+    for names, what in zip(unmatched(command.options.cases), ("has no image", "is not in the table"), strict=True):
+        for name in names:
+            console.remark(f"split.csv: {printable(name)} {what}.")
+    if not labelled:
+        raise SiteError("None of the chosen cases has labels, so there is nothing to check.")
     unusable = 0
     for done, case in enumerate(labelled, start=1):
         console.progress(f"checked {done}/{len(labelled)} cases", last=done == len(labelled))

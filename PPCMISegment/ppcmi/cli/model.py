@@ -105,8 +105,8 @@ def _validate(command: Command) -> int:
     show_scores(console, validation)
     if not link.asks_server:
         console.remark(
-            "The model has no share in this site's predictions: both are the site's own network. 'ppcmi codec refine "
-            f"--model {link.model}' measures which share it should have."
+            "By this site's last refinement the server has no share in its predictions: both are the site's own "
+            "network."
         )
     if options.keep:
         console.remark("Nothing was reported.")

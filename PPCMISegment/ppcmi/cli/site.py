@@ -55,7 +55,8 @@ def add_parsers(groups: Groups, summary: str) -> None:
         group,
         "consents",
         _consents,
-        "What this site's users agreed to send, and when; the log never leaves.",
+        "What this site's users were asked about and agreed to send, and when; what is sent without a question, as to "
+        "segment, is not in it. The log never leaves.",
         "ppcmi site consents",
     )
     add_command(

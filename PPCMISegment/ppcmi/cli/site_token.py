@@ -66,7 +66,7 @@ def _list(command: Command) -> int:
         ]
         for token in command.site().client().tokens()
     ]
-    command.console.table(["id", "label", "scopes", "last used", "expires"], rows)
+    command.console.table(["id", "label", "scopes", "last used, to the hour", "expires"], rows)
     return 0
 
 

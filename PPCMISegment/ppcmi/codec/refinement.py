@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ppcmi.codec.codec import DAMAGE, MAXIMUM_FILE_BYTES, Codec
 from ppcmi.codec.local_network import build_local_network
-from ppcmi.codec.presets import LEARNED_FROM, read_metadata
+from ppcmi.codec.presets import LEARNED_FROM, document_of_file, read_metadata
 from ppcmi.codec.quality import mean_dice
 from ppcmi.codec.slice_set import SliceSet
 from ppcmi.codec.training import predict_locally, train_local_network
@@ -39,6 +39,9 @@ USUAL_WEIGHT_TOGETHER = 0.2
 
 PRIOR_CASES = 4
 """How many validation cases it takes to count as much as the usual weight."""
+
+LEAST_GAIN = 5e-4
+"""Of Dice, by which the server must be of use on validation cases: what the third digit shows."""
 
 
 class SiteDecoder(nn.Module):
@@ -115,6 +118,14 @@ class SiteDecoder(nn.Module):
         except (OSError, *DAMAGE) as error:
             raise CodecError("The site's decoder is damaged; refine it again.", command="ppcmi codec refine") from error
         return decoder.eval()
+
+
+def learned_together(decoder: Path) -> bool:
+    """Whether the decoder in a file has what a site learned together with others; not so if it does not say."""
+    try:
+        return bool(document_of_file(decoder)["usual_weight"] == USUAL_WEIGHT_TOGETHER)
+    except (OSError, *DAMAGE):
+        return False
 
 
 @dataclass(frozen=True)
@@ -214,15 +225,16 @@ def choose_share(
 
 def choose_weight(dice: dict[float, float], cases: int, usual: float = USUAL_WEIGHT) -> float:
     """The share with the best Dice, drawn toward the usual one when few cases speak for it, but only as far as these
-    cases show that it is no worse than the site alone.
+    cases show that the server adds something; 0, where nothing is sent, if it adds nothing with any share.
 
     :param dice: mean Dice by the server's share; share 0 is the site alone.
     """
-    best = max(dice, key=lambda share: (dice[share], -abs(share - usual)))
+    useful = [share for share in dice if dice[share] >= dice[0.0] + LEAST_GAIN]
+    if not useful:
+        return 0.0
+    best = max(useful, key=lambda share: (dice[share], -abs(share - usual)))
     drawn = (cases * best + PRIOR_CASES * usual) / (cases + PRIOR_CASES)
-    if dice[_nearest(dice, drawn)] >= dice[0.0]:
-        return drawn
-    return _nearest([share for share in dice if dice[share] >= dice[0.0]], drawn)
+    return drawn if _nearest(dice, drawn) in useful else _nearest(useful, drawn)
 
 
 def _nearest(shares: Iterable[float], wanted: float) -> float:
