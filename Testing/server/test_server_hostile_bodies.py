@@ -238,8 +238,10 @@ def test_the_server_takes_no_more_memory_than_twice_what_one_body_may_have(tmp_p
                 put_together(b"[" * 60_000, bytes(LARGE_CAP_MIB * MEBIBYTE - 100_000)),
             ):
                 expect_refusal(site.call("POST", MAP, data=body), 413, 422)
-            assert send_until_refused(site, 10 << 30, chunked=False) < 2 * LARGE_CAP_MIB * MEBIBYTE
-            assert send_until_refused(site, 10 << 30, chunked=True) < 2 * LARGE_CAP_MIB * MEBIBYTE
+            for chunked in (False, True):
+                assert send_until_refused(site, 10 << 30, chunked=chunked) < 2 * LARGE_CAP_MIB * MEBIBYTE
+                # One body at a time: the server may still hold what was cut off until it answers the next.
+                assert site.call("POST", MAP, data=bundle).status_code == 200
             flood_with_tiny_chunks(site, 1.0)
         finally:
             done.set()

@@ -20,7 +20,7 @@ NOTES = {
     "whole": "Every system on the same patients, scored on the volumes' own voxels.",
     "quick": "Few cases and short training on a CPU. This shows that every row can be measured and what the systems "
     "cost. How good they are it cannot say: every system is far from converged, and the published ones, of which a "
-    "training step takes some thirty times as long, have not learned anything yet. Dice after longer training is in "
+    "training step takes many times as long, have not learned anything yet. Dice after longer training is in "
     "RESULTS.md, section Accuracy.",
 }
 PUBLISHED_NOTE = (
