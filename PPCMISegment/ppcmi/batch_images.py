@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from ppcmi.data_folders import open_table
 from ppcmi.errors import ReadError
 from ppcmi.sources import FoundSources, ImageSource, LeftOut, find_sources
 
@@ -103,10 +104,7 @@ def _fitting(name: str) -> str:
 def _listed(table: Path) -> tuple[list[BatchImage], tuple[LeftOut, ...]]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
-            heading = stream.readline()
-            stream.seek(0)
-            semicolons = ";" in heading and "," not in heading  # as spreadsheets write where commas are decimal
-            reader = csv.DictReader(stream, delimiter=";" if semicolons else ",", skipinitialspace=True)
+            reader = open_table(stream)
             if "image" not in (reader.fieldnames or ()):
                 raise ReadError("The list has no column 'image'; its first line names the columns.")
             rows = [((row["image"] or "").strip(), (row.get("name") or "").strip()) for row in reader]

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from ppcmi.errors import ReadError
 from ppcmi.formats.slicer_scene import SCENE_ENDING
@@ -68,6 +69,14 @@ def unmatched(folder: Path) -> tuple[list[str], list[str]]:
     return (sorted(rows.keys() - images.keys()), sorted(images.keys() - rows.keys())) if rows else ([], [])
 
 
+def open_table(stream: TextIO) -> csv.DictReader[str]:
+    """The rows of a table whose first line names the columns, separated by commas, or by semicolons."""
+    heading = stream.readline()
+    stream.seek(0)
+    semicolons = ";" in heading and "," not in heading  # as spreadsheets write where commas are decimal
+    return csv.DictReader(stream, delimiter=";" if semicolons else ",", skipinitialspace=True)
+
+
 def of_fold(cases: Sequence[CaseFiles], fold: str) -> list[CaseFiles]:
     """The cases of a fold; all of them where none has a fold."""
     if all(case.fold is None for case in cases):
@@ -94,10 +103,7 @@ def _split_rows(path: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            heading = stream.readline()
-            stream.seek(0)
-            semicolons = ";" in heading and "," not in heading  # as spreadsheets write where commas are decimal
-            table = csv.DictReader(stream, delimiter=";" if semicolons else ",")
+            table = open_table(stream)
             table.fieldnames = [_column(name) for name in table.fieldnames or ()]
             if "id" not in table.fieldnames:
                 raise ReadError("The data folder's split.csv has no column 'id'.")

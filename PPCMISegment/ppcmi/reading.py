@@ -87,10 +87,7 @@ def read_labels(path: Path) -> Volume:
         raise ReadError("A segmentation is a single file; a folder was given.")
     require_file(path)
     if not is_nrrd(path):
-        try:
-            volume = read_volume(path)
-        except ReadError as error:  # which says of any file that it is the image
-            raise ReadError(str(error).replace("The image", "The label file", 1)) from error
+        volume = read_volume(path)
         return Volume(label_values(volume.voxels), volume.geometry)
     file = read_itk_layers(path)
     if file.voxels.ndim > 3:

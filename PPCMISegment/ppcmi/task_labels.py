@@ -8,7 +8,8 @@ are the task's. Labels of another grid are put onto the image's (:mod:`ppcmi.lab
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,12 +79,24 @@ def open_labelled_case(case: CaseFiles, task: Task, matching: LabelMatching | No
     read = read_image(source)
     task.require_modality(read.modality)
     image = read.volume
-    if matching is None:
-        return LabelledCase(image, find_task_labels(case.label, task, image, source))
-    file = open_segments(case.label, source)
+    with _labels_by_their_name():
+        if matching is None:
+            return LabelledCase(image, find_task_labels(case.label, task, image, source))
+        file = open_segments(case.label, source)
     if file is None or not {match.segment for match in matching.found} <= {segment.id for segment in file.segments}:
         raise ReadError("The file with the labels has changed; choose the case's segments again.")
     return LabelledCase(image, matched_labels(file, matching, image.geometry))
+
+
+@contextmanager
+def _labels_by_their_name() -> Iterator[None]:
+    """Readers call whatever they read the image; here that has been read."""
+    try:
+        yield
+    except ReadError as error:
+        if not str(error).startswith("The image"):
+            raise
+        raise ReadError(str(error).replace("The image", "The label file", 1)) from error
 
 
 def read_task_labels(

@@ -56,7 +56,7 @@ class KeptRows:
         return {name: row for name, row in self._all.items() if self._counts(row)}
 
     def _counts(self, row: Row) -> bool:
-        return measured_by(row) == self.code and row.get("budget", "") == self.budget
+        return (row.get("code"), row.get("budget")) == (self.code, self.budget)
 
     def row(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> Row:
         """The row, measured now unless it was measured before."""
@@ -67,11 +67,6 @@ class KeptRows:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.file, json.dumps(self._all, indent=1).encode())
         return self._all[name]
-
-
-def measured_by(row: Mapping[str, Any]) -> str:
-    """The code that a row was measured by. Rows were once kept without it: those of a clean commit still say so."""
-    return str(row.get("code", row["commit"]))
 
 
 class KeptNetworks:

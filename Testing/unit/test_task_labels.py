@@ -114,11 +114,15 @@ def test_a_label_map_that_reaches_beyond_the_image_may_be_another_scan_s_and_a_p
     assert not any(finding.prevents for finding in found)
 
 
-def test_a_damaged_label_file_is_not_called_the_image(a_dicom_case):
+@pytest.mark.parametrize(
+    ("name", "content"), [("case.nii.gz", b"no labels"), ("case.seg.nrrd", b"NRRD0004\nno labels")]
+)
+def test_a_damaged_label_file_is_not_called_the_image(name, content, a_dicom_case):
     folder, _ = a_dicom_case
-    (folder / "labels" / "case.nii.gz").write_bytes(b"no labels")
+    (folder / "labels" / name).write_bytes(content)
     (finding,) = check_case(find_cases(folder)[0], TASK)
-    assert finding.sentence.startswith("The label file cannot be read")
+    assert finding.sentence.startswith("The label file")
+    assert finding.prevents
 
 
 def test_labels_of_another_image_are_a_finding_that_prevents_the_export(a_dicom_case):

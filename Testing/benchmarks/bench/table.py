@@ -12,7 +12,6 @@ from typing import Any
 from benchmarks.bench.curve import seconds_to
 from benchmarks.bench.published import PAPER
 from benchmarks.bench.scoring import Estimate, by_site, estimate, paired_p
-from benchmarks.kept import measured_by
 from benchmarks.results import HIGH, KILOBYTE, LOW, P_UNIT, SEPARATOR, Measurement, Origin, code, measurement
 from benchmarks.sites import TASKS
 
@@ -152,7 +151,7 @@ def read_tables(store: Path) -> list[Table]:
     for data in TASKS:
         file = store / f"{data}.json"
         kept: Mapping[str, Row] = json.loads(file.read_text()) if file.exists() else {}
-        rows = {key: row for key, row in kept.items() if measured_by(row) == present}
+        rows = {key: row for key, row in kept.items() if row.get("code") == present}
         titles = dict.fromkeys(key.split(SEPARATOR)[0] for key in rows)
         for title in titles:
             chosen = {key.split(SEPARATOR)[1]: row for key, row in rows.items() if key.split(SEPARATOR)[0] == title}
