@@ -15,6 +15,9 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import CTImageStorage, SegmentationStorage, Verification
 
+from ppcmi.archive.addresses import Application
+from ppcmi.archive.associations import associate
+
 NODE = "PPCMI"
 
 
@@ -25,8 +28,7 @@ def call(port: int, *, caller: str = "ORTHANC", called: str = NODE, tls: SSLCont
     application.acse_timeout = application.dimse_timeout = application.network_timeout = 20
     for kind in (Verification, CTImageStorage, SegmentationStorage):
         application.add_requested_context(kind, [ExplicitVRLittleEndian])
-    tls_args = None if tls is None else (tls, "127.0.0.1")
-    association = application.associate("127.0.0.1", port, ae_title=called, tls_args=tls_args)
+    association = associate(application, Application(called, "127.0.0.1", port), tls)
     try:
         yield association
     finally:

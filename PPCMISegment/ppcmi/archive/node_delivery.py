@@ -12,6 +12,7 @@ from typing import Any
 import pydicom
 
 from ppcmi.archive.addresses import Application
+from ppcmi.archive.associations import associate
 from ppcmi.archive.network_package import require_pynetdicom
 from ppcmi.archive.store_status import in_words, is_stored
 from ppcmi.archive.stored_results import StoredResults, read_result
@@ -73,10 +74,8 @@ class Delivery:
         application.dimse_timeout = application.network_timeout = ANSWER_S
         for kind, syntaxes in contexts:
             application.add_requested_context(kind, syntaxes)
-        where = self.archive
         try:
-            tls = None if self.tls is None else (self.tls, where.host)
-            association = application.associate(where.host, where.port, ae_title=where.ae_title, tls_args=tls)
+            association = associate(application, self.archive, self.tls)
         except (OSError, RuntimeError, ValueError) as error:
             raise _unreachable() from error
         try:
