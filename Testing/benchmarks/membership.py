@@ -74,14 +74,14 @@ quantile attack learns from). Each network was trained on a random half of them,
 server's own code from what the sites send; LiRA's shadows are the other networks. AUC 0.5 is guessing; intervals of
 AUCs are bootstraps by patient, bounds of true positive rates (TPR) are exact and count each patient once. A rate is
 left out where there are too few decisions about non-members to measure it (1,000 for 1 %, 200 for 5 %, 100 for 10 %).
-"gate" rows say whether to believe the others: a classifier that sees no model must be at 0.5, a network made to overfit
-must be caught. "mislabelled" rows are the worst case: 50 patients have each other's masks, which nothing but memory can
-tell, and only they are asked about. The error of other patients (mean squared, of standardized mask latents; 1 is a
-network that knows nothing) is what privacy costs. DP-SGD rows: the same network, the guarantee is by patient (delta
-0.001), 5 networks each, trained as briefly as it takes to compare them. "network that a site shares" is what another
-member could tell from it: three sites learned together, and one compares another's network with its own; the patients
-asked about are that site's. A member that looks at the networks of all rounds, or trains networks to compare with, may
-see more.
+"gate" rows say whether to believe the others: a classifier that sees no model must not tell members from others (its
+interval reaches down to 0.5), a network made to overfit must be caught. "mislabelled" rows are the worst case: 50
+patients have each other's masks, which nothing but memory can tell, and only they are asked about. The error of other
+patients (mean squared, of standardized mask latents; 1 is a network that knows nothing) is what privacy costs. DP-SGD
+rows: the same network, the guarantee is by patient (delta 0.001), 5 networks each, trained as briefly as it takes to
+compare them. "network that a site shares" is what another member could tell from it: three sites learned together,
+and one compares another's network with its own; the patients asked about are that site's. A member that looks at the
+networks of all rounds, or trains networks to compare with, may see more.
 
 The networks are trained briefly on few patients. A longer training remembers more, and more patients are remembered
 less; a site measures its own cases with `ppcmi audit --attacks full`.

@@ -119,7 +119,7 @@ class Run:
         setting = Setting(
             "Privacy-SF, its server", "Privacy-SF", Observer.SERVER, Profile.MINIMAL, codec, True, True, PlainView()
         )
-        for attack in picture_attacks("full", setting, lengths, show):
+        for attack in picture_attacks("full", setting, lengths, show, bench.known_cases):
             self.row(f"attack / Privacy-SF: {attack.title}", lambda attack=attack: _attempt(bench, setting, attack))
         for words, measure in scores_of("quick", lengths, {}, show):
 

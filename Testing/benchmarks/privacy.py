@@ -123,9 +123,10 @@ class Run:
 
     def measure_attacks(self, learned: bool) -> None:
         """Attacks that end in pictures: those that train a decoder, or those that do not."""
+        known = self.bench.known_cases
         for setting in self.settings():
-            quick = [(a.name, a.title) for a in picture_attacks("quick", setting, self.lengths, show)]
-            for attack in picture_attacks("full", setting, self.lengths, lambda _: None):
+            quick = [(a.name, a.title) for a in picture_attacks("quick", setting, self.lengths, show, known)]
+            for attack in picture_attacks("full", setting, self.lengths, lambda _: None, known):
                 if ((attack.name, attack.title) not in quick) == learned:
                     self._row(
                         "attack", f"{setting.name} / {attack.name}, {attack.title}", self._attempt, setting, attack
