@@ -16,7 +16,7 @@ from ppcmi.audit.attacks.leaked_pairs import LeakedPairs
 from ppcmi.audit.attacks.plain_latents import PlainLatents
 from ppcmi.audit.attacks.readings import components_by_case, norms_and_products
 from ppcmi.audit.attacks.rehearsal import sees_plain
-from ppcmi.audit.attacks.stolen_masks import measure_stolen_masks, usual_mask
+from ppcmi.audit.attacks.stolen_masks import TITLES, measure_stolen_masks, usual_mask
 from ppcmi.audit.metrics import middle
 from ppcmi.audit.setting import Observer, Setting
 from ppcmi.audit.settings import knowledge_of
@@ -229,6 +229,23 @@ def test_masks_are_stolen_from_plain_latents():
     assert drawn.value > drawn.chance + 0.03
     assert read.value > read.chance + 0.1
     assert drawn.low <= drawn.value <= drawn.high
+
+
+def test_a_fixed_key_does_not_hide_masks_from_who_knows_some_cases():
+    setting = row(SERVER)
+    by_title = {f.title: f for f in measure_stolen_masks(setting, SUBJECTS, knowledge(setting), 1, QUICK)}
+    assert len(by_title) == 4
+    for title in TITLES.values():
+        undone = by_title[f"{title}, key undone by known cases"]
+        assert undone.value > undone.chance + 0.03
+    assert undone.value > by_title[title].value + 0.05  # of the mask's own latents, without the key
+
+
+def test_where_no_case_leaked_or_keys_are_fresh_masks_are_read_in_one_way():
+    fixed, fresh = row(SERVER), replace(row(NETWORK), key_is_fixed=False)
+    without = knowledge_of(fixed, SUBJECTS, SURROGATE, 1, leaked=0)
+    for setting, known in ((fixed, without), (fresh, knowledge(fresh))):
+        assert [f.title for f in measure_stolen_masks(setting, SUBJECTS, known, 1, QUICK)] == list(TITLES.values())
 
 
 def test_who_saw_nothing_draws_the_mask_that_fits_most_cases():

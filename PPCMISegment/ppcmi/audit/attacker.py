@@ -43,10 +43,14 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Slices that the attacker knows, ``(n, c, h, w)`` in [0, 1], with what it saw of each."""
+    """Slices that the attacker knows, ``(n, c, h, w)`` in [0, 1], with what it saw of each.
+
+    :param labels: their masks ``(n, h, w)``, or None.
+    """
 
     slices: Tensor
     seen: Seen
+    labels: Tensor | None = None
 
 
 Protect = Callable[[Latents, Tensor, torch.Generator], Latents]

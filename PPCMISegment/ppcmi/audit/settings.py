@@ -119,7 +119,11 @@ def knowledge_of(
         codec=setting.codec if setting.codec_known else None,
         surrogate=surrogate,
         protect=setting.protect,
-        pairs=Pairs(sent.slices[known], seen.select(torch.nonzero(known)[:, 0])),
+        pairs=Pairs(
+            sent.slices[known],
+            seen.select(torch.nonzero(known)[:, 0]),
+            None if sent.labels is None else sent.labels[known],
+        ),
         collected=seen.select(torch.nonzero(~known)[:, 0]),
         generator=generator,
     )

@@ -107,4 +107,4 @@ def _error(reconstruct: Reconstruct, judged: Pairs) -> float:
 
 def _of_cases(pairs: Pairs, cases: Tensor) -> Pairs:
     index = torch.nonzero(torch.isin(pairs.seen.case, cases))[:, 0]
-    return Pairs(pairs.slices[index], pairs.seen.select(index))
+    return Pairs(pairs.slices[index], pairs.seen.select(index), None if pairs.labels is None else pairs.labels[index])

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ppcmi.audit.attacker import Knowledge, Reconstruct
+from ppcmi.audit.attacker import Knowledge, Reconstruct, Seen
 from ppcmi.audit.attacks.channel_map import AffineMap, ChannelMap, draw, orthogonal_map, ridge_map, vectors
+from ppcmi.latents import Latents
 
 KNOWN_CASES = (1, 2, 3, 5, 10)
 PENALTIES = (1e-4, 1e-2, 1.0, 100.0)
@@ -42,17 +43,24 @@ class KnownImages:
         """Fit a map for each scale."""
         pairs = knowledge.pairs
         index = torch.nonzero(torch.isin(pairs.seen.case, torch.unique(pairs.seen.case)[: self.cases]))[:, 0]
-        seen, case = pairs.seen.latents.select(index), pairs.seen.case[index]
         own = knowledge.encoder.encode_images(pairs.slices[index]).to("cpu")
-        fitted = ChannelMap(
-            {
-                scale: orthogonal_map(vectors(values), vectors(own[scale]))
-                if knowledge.codec is not None
-                else _penalized_map(values, own[scale], case)
-                for scale, values in seen.items()
-            }
-        )
+        fitted = fit_known(pairs.seen.select(index), own, exact=knowledge.codec is not None)
         return lambda victims: draw(knowledge.encoder, fitted.apply(victims.latents))
+
+
+def fit_known(seen: Seen, own: Latents, *, exact: bool) -> ChannelMap:
+    """The map from what is seen of known slices to ``own``, latents that the attacker made of them.
+
+    :param exact: ``own`` is from the codec that was attacked, so that a rotation is all that is missing.
+    """
+    return ChannelMap(
+        {
+            scale: orthogonal_map(vectors(values), vectors(own[scale]))
+            if exact
+            else _penalized_map(values, own[scale], seen.case)
+            for scale, values in seen.latents.items()
+        }
+    )
 
 
 def _penalized_map(seen: Tensor, own: Tensor, case: Tensor) -> AffineMap:
