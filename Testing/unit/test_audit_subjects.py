@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from ppcmi.audit.settings import knowledge_of, settings_of, two_layers
 from ppcmi.audit.subjects import attributes_of, patients_of, read_subjects, split_subjects, thin
 from ppcmi.codec.codec import Codec
-from ppcmi.codec.slice_set import SliceSet
+from ppcmi.codec.slice_set import SliceSet, read_slice_set, read_usable_cases
 from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.errors import AuditError, CasesFailedError
 from ppcmi.latents import Latents
@@ -89,14 +91,19 @@ def test_patients_of_held_out_folds_are_attacked_first(subjects):
     assert torch.equal(attacked([None] * CASES).victim_patient, subjects.victim_patient)
 
 
-@pytest.fixture
-def a_folder(tmp_path):
-    """Eight labelled cases of seven patients."""
+def write_cases(folder, shape):
+    """Eight labelled ones."""
     for number in range(8):
         random = np.random.default_rng(number)
         for kind, highest in (("images", 300), ("labels", 3)):
-            (tmp_path / kind).mkdir(exist_ok=True)
-            write_voxels(tmp_path / kind / f"case{number}.nii.gz", random.integers(0, highest, (4, 20, 22)))
+            (folder / kind).mkdir(exist_ok=True)
+            write_voxels(folder / kind / f"case{number}.nii.gz", random.integers(0, highest, shape))
+
+
+@pytest.fixture
+def a_folder(tmp_path):
+    """Eight labelled cases of seven patients."""
+    write_cases(tmp_path, shape=(4, 20, 22))
     rows = [f"case{number},p{max(number, 1)},{'old' if number % 2 else 'new'}\n" for number in range(8)]
     (tmp_path / "split.csv").write_text("".join(["id,patient,scanner\n", *rows]))
     return tmp_path
@@ -112,6 +119,23 @@ def test_a_case_that_cannot_be_used_is_named_with_the_cause_and_the_others_keep_
     assert (subjects.cases, subjects.patients) == (7, 6)
     scanners = subjects.attributes["scanner"]
     assert len(scanners) == subjects.victims.cases + subjects.collected.cases
+
+
+def test_of_long_volumes_no_more_than_one_is_in_memory_as_a_whole(tmp_path):
+    """A check of 50 scans of the chest would take gigabytes otherwise."""
+    write_cases(tmp_path, shape=(200, 20, 22))
+    cases, task = find_cases(tmp_path), small_task()
+    whole = read_slice_set(cases, task)
+    tracemalloc.start()
+    try:
+        usable = read_usable_cases(cases, task, left_out=pytest.fail, slices_a_case=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert torch.equal(usable.slices.slices, thin(whole, 1).slices)
+    assert torch.equal(usable.slices.known_labels, thin(whole, 1).known_labels)
+    assert usable.slices.case.tolist() == list(range(8))
+    assert peak < whole.slices.nbytes / 2
 
 
 def test_where_no_case_can_be_used_there_is_no_check(a_folder):

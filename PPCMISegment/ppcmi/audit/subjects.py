@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ppcmi.codec.slice_set import SliceSet, read_usable_cases
+from ppcmi.codec.slice_set import SliceSet, evenly_spaced, read_usable_cases
 from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import AuditError
 from ppcmi.task import Task
@@ -135,9 +135,9 @@ def read_subjects(
     :raises CasesFailedError: if no case can be used.
     """
     patients_of(cases, patient_column)  # that the column exists is known before minutes of reading
-    usable = read_usable_cases(cases, task, progress, left_out=left_out)
+    usable = read_usable_cases(cases, task, progress, left_out=left_out, slices_a_case=slices_a_case)
     return split_subjects(
-        thin(usable.slices, slices_a_case),
+        usable.slices,
         patients_of(usable.cases, patient_column),
         seed,
         folds=[case.fold for case in usable.cases],
@@ -179,14 +179,9 @@ def attributes_of(cases: Sequence[CaseFiles], patient_column: str | None) -> dic
 
 
 def thin(cases: SliceSet, slices_a_case: int) -> SliceSet:
-    """At most so many slices of each case, in order: the middles of equal parts, for a case's ends show little."""
-    kept = []
-    for case in range(cases.cases):
-        index = torch.nonzero(cases.case == case)[:, 0]
-        taken = min(len(index), slices_a_case)
-        places = (torch.arange(taken) + 0.5) * len(index) / taken
-        kept.append(index[places.long()])
-    index = torch.cat(kept)
+    """At most so many slices of each case, in order, by :func:`~ppcmi.codec.slice_set.evenly_spaced`."""
+    of_case = [torch.nonzero(cases.case == case)[:, 0] for case in range(cases.cases)]
+    index = torch.cat([own[evenly_spaced(len(own), slices_a_case)] for own in of_case])
     return SliceSet(cases.slices[index], None if cases.labels is None else cases.labels[index], cases.case[index])
 
 

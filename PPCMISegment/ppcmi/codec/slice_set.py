@@ -92,9 +92,11 @@ def read_usable_cases(
     progress: Callable[[int], None] = lambda done: None,
     *,
     left_out: Callable[[str], None],
+    slices_a_case: int | None = None,
 ) -> UsableCases:
     """As :func:`read_slice_set`, but a case that cannot be used is left out.
 
+    :param slices_a_case: of a case with more, only so many are kept in memory, by :func:`evenly_spaced`.
     :param left_out: called with a sentence that names the case, and whether its image or its labels are the cause; for
         the site's eyes only.
     :raises ReadError: if there is no case, or only some have labels.
@@ -104,7 +106,7 @@ def read_usable_cases(
     usable, read = [], []
     for done, case in enumerate(cases, start=1):
         try:
-            read.append(_read_case(case, task))
+            read.append(_fewer(_read_case(case, task), slices_a_case))
         except (ReadError, GeometryError, OSError) as error:
             reason = f"The file cannot be read: {cause_of(error)}." if isinstance(error, OSError) else str(error)
             left_out(f"left out {case.name}, as its {_part_at_fault(case, task)} cannot be used: {reason}")
@@ -114,6 +116,20 @@ def read_usable_cases(
     if not usable:
         raise CasesFailedError("None of the chosen cases can be used.")
     return UsableCases(tuple(usable), _one_set(read))
+
+
+def evenly_spaced(count: int, most: int) -> Tensor:
+    """Indices of at most so many of ``count`` slices: the middles of equal parts, for a case's ends show little."""
+    taken = min(count, most)
+    return ((torch.arange(taken) + 0.5) * count / taken).long()
+
+
+def _fewer(read: tuple[Tensor, Tensor | None], most: int | None) -> tuple[Tensor, Tensor | None]:
+    stack, labels = read
+    if most is None or len(stack) <= most:
+        return read
+    index = evenly_spaced(len(stack), most)
+    return stack[index], None if labels is None else labels[index]
 
 
 def _require_alike(cases: Sequence[CaseFiles]) -> None:
