@@ -163,13 +163,18 @@ class PrivacyCheckSection:
             made.leftOut.append(str(event["text"]))
         elif kind == "pictures":
             made.pictures.append(event)
+        elif kind == "privacy":
+            made.check = event["name"]
 
     def _onDone(self, made: _Made, result: CheckResult) -> None:
         made.page = result.page
+        last = None
         with suppress(PpcmiError):  # where it cannot be read, showing it says so
-            check = self._lastCheck(made.part)
-            made.check = check.name if check is not None else ""
-        self._finish(" ".join([result.problem or _("Done; nothing was sent."), *made.leftOut]))
+            last = self._lastCheck(made.part)
+        told = [result.problem or _("Done; nothing was sent."), *made.leftOut]
+        if last is not None and made.check and last.name != made.check:
+            told.append(_("An earlier check says more and stays below; the report that can be saved is of this one."))
+        self._finish(" ".join(told))
 
     def _finish(self, message: str) -> None:
         """Show the task that was chosen last, which need not be the one that was checked."""

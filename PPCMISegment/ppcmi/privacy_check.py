@@ -164,6 +164,11 @@ class PrivacyCheck:
         return f"{self.time} {hashlib.sha256(content).hexdigest()[:8]}"
 
     @property
+    def says(self) -> tuple[bool, bool, bool]:
+        """How much, for comparing checks: whether controls held, attackers had all their time, and trained decoders."""
+        return self.controls_hold, not is_shortened(self.attacks), not is_quick(self.attacks)
+
+    @property
     def notices(self) -> list[Notice]:
         """What has to be read before its numbers, as the report's page says it."""
         unnamed = () if self.controls_hold else (_UNNAMED,)
@@ -176,6 +181,21 @@ class PrivacyCheck:
     def measured(self, profile: str) -> bool:
         """Whether it says anything of a profile: it looked at it, and its controls held."""
         return self.controls_hold and self.of_profile(profile) is not None
+
+
+def keep_check(site_folder: Path, part: TaskProfile, check: PrivacyCheck) -> PrivacyCheck:
+    """Keep a check, unless the task's last one, with its present codec, says more; which of the two is kept.
+
+    :raises SiteError, WriteError: as :func:`write_check`.
+    """
+    try:
+        last = read_check(site_folder, part)
+    except SiteError:
+        last = None  # it is damaged: any other takes its place
+    if last is not None and last.says > check.says:
+        return last
+    write_check(site_folder, part.task.name, check)
+    return check
 
 
 def write_check(site_folder: Path, task_name: str, check: PrivacyCheck) -> None:
@@ -229,6 +249,11 @@ def is_quick(attacks: str) -> bool:
     return attacks.startswith("quick")
 
 
+def is_shortened(attacks: str) -> bool:
+    """Whether attackers were held short, by the words of :attr:`PrivacyCheck.attacks`."""
+    return attacks.endswith("shortened")
+
+
 def two_sentences(found: CheckedProfile, attacks: str, attacked: int) -> tuple[str, str]:
     """What a check found of a profile, for a data protection officer.
 
@@ -264,7 +289,7 @@ def notices(attacks: str, attacked: int, broken: Sequence[BrokenControl], could_
     :param attacks, attacked, could_not_see: see :class:`PrivacyCheck`; ``broken`` is its ``broken_controls``.
     """
     found = []
-    if "shortened" in attacks:
+    if is_shortened(attacks):
         text = "This run is for trying out: real attackers see and train more, and its numbers judge nothing."
         found.append(Notice("The attackers were held short.", text))
     for guarded in dict.fromkeys(control.guards for control in broken):

@@ -226,14 +226,14 @@ def checks(opened, slicer_host, site, monkeypatch):
     site.profile.add_task(
         replace(site.part.task, name=OTHER_TASK, title="Another task"), site.part.membership, bytes(32)
     )
-    keep_a_check(site)
+    kept = keep_a_check(site)
     panel = opened(phantoms=1)
     choose_task(panel, TASK)
     wait_for_checks(slicer_host, panel)
     from PPCMISegmentLib import PrivacyCheckSection
     from PPCMISegmentLib.PrivacyCheckSteps import CheckResult
 
-    begun = SimpleNamespace(panel=panel, words=[], tasks=[], done=False)
+    begun = SimpleNamespace(panel=panel, words=[], tasks=[], name=kept.name, done=False)
 
     def steps(words, _cases, _patients, task, _worker):
         begun.words.append(words)
@@ -241,6 +241,7 @@ def checks(opened, slicer_host, site, monkeypatch):
         yield {"event": "pictures", "profile": "coarse", "pictures": [["slice", ""]]}
         while not begun.done:
             yield None
+        yield {"event": "privacy", "name": begun.name}
         return CheckResult(b"the report", "")
 
     monkeypatch.setattr(PrivacyCheckSection, "privacyCheckSteps", steps)
@@ -267,6 +268,18 @@ def test_a_check_that_ends_after_another_task_was_chosen_is_not_shown_as_that_ta
     choose_task(panel, TASK)
     assert [row[0] for row in cells(section)] == ["coarse", "minimal"]
     assert not section.ui.picturesLabel.isHidden()
+    assert not section.ui.saveReportButton.isHidden()
+
+
+def test_of_a_check_that_says_less_than_the_last_one_only_the_report_is_there(checks, slicer_host):
+    """A quick one after a full one: numbers, pictures and what is quoted before an export stay of one check."""
+    section = checks.panel.privacy
+    section.start()
+    checks.name, checks.done = "a quick check", True
+    finished(slicer_host, section)
+    assert "An earlier check says more" in section.ui.messageLabel.text
+    assert [row[0] for row in cells(section)] == ["coarse", "minimal"]
+    assert section.ui.picturesLabel.isHidden()
     assert not section.ui.saveReportButton.isHidden()
 
 

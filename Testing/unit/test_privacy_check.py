@@ -24,6 +24,7 @@ from ppcmi.privacy_check import (
     checked_in_words,
     codec_digest,
     few_in_words,
+    keep_check,
     read_check,
     two_sentences,
     unseen_in_words,
@@ -61,6 +62,35 @@ def test_what_is_kept_comes_back_and_only_its_owner_can_read_it(tmp_path, a_part
     if os.name == "posix":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+IN_ORDER = (
+    {"controls_hold": False},
+    {"attacks": "quick, shortened"},
+    {"attacks": "full, shortened"},
+    {"attacks": "quick"},
+    {"attacks": "full"},
+)
+"""Checks, from the one that says least."""
+
+
+@pytest.mark.parametrize("last", range(len(IN_ORDER)))
+@pytest.mark.parametrize("new", range(len(IN_ORDER)))
+def test_a_check_takes_the_place_of_the_last_one_unless_that_says_more(tmp_path, a_part, last, new):
+    earlier = a_check(a_part, time="2026-01-01T00:00:00+00:00", **IN_ORDER[last])
+    later = a_check(a_part, time="2026-01-02T00:00:00+00:00", **IN_ORDER[new])
+    assert keep_check(tmp_path, a_part, earlier) is earlier
+    kept = keep_check(tmp_path, a_part, later)
+    assert kept == read_check(tmp_path, a_part) == (later if new >= last else earlier)
+
+
+def test_one_of_an_earlier_codec_or_that_cannot_be_read_is_replaced_by_any(tmp_path, a_part):
+    quick = a_check(a_part)
+    keep_check(tmp_path, a_part, a_check(a_part, attacks="full", codec="0" * 32))
+    assert keep_check(tmp_path, a_part, quick) is quick
+    (tmp_path / FOLDER / "tiny.json").write_text("damaged")
+    assert keep_check(tmp_path, a_part, quick) is quick
+    assert read_check(tmp_path, a_part) == quick
 
 
 def test_it_holds_numbers_and_no_picture_and_no_case(tmp_path, a_part):

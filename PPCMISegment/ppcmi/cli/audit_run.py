@@ -27,20 +27,18 @@ from ppcmi.codec.codec import Codec
 from ppcmi.codec.learned_cases import learned_from, not_learned
 from ppcmi.consortium import ensure_codec
 from ppcmi.data_folders import CaseFiles
-from ppcmi.errors import AuditError, SiteError, UsageError, WriteError
+from ppcmi.errors import AuditError, UsageError, WriteError
 from ppcmi.files import cause_of, write_atomically
 from ppcmi.png import encode_png
 from ppcmi.privacy_check import (
     DICE_IN_WORDS,
     PrivacyCheck,
     is_quick,
+    keep_check,
     notices,
-    read_check,
     unseen_in_words,
-    write_check,
 )
 from ppcmi.scales import Profile
-from ppcmi.site import SiteProfile
 from ppcmi.task_profile import TaskProfile
 from ppcmi.wording import counted
 
@@ -76,9 +74,7 @@ def run_audit(command: Command, part: TaskProfile) -> int:
     check = check_of(report, part, attacks, subjects.cases, subjects.patients, options.seed)
     write_atomically(folder / JSON, report.to_json().encode(), mode=0o600)
     write_atomically(folder / PAGE, page(report).encode(), mode=0o600)
-    keeps_earlier = not check.controls_hold and _earlier_holds(site, part)
-    if not keeps_earlier:
-        write_check(site.folder, part.task.name, check)
+    last = keep_check(site.folder, part, check)
     kept.clear()
     if options.picture_events:
         for row in report.pictures:
@@ -87,8 +83,11 @@ def run_audit(command: Command, part: TaskProfile) -> int:
     console.remark(
         f"Nothing was sent. {PAGE} shows slices of patients, so it stays here; {JSON} has the numbers alone."
     )
-    if keeps_earlier:
-        console.remark("The earlier check, whose controls held, stays the one that questions before an export quote.")
+    if last is not check:
+        console.remark(
+            f"The check of {last.time[:10]} ({last.attacks} attacks) says more, and stays the one that is shown at the "
+            "site and quoted before an export."
+        )
     if report.broken_controls("A10"):
         names = "; ".join(report.broken_controls("A10"))
         console.remark(f"A control of A10 did not hold, so its numbers say nothing about membership: {names}.")
@@ -96,15 +95,6 @@ def run_audit(command: Command, part: TaskProfile) -> int:
     if broken:
         raise AuditError(f"A control did not hold, so the numbers say nothing about privacy: {'; '.join(broken)}.")
     return 0
-
-
-def _earlier_holds(site: SiteProfile, part: TaskProfile) -> bool:
-    """Whether there is a check of the task, with its present codec, whose controls held."""
-    try:
-        earlier = read_check(site.folder, part)
-    except SiteError:
-        return False  # it is damaged: any other takes its place
-    return earlier is not None and earlier.controls_hold
 
 
 def _private_folder(folder: Path) -> Path:
