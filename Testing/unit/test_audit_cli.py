@@ -88,6 +88,12 @@ def with_codec(a_site):
     Codec(small_task(), "autoencoder").save(a_site.task("phantom").codec_path)
 
 
+def test_a_codec_of_a_method_to_compare_with_is_named_as_that(run, a_site):
+    Codec(small_task(), "privacy-sf").save(a_site.task("phantom").codec_path)
+    code, _, err = run()
+    assert (code, "presets minimized and autoencoder" in err) == (15, True)
+
+
 @pytest.mark.usefixtures("with_codec")
 def test_what_cannot_be_checked_is_said_in_one_line(run, cases, tmp_path):
     assert run("--patients", "mother")[0] == 15

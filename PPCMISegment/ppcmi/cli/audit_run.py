@@ -109,7 +109,13 @@ def _profiles(options: argparse.Namespace, codec: Codec) -> tuple[Profile, ...]:
     """The profiles that were asked for, largest first.
 
     :raises UsageError: if the codec has none of them.
+    :raises AuditError: if it has not all scales, which what leaves is compared with.
     """
+    if Profile.FULL not in codec.profiles:
+        raise AuditError(
+            "This codec is of a method that is there to compare with. A privacy check is for codecs of the presets "
+            "minimized and autoencoder."
+        )
     wanted = [Profile(name) for name in options.profiles] if options.profiles else CHECKED
     chosen = tuple(profile for profile in CHECKED if profile in wanted and profile in codec.profiles)
     if not chosen:
