@@ -147,12 +147,15 @@ class Run:
             for attack in collusion_attacks(umn, *sites, effort):
                 self._row("attack", f"{setting.name} / {attack.name}, {attack.title}", self._attempt, setting, attack)
 
-    def measure_scores(self) -> None:
-        """Attacks that end in numbers."""
+    def measure_scores(self, learned: bool) -> None:
+        """Attacks that end in numbers: those that train a network, where it is not on the other preset; or the rest."""
+        quick = [words for words, _ in scores_of("quick", self.lengths, {}, show)]
         for setting in self.settings():
-            if setting.noise:
+            if setting.noise or (learned and setting.name.startswith(AUTOENCODER)):
                 continue
-            for words, measure in scores_of("quick", self.lengths, {}, show):
+            for words, measure in scores_of("full", self.lengths, {}, lambda _: None):
+                if (words in quick) == learned:
+                    continue
 
                 def findings(setting: Setting, measure: Any) -> dict[str, Any]:
                     knowledge, _ = self._bench_of(setting).scene(setting)[0]
@@ -314,9 +317,10 @@ PARTS = {
     "use": Run.measure_use,
     "collusion": Run.measure_collusion,
     "attacks": lambda run: run.measure_attacks(learned=False),
-    "scores": Run.measure_scores,
+    "scores": lambda run: run.measure_scores(learned=False),
     "rest": Run.measure_rest,
     "learned": lambda run: run.measure_attacks(learned=True),
+    "learned-scores": lambda run: run.measure_scores(learned=True),
     "quick": Run.measure_quick,
 }
 """What can be measured, in this order."""

@@ -47,5 +47,27 @@ def test_where_a_decoder_was_not_trained_against_one_side_there_is_no_share(publ
     assert shares(rows(published=published, coarse=coarse)) == {}
 
 
+def test_a_score_is_the_best_of_all_ways_that_were_tried_with_what_a_guess_gives_for_masks():
+    found = [
+        ("A9", "images sent once more, by the mean", "top-1", 0.7),
+        ("A9", "images sent once more, by a trained network", "top-1", 0.5),
+        ("A5", "mask drawn from image latents", "Dice", 0.4),
+        ("A5", "mask drawn from image latents, key undone by known cases", "Dice", 0.6),
+    ]
+    kept = {
+        f"two layers, coarse; network / row {number}": {
+            "kind": "score", **ORIGIN,
+            "findings": [{"attack": attack, "title": title, "measure": measure, "value": value, "chance": GUESS}],
+        }
+        for number, (attack, title, measure, value) in enumerate(found)
+    }  # fmt: skip
+    scores = {m.name.rpartition(" / ")[2]: m.measured for m in measurements_of("a_set", kept)}
+    assert scores == {
+        "A9 images sent once more: top-1": 0.7,
+        "A5 mask drawn from image latents: Dice": 0.6,
+        "A5 the mask that fits most cases: Dice": GUESS,
+    }
+
+
 def test_the_text_below_the_tables_is_the_benchmarks():
     assert (RESULTS / "privacy.md").read_text() == TEXT
