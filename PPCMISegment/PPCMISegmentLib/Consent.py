@@ -37,7 +37,7 @@ class ConsentQuestion:
 
         :raises SiteError: if the last check cannot be read.
         """
-        from ppcmi.consent_log import NETWORK, ConsentLog
+        from ppcmi.consent_log import CODEC, NETWORK, ConsentLog
         from ppcmi.privacy_check import read_check
 
         if part.membership.mode != "two-layer":
@@ -46,7 +46,7 @@ class ConsentQuestion:
         if check is not None and check.measured(profile):
             return False
         if any(
-            entry.task == part.task.identity and entry.answer != "no" and entry.action != NETWORK
+            entry.task == part.task.identity and entry.answer != "no" and entry.action not in (CODEC, NETWORK)
             for entry in ConsentLog(self._site.folder).entries()
         ):
             return False
@@ -111,7 +111,11 @@ def _stateOf(check: PrivacyCheck | None, profile: str) -> str:
         return _("No privacy check was made for this task yet")
     if check.of_profile(profile) is None:
         return _("The last privacy check did not look at profile {profile}").format(profile=profile)
-    return _("A control of the last privacy check did not hold, so its numbers say nothing")
+    if not check.controls_hold:
+        return _("A control of the last privacy check did not hold, so its numbers say nothing")
+    if check.could_not_see:
+        return _("The attacks of the last privacy check could not see anything, so its numbers say nothing")
+    return _("The attackers of the last privacy check were held short, so its numbers judge nothing")
 
 
 def _saysYes(title: str, text: str) -> bool:
@@ -122,19 +126,27 @@ def _saysYes(title: str, text: str) -> bool:
 
 
 def _line(entry: Consent) -> str:
-    from ppcmi.consent_log import NETWORK
+    from ppcmi.consent_log import CODEC, NETWORK
 
     actions = {
-        "export": _("write a file"), "upload": _("send"), "segment": _("segment"), NETWORK: _("learn together")
-    }  # fmt: skip
+        "export": _("write a file"),
+        "upload": _("send"),
+        NETWORK: _("learn together"),
+        CODEC: _("publish a codec"),
+    }
+    numbers = {NETWORK: _networkNumbers, CODEC: _codecNumbers}.get(entry.action, _latentNumbers)
     answers = {"yes": _("agreed"), "no": _("declined"), "command": _("by command")}
     return _("{time}  {answer}: {action}, {task}, {numbers}").format(
         time=entry.time[:16].replace("T", " "),
         answer=answers.get(entry.answer, entry.answer),
         action=actions.get(entry.action, entry.action),
         task=entry.task,
-        numbers=_networkNumbers(entry) if entry.action == NETWORK else _latentNumbers(entry),
+        numbers=numbers(entry),
     )
+
+
+def _codecNumbers(entry: Consent) -> str:
+    return _("codec {fingerprint}").format(fingerprint=str(entry.what.get("codec", "?"))[:8])
 
 
 def _networkNumbers(entry: Consent) -> str:

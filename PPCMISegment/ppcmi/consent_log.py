@@ -20,7 +20,7 @@ from ppcmi.privacy_check import PrivacyCheck
 from ppcmi.what_leaves import TEXT_VERSION, Leaving, NetworkLeaving
 
 FILE_NAME = "consents.jsonl"
-NETWORK = "network"
+NETWORK, CODEC = "network", "codec"
 """The action of entries that say that a network goes to the other members."""
 
 
@@ -37,9 +37,9 @@ class Consent:
     """One entry.
 
     :param time: UTC, ISO 8601, to the second.
-    :param action: ``export``, ``upload``, ``segment`` or ``network``.
+    :param action: ``export``, ``upload``, ``network`` or ``codec``.
     :param what: numbers of what leaves, as ``document`` of :class:`~ppcmi.what_leaves.Leaving` or
-        :class:`~ppcmi.what_leaves.NetworkLeaving` gives them.
+        :class:`~ppcmi.what_leaves.NetworkLeaving` gives them; of a codec its fingerprint.
     :param privacy_check: name of the check that measured the profile and whose controls held, empty where there was
         none; None in entries that are older than the check.
     """
@@ -76,6 +76,10 @@ class ConsentLog:
     def record_network(self, leaving: NetworkLeaving, answer: Answer) -> Consent:
         """Add an entry for a network that goes to the other members; as :meth:`record`."""
         return self._append(Consent(_now(), NETWORK, leaving.task, leaving.document(), TEXT_VERSION, str(answer)))
+
+    def record_codec(self, task: str, fingerprint: str, answer: Answer) -> Consent:
+        """Add an entry for a codec that goes to all members, who may look for what it remembers; as :meth:`record`."""
+        return self._append(Consent(_now(), CODEC, task, {"codec": fingerprint}, TEXT_VERSION, str(answer)))
 
     def _append(self, entry: Consent) -> Consent:
         try:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from ppcmi.strict_json import parse_object
 from ppcmi.task_profile import TaskProfile
 from ppcmi.wording import counted
 
-FORMAT, FIRST = "ppcmi-privacy-check/4", "ppcmi-privacy-check/1"
-EARLIER = ("ppcmi-privacy-check/2", "ppcmi-privacy-check/3")
+FORMAT, FIRST = "ppcmi-privacy-check/5", "ppcmi-privacy-check/1"
+EARLIER = ("ppcmi-privacy-check/2", "ppcmi-privacy-check/3", "ppcmi-privacy-check/4")
 FOLDER = "privacy-checks"
 LARGEST_BYTES = 1 << 20
 
@@ -38,6 +38,10 @@ FEWEST_ATTACKED = 5
 DICE_IN_WORDS = (
     "Dice is of a stand-in for the server's network, trained here in minutes on part of the cases, averaged with the "
     "network that comes with the codec: it compares profiles, and is not what a trained consortium reaches."
+)
+ONE_EACH_IN_WORDS = (
+    "If some are of the same patient, say whose they are, by a column patient in split.csv or images that were loaded "
+    "from DICOM: else a patient may be both attacked and learned from, and intervals are too narrow."
 )
 QUICK_IN_WORDS = "These quick attacks train no decoder for what leaves; a full check does, and usually finds more."
 
@@ -85,7 +89,9 @@ class CheckedProfile:
     :param image_again: share of tries in which the server's first guess finds, among all cases of the site, the one
         whose images come again, a little changed; None where that was not tried, or by an earlier version.
     :param patient_again: the same for another case of a patient.
-    :param image_again_guess, patient_again_guess: the shares that guessing finds; None by an earlier version.
+    :param matched: share of cases of which the server, given the images of all, says which upload is whose.
+    :param image_again_guess, patient_again_guess, matched_guess: the shares that guessing finds; None by an earlier
+        version.
     """
 
     profile: str
@@ -104,6 +110,8 @@ class CheckedProfile:
     patient_again: float | None = None
     image_again_guess: float | None = None
     patient_again_guess: float | None = None
+    matched: float | None = None
+    matched_guess: float | None = None
 
     @property
     def recognized(self) -> str:
@@ -111,13 +119,18 @@ class CheckedProfile:
         tried = (
             ("images that were sent again", self.image_again, self.image_again_guess),
             ("another case of a patient", self.patient_again, self.patient_again_guess),
+            ("the upload that an image belongs to", self.matched, self.matched_guess),
         )
-        return " and ".join(
-            f"{what} in {_number(share)} of the tries"
-            + ("" if guess is None else f" (drawing lots finds it in {_number(guess)})")
+        return ", ".join(
+            f"{what} in {_number(share)} of the tries" + ("" if guess is None else f" (drawing lots: {_number(guess)})")
             for what, share, guess in tried
             if share is not None
         )
+
+    @property
+    def without_recognition(self) -> CheckedProfile:
+        """The same without what was recognized."""
+        return replace(self, image_again=None, patient_again=None, matched=None)
 
 
 @dataclass(frozen=True)
@@ -172,15 +185,21 @@ class PrivacyCheck:
     def notices(self) -> list[Notice]:
         """What has to be read before its numbers, as the report's page says it."""
         unnamed = () if self.controls_hold else (_UNNAMED,)
-        return notices(self.attacks, self.attacked, self.broken_controls or unnamed, self.could_not_see)
+        broken = self.broken_controls or unnamed
+        return notices(self.attacks, self.attacked, broken, self.could_not_see, one_each=self.cases == self.patients)
 
     def of_profile(self, profile: str) -> CheckedProfile | None:
         """What it found of a profile, None if that was not looked at."""
         return next((row for row in self.profiles if row.profile == profile), None)
 
     def measured(self, profile: str) -> bool:
-        """Whether it says anything of a profile: it looked at it, and its controls held."""
-        return self.controls_hold and self.of_profile(profile) is not None
+        """Whether it says anything of a profile: it looked at it, and its numbers mean something."""
+        return self.means_something and not is_shortened(self.attacks) and self.of_profile(profile) is not None
+
+    @property
+    def means_something(self) -> bool:
+        """Whether its controls held and its attacks could see."""
+        return self.controls_hold and not self.could_not_see
 
 
 def keep_check(site_folder: Path, part: TaskProfile, check: PrivacyCheck) -> PrivacyCheck:
@@ -259,34 +278,26 @@ def two_sentences(found: CheckedProfile, attacks: str, attacked: int) -> tuple[s
 
     :param attacks, attacked: see :class:`PrivacyCheck`.
     """
-    dice = (
-        ""
-        if math.isnan(found.dice)
-        else f"; segmentation with it, by a stand-in for the server's network, reaches a Dice of {_number(found.dice)} "
-        "on the same cases"
-    )
-    recognized = f" (here the server's first guess found {found.recognized})" if found.recognized else ""
-    quick, more = (
-        ("quick ", "; the quick attacks train no decoder for what leaves, and a full check usually finds more")
-        if is_quick(attacks)
-        else ("", "")
-    )
+    quick, more = ("quick ", "; a full check trains decoders and usually finds more") if is_quick(attacks) else ("", "")
+    recognized = f", and can be recognized: the server's first guess found {found.recognized}"
     return (
-        f"Of what leaves in profile {found.profile}, the best {quick}attack without the inner key, "
-        f"{found.best_attack}, made pictures as similar to the slices as SSIM {_number(found.best_ssim)} "
-        f"(95 %: {_number(found.best_low)} to {_number(found.best_high)}, of {counted(attacked, 'attacked patient')}) "
-        f"and the best that knew no slice of this site {_number(found.unaided_ssim)}, where drawing the mean slice, "
-        f"having seen nothing, gives {_number(found.chance_ssim)} and the slice itself 1{dice}{more}.",
-        "What leaves stays personal data about health, at the server and for every member who helps it, and can be "
-        f"recognized when it comes again{recognized}, however unlike the pictures are: it needs the "
-        "legal basis, the contracts and the access rules that images need, and nobody here calls it anonymous.",
+        f"From what leaves in profile {found.profile}, the best {quick}attack without the inner key drew pictures with "
+        f"a similarity (SSIM) to the slices of {_number(found.best_ssim)} (95 %: {_number(found.best_low)} to "
+        f"{_number(found.best_high)}, of {counted(attacked, 'attacked patient')}); drawing the mean slice, having seen "
+        f"nothing, gives {_number(found.chance_ssim)}, and the slice itself 1{more}.",
+        "What leaves stays personal data about health, at the server and for every member who helps it, and needs the "
+        f"legal basis, the contracts and the access rules that images need{recognized if found.recognized else ''}; "
+        "nobody here calls it anonymous.",
     )
 
 
-def notices(attacks: str, attacked: int, broken: Sequence[BrokenControl], could_not_see: bool | None) -> list[Notice]:
+def notices(
+    attacks: str, attacked: int, broken: Sequence[BrokenControl], could_not_see: bool | None, *, one_each: bool
+) -> list[Notice]:
     """What has to be read before a check's numbers, the gravest first; the report and whoever quotes a check show it.
 
     :param attacks, attacked, could_not_see: see :class:`PrivacyCheck`; ``broken`` is its ``broken_controls``.
+    :param one_each: whether it has as many patients as cases, so that nothing said which cases are of the same.
     """
     found = []
     if is_shortened(attacks):
@@ -302,6 +313,8 @@ def notices(attacks: str, attacked: int, broken: Sequence[BrokenControl], could_
         found.append(Notice("These attacks could not see.", _blind_in_words(attacks)))
     if few_in_words(attacked):
         found.append(Notice("Few patients.", few_in_words(attacked)))
+    if one_each:
+        found.append(Notice("Every case counts as a patient of its own.", ONE_EACH_IN_WORDS, warns=False))
     if is_quick(attacks):
         found.append(Notice("A quick check.", QUICK_IN_WORDS, warns=False))
     return found
@@ -353,12 +366,17 @@ def checked_in_words(check: PrivacyCheck | None, profile: Profile) -> str:
     found = check.of_profile(profile)
     if found is None:
         return f"The privacy check of {check.time[:10]} did not look at profile {profile}."
-    sentences = [
+    about = (
         f"Privacy check of {check.time[:10]} ({check.attacks} attacks, {check.attacked} of "
-        f"{counted(check.patients, 'patient')} attacked): the best picture without the inner key has SSIM "
-        f"{_number(found.best_ssim)}, a guess {_number(found.chance_ssim)} (similarity; 1 is the slice itself)."
-    ]
-    return " ".join([*sentences, *map(str, check.notices)])
+        f"{counted(check.patients, 'patient')} attacked)."
+    )
+    numbers = (
+        f"The best picture without the inner key has SSIM {_number(found.best_ssim)}, a guess "
+        f"{_number(found.chance_ssim)} (similarity; 1 is the slice itself)."
+    )
+    warned = [str(notice) for notice in check.notices if notice.warns]
+    other = [str(notice) for notice in check.notices if not notice.warns]
+    return " ".join([about, *warned, *([numbers] if check.means_something else []), *other])
 
 
 def _number(value: float) -> str:
@@ -381,7 +399,7 @@ def _known(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
-    none = ("image_again", "patient_again", "image_again_guess", "patient_again_guess")
+    none = ("image_again", "patient_again", "matched", "image_again_guess", "patient_again_guess", "matched_guess")
     return {name: math.nan if value is None and name not in none else value for name, value in row.items()}
 
 

@@ -5,24 +5,32 @@ Every site has a codec and an inner key of its own; the network's 1 x 1 entries,
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import federation
 from benchmarks.kept import show_umn
-from ppcmi.audit.attacker import ReconstructionAttack
+from ppcmi.audit.attacker import Finding, ReconstructionAttack
 from ppcmi.audit.attacks.collusion import Adapter, AlignedAdapters, CommonSpaceDecoder, Member
 from ppcmi.audit.attacks.plain_latents import Effort
+from ppcmi.audit.attacks.stolen_masks import usual_mask
+from ppcmi.audit.mapping import dice_by_case
+from ppcmi.audit.metrics import interval
 from ppcmi.audit.setting import Observer, Setting
 from ppcmi.audit.settings import two_layers
 from ppcmi.audit.subjects import Subjects
 from ppcmi.codec.codec import Codec
-from ppcmi.latents import Latents
+from ppcmi.codec.mask_autoencoder import MaskEncoder
+from ppcmi.codec.slice_set import SliceSet
+from ppcmi.latents import Latents, concatenate
 from ppcmi.scales import Profile, Stream
 from ppcmi_server.umn.config import UmnConfig
 from ppcmi_server.umn.model import TrainedUmn
@@ -30,6 +38,10 @@ from ppcmi_server.umn.training import Watching
 
 VARIANTS = 2
 UMN = UmnConfig(epochs=6, batch_size=64, validation_share=0.0)
+
+MEMBERS_EXIT = "masks by the member's exit"
+CONTROL = "control, masks by the victim's own exit"
+CONTROL_WITH_SLICES = "control, the victim's own exit and slices"
 
 
 def victim_and_colluder(victim: Codec, colluder: Codec, profile: Profile) -> list[federation.Member]:
@@ -101,3 +113,114 @@ def adapter_of(umn: TrainedUmn, codec: str) -> Adapter:
     convolutions = {s: cast(nn.Conv2d, cast(nn.ModuleList, entry)[index]) for s, entry in entries.items()}
     weight = {s: c.weight.detach().cpu().float()[:, :, 0, 0] for s, c in convolutions.items()}
     return Adapter(weight, {s: cast(nn.Parameter, c.bias).detach().cpu().float() for s, c in convolutions.items()})
+
+
+def measure_masks_by_exit(
+    umn: TrainedUmn,
+    victim: federation.Member,
+    member: federation.Member,
+    setting: Setting,
+    subjects: Subjects,
+    seed: int,
+) -> list[Finding]:
+    """Dice of the victims' masks that the two get by the member's exit, its inner key and its mask decoder.
+
+    Nothing in its training makes the network bring two sites' cases to the same place: as it leaves, hardly anything is
+    taken for a structure. So it is also brought to the mean and deviation that the member's own cases have behind that
+    exit, which takes no label of the victim's; the server has many cases of its site.
+
+    A mask decoder wants the image, which the two have not got: tried are what it does without, and the mean slice of
+    the member's own cases in its place. Controls are the victim's exit, key and decoder, without its slices and with
+    them, which is what the server gives the victim. Chance is the Dice of the mask that fits most of the member's own
+    cases.
+
+    :param setting: :func:`as_the_server_sees` of ``victim``.
+    """
+    started = time.monotonic()
+    victims, own, profile = subjects.victims, subjects.outside, setting.profile
+    seen, others = (
+        setting.look(cases.slices, cases.case, site_keys=seed).latents for cases in (victims, subjects.collected)
+    )
+    members = colluding(umn, member).key(member.codec.encode_images(own.slices).of(profile).to("cpu"))
+    like = masks_by_exit(umn, members, entry=member, leave=member)
+    found = masks_by_exit(umn, concatenate([seen, others]), entry=victim, leave=member)
+    masks = {
+        "": found,
+        ", by the moments of channels": with_moments(found, like, (0, 2, 3)),
+        ", by the moments of each value": with_moments(found, like, (0,)),
+    }
+    mean_slice = own.slices.mean(dim=0).expand_as(victims.slices)
+    drawn = {
+        f"{MEMBERS_EXIT}{way}{words}": probabilities
+        for way, latents in masks.items()
+        for words, probabilities in _drawn(member, latents.select(slice(len(victims))), mean_slice, profile)
+    }
+    legitimate = masks_by_exit(umn, seen, entry=victim, leave=victim)
+    drawn |= {
+        f"{CONTROL}{words}": probabilities for words, probabilities in _drawn(victim, legitimate, mean_slice, profile)
+    }
+    drawn[CONTROL_WITH_SLICES] = victim.codec.decode_masks(legitimate, victims.slices, profile)
+    guess = _dice_of_a_guess(own.known_labels, victims, member.codec)
+    seconds = time.monotonic() - started
+    findings = []
+    for title, probabilities in drawn.items():
+        dice = dice_by_case(probabilities.cpu(), victims, member.codec)
+        value = interval(dice, subjects.victim_patient, seed)
+        findings.append(Finding("A8", title, setting.name, "Dice", *value, guess, seconds))
+    return findings
+
+
+def _drawn(site: federation.Member, masks: Latents, in_place: Tensor, profile: Profile) -> Iterator[tuple[str, Tensor]]:
+    """A site's readings of mask latents without their slices, in words."""
+    yield ", by the blocks alone", decode_blocks(site.codec, masks)
+    yield ", by the decoder with the mean slice", site.codec.decode_masks(masks, in_place, profile)
+
+
+def _dice_of_a_guess(labels: Tensor, victims: SliceSet, codec: Codec) -> float:
+    """Mean over the victims' cases for the one mask that fits most of ``labels (n, h, w)``."""
+    classes = codec.task.classes
+    usual = F.one_hot(usual_mask(labels, classes).long(), classes).permute(2, 0, 1)
+    return float(dice_by_case(usual.expand(len(victims), -1, -1, -1), victims, codec).nanmean())
+
+
+def with_moments(latents: Latents, like: Latents, over: tuple[int, ...]) -> Latents:
+    """Latents with the mean and deviation over some axes that ``like`` has over them."""
+
+    def moved(scale: str, values: Tensor) -> Tensor:
+        deviation, mean = torch.std_mean(values, over, keepdim=True)
+        wanted, centre = torch.std_mean(like[scale], over, keepdim=True)
+        return (values - mean) / deviation.clamp_min(1e-3) * wanted + centre
+
+    return latents.map(moved)
+
+
+def masks_by_exit(umn: TrainedUmn, seen: Latents, *, entry: federation.Member, leave: federation.Member) -> Latents:
+    """Plain mask latents of one site's keyed image latents that leave the network by another site's exit and key."""
+    inner = leave.inner
+    if inner is None:
+        raise ValueError("a member of scope site has an inner key")
+    masks = with_exit(umn, entry.fingerprint, leave.fingerprint).map(seen, entry.fingerprint)
+    return inner.invert(masks.to("cpu"), Stream.MASK)
+
+
+def with_exit(umn: TrainedUmn, entry: str, leave: str) -> TrainedUmn:
+    """The network with the exit of the codec ``leave`` for what comes in by that of ``entry``; as the server can."""
+    network, codecs = copy.deepcopy(umn.network), umn.description.codecs
+    for exits in cast(nn.ModuleDict, network.exits).values():
+        by_codec = cast(nn.ModuleList, exits)
+        by_codec[codecs.index(entry)] = by_codec[codecs.index(leave)]
+    return TrainedUmn(umn.description, network)
+
+
+def decode_blocks(codec: Codec, masks: Latents) -> Tensor:
+    """The linear part of the codec's mask decoder, which needs no image, from standardized mask latents.
+
+    :returns: ``(n, K + 1, h, w)``; the largest counts.
+    """
+    encoder = codec.get_submodule("network.mask_encoder")
+    if not isinstance(encoder, MaskEncoder):
+        raise TypeError("only our codecs' mask decoders have a linear part")
+    plain = codec.standardization(Stream.MASK).remove_from(masks.to(codec.device))
+    soft = encoder.soft_masks(plain, tuple(plain))
+    mean = soft.reshape(len(soft), len(plain.shapes), -1, *soft.shape[2:]).mean(dim=1)
+    return torch.cat((1 - mean.sum(dim=1, keepdim=True), mean), dim=1)

@@ -19,8 +19,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.collusion import as_the_server_sees, collusion_attacks, network_of_both, victim_and_colluder
-from benchmarks.federation import join_consortium
+from benchmarks.collusion import (
+    as_the_server_sees,
+    collusion_attacks,
+    measure_masks_by_exit,
+    network_of_both,
+    victim_and_colluder,
+)
+from benchmarks.federation import Member, join_consortium
 from benchmarks.kept import KeptRows, show
 from benchmarks.privacy_report import AUTOENCODER, FLOOR, report
 from benchmarks.results import REPOSITORY
@@ -144,6 +150,7 @@ class Run:
             kept = self._file(f"umn-scope-site-{victim.preset}")
             umn = network_of_both(sites, self.subjects, profile, kept)
             setting = as_the_server_sees(sites[0], profile, prefix)
+            self._row("score", f"{setting.name} / A8, masks", self._masks_by_exit, umn, sites, setting)
             for attack in collusion_attacks(umn, *sites, effort):
                 self._row("attack", f"{setting.name} / {attack.name}, {attack.title}", self._attempt, setting, attack)
 
@@ -203,6 +210,10 @@ class Run:
         return {} if attempt is None else _document(attempt.findings) | {
             "defense": setting.defense, "collusion": setting.observer is Observer.COLLUSION,
         }  # fmt: skip
+
+    def _masks_by_exit(self, umn: TrainedUmn, sites: Sequence[Member], setting: Setting) -> dict[str, Any]:
+        victim, member = sites
+        return _document(measure_masks_by_exit(umn, victim, member, setting, self.bench.subjects, SEED))
 
     def _real_use(self, codec: Codec, profile: Profile, file: Path) -> dict[str, Any]:
         umn = TrainedUmn.load(file)

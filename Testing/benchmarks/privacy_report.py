@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results import SEPARATOR, Measurement, Origin, add_text, measurement, merge
 from ppcmi.audit.metrics import SSIM, WHOLE_SSIM
-from ppcmi.audit.settings import PUBLISHED, two_layers
+from ppcmi.audit.settings import NO_PROTECTION, PUBLISHED, two_layers
+from ppcmi.audit.summary import contained
 from ppcmi.scales import Profile
 
 COMMAND = "make bench-privacy DATA=.../{data}"
 NEEDS_KNOWN_IMAGES, LEARNED = ("A2", "A4"), ("A4", "A6")
 """Attacks that need images of the site, and those that a share of what is seen must rest on, on both sides."""
+OF_MASKS = ("A5", "A8")
+"""Attacks whose scores are of masks, so that a guess stands beside them."""
 AUTOENCODER = "autoencoder codec,"
 """Before the names of settings with a codec of that preset; the others are of the usual, minimized one."""
 
@@ -44,10 +47,12 @@ codec `autoencoder`. The published networks are made for slices of 256 x 256; sl
 positions at their coarsest scale, and none were trained there. "Other cases of the patient" (A9) are in hippocampus_mr,
 ids 2k - 1 and 2k, very likely the two hemispheres of one scan, not scans of two days.
 
-"server with a member" has the inner key and is what a breach within the consortium shows; targets count everybody else,
-the server with the codec and known images included. Where every site has a codec and an inner key of its own (scope
-`site`), "network" and "server without the codec" are the rows of these alone. A server and a member together have more
-there, as the server's network brings all codecs into one space (A8 through its adapters): rows "scope site".
+"server with a member" has the inner key and is what a breach within the consortium shows; targets count everybody
+else, the server with the codec and known images included. Where every site has a codec and an inner key of its own
+(scope `site`), "network" and "server without the codec" are the rows of these alone. What a server and a member have
+together there are rows "scope site": pictures drawn through the network's two ways in (A8), and as scores of A8 masks
+that enter by the victim's way in and leave by the member's way out, brought to the mean and deviation of the member's
+own; controls leave by the victim's own.
 Noise is tried with `coarse` and the codec `autoencoder`; rows that do not name a codec are of the usual, minimized one.
 "true masks" is what a decoder draws from the true masks' own latents, and of the image nothing; the best attack on the
 minimized latents shows more. SSIM counts the windows in which the slice shows something; "whole slice" is the usual
@@ -145,9 +150,15 @@ def _whole_slices_tell(rows: Rows) -> bool:
     return any(row["own_whole"] > row["guess_whole"] for _, row in _kind(rows, "controls"))
 
 
+def _learned_enough(rows: Rows) -> bool:
+    """Whether the decoder that is trained on what nothing protects (A5) draws more than a guess."""
+    found = best_by_attack(rows).get((NO_PROTECTION, "A5"))
+    return found is not None and found[0]["value"] > found[0]["chance"]
+
+
 def _shares(data: str, rows: Rows, measure: str, command: str) -> Iterator[Measurement]:
     everything = best_by_attack(rows, measure).values()
-    published = _most(everything, PUBLISHED)
+    published = _most(everything, [PUBLISHED])
     for profile, share in SHARES.items():
         defense = two_layers(profile)
         name = (
@@ -156,9 +167,10 @@ def _shares(data: str, rows: Rows, measure: str, command: str) -> Iterator[Measu
         tried = [
             {finding["attack"] for finding, row in everything if row["defense"] == d} for d in (defense, PUBLISHED)
         ]
-        if not all(attacks.issuperset(LEARNED) for attacks in tried):
-            continue  # where fewer decoders were trained against one side, the share says nothing
-        found, unaided = _most(everything, defense), _most(everything, defense, aided=False)
+        if not all(attacks.issuperset(LEARNED) for attacks in tried) or not _learned_enough(rows):
+            continue  # where fewer decoders were trained against one side, or too briefly, the share says nothing
+        defenses = [two_layers(seen) for seen in contained(profile)]
+        found, unaided = _most(everything, defenses), _most(everything, defenses, aided=False)
         if published and found:
             yield _share(name, found, published, command, share)
         if published and unaided:
@@ -173,13 +185,18 @@ def _share(
 
 
 def _most(
-    everything: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] | Any, defense: str, *, aided: bool = True
+    everything: Collection[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    defenses: Collection[str],
+    *,
+    aided: bool = True,
 ) -> Mapping[str, Any] | None:
-    """The best finding against a defense by those without the inner key; not ``aided``: without known images."""
+    """The best finding against any of these by those without the inner key; not ``aided``: without known images."""
     chosen = [
         {**finding, "row": row}
         for finding, row in everything
-        if row["defense"] == defense and not row["collusion"] and (aided or finding["attack"] not in NEEDS_KNOWN_IMAGES)
+        if row["defense"] in defenses
+        and not row["collusion"]
+        and (aided or finding["attack"] not in NEEDS_KNOWN_IMAGES)
     ]
     return max(chosen, key=lambda finding: float(finding["value"]), default=None)
 
@@ -192,8 +209,8 @@ def best_scores(findings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, fl
             kind = finding["title"].split(", by ")[0].split(", key ")[0]
             column = f"{finding['attack']} {kind}: {finding['measure']}"
             best[column] = max(best.get(column, float("-inf")), finding["value"])
-            if finding["attack"] == "A5":
-                best[f"A5 the mask that fits most cases: {finding['measure']}"] = finding["chance"]
+            if finding["attack"] in OF_MASKS:
+                best[f"{finding['attack']} the mask that fits most cases: {finding['measure']}"] = finding["chance"]
     yield from best.items()
 
 

@@ -14,6 +14,7 @@ from ppcmi.codec.codec import Codec
 from ppcmi.codec.learned_cases import digests_of, learned_from
 from ppcmi.codec.refinement import USUAL_WEIGHT, USUAL_WEIGHT_TOGETHER, SiteDecoder
 from ppcmi.codec.trained_network import TrainedNetwork
+from ppcmi.consent_log import ConsentLog
 from ppcmi.data_folders import find_cases
 from ppcmi.errors import SiteError
 from ppcmi.task import load_task
@@ -186,6 +187,17 @@ def test_where_no_case_is_left_each_is_named_and_the_code_is_that_of_cases_that_
     assert code == 20
     assert err.count("as its labels cannot be used") == 3
     assert err.splitlines()[-1] == "ppcmi: None of the chosen cases can be used."
+
+
+def test_who_publishes_a_codec_is_told_who_gets_it_and_the_log_has_it(run, a_site, capsys):
+    code, err = run("train", "--replace", "--publish-anyway")
+    assert code == 0, err
+    (entry,) = ConsentLog(a_site.folder).entries()
+    codec = Codec.load(a_site.task("phantom").codec_path)
+    assert (entry.action, entry.task, entry.what) == ("codec", codec.task.identity, {"codec": codec.fingerprint})
+    assert "Every member of the consortium gets this codec" in err
+    assert main(["site", "consents", "--site", str(a_site.folder)]) == 0
+    assert codec.fingerprint in capsys.readouterr().out
 
 
 def test_an_unlabelled_image_that_cannot_be_read_is_left_out(run, a_folder, tmp_path):

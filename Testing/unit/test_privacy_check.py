@@ -37,6 +37,9 @@ from ppcmi.what_leaves import TEXT_VERSION, Sending, consent_text, export_of_sli
 from support.audit_reports import COLLUDING, KEYED, a_report, without_protection
 from support.codecs import tiny_task
 
+LATER = ("image_again", "patient_again", "matched", "image_again_guess", "patient_again_guess", "matched_guess")
+"""What checks of earlier versions did not keep of a profile."""
+
 
 @pytest.fixture
 def a_part(tmp_path):
@@ -147,7 +150,7 @@ def test_a_check_of_the_first_version_is_none(tmp_path, a_part):
     """It does not say how many patients were attacked, and a failed gate of A10 voided all of it."""
     write_check(tmp_path, "tiny", a_check(a_part))
     path = tmp_path / FOLDER / "tiny.json"
-    path.write_text(path.read_text().replace("ppcmi-privacy-check/4", "ppcmi-privacy-check/1"))
+    path.write_text(path.read_text().replace("ppcmi-privacy-check/5", "ppcmi-privacy-check/1"))
     assert read_check(tmp_path, a_part) is None
 
 
@@ -171,7 +174,7 @@ def test_a_check_of_the_second_version_keeps_the_name_that_the_log_has(a_part):
     document = asdict(check)
     del document["broken_controls"], document["could_not_see"]
     for row in document["profiles"]:
-        for later in ("image_again", "patient_again", "image_again_guess", "patient_again_guess"):
+        for later in LATER:
             del row[later]
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
     assert check.name == f"{check.time} {digest[:8]}"
@@ -183,7 +186,6 @@ def test_a_dice_that_was_not_measured_stays_so(tmp_path, a_part):
     kept = read_check(tmp_path, a_part)
     assert math.isnan(kept.of_profile("coarse").dice)
     assert kept.name == check.name
-    assert "Dice" not in two_sentences(kept.of_profile("coarse"), "quick", 3)[0]
 
 
 def test_a_check_of_the_third_version_does_not_know_what_is_recognized(tmp_path, a_part):
@@ -191,7 +193,7 @@ def test_a_check_of_the_third_version_does_not_know_what_is_recognized(tmp_path,
     path = tmp_path / FOLDER / "tiny.json"
     document = {**json.loads(path.read_text()), "format": "ppcmi-privacy-check/3"}
     for row in document["profiles"]:
-        for later in ("image_again", "patient_again", "image_again_guess", "patient_again_guess"):
+        for later in LATER:
             del row[later]
     path.write_text(json.dumps(document))
     found = read_check(tmp_path, a_part).of_profile("coarse")
@@ -210,13 +212,20 @@ def test_how_often_the_server_recognizes_what_comes_again_is_the_best_of_its_gue
         (KEYED, REPEATS, 0.16),
     ):
         report.findings.append(Finding("A9", f"{kind}, by maps", setting, "top-1", share, 0.0, 1.0, 0.02, 1.0))
+    for setting, share in ((KEYED, 0.9), ("two layers, coarse; network", 1.0)):
+        finding = Finding("A11", "matching game", setting, "matched rightly", share, 0.0, 1.0, 0.05, 1.0)
+        report.findings.append(finding)
     check = check_of(report, a_part, "quick", cases=12, patients=10, seed=1)
     write_check(tmp_path, "tiny", check)
     found = read_check(tmp_path, a_part).of_profile("coarse")
     assert (found.image_again, found.patient_again) == (0.56, 0.16)
     _, second = two_sentences(found, "quick", 3)
-    for share, what in ((0.56, "images that were sent again"), (0.16, "another case of a patient")):
-        assert f"{what} in {share:.2f} of the tries (drawing lots finds it in 0.02)" in second
+    for share, what, guess in (
+        (0.56, "images that were sent again", 0.02),
+        (0.16, "another case of a patient", 0.02),
+        (0.90, "the upload that an image belongs to", 0.05),
+    ):
+        assert f"{what} in {share:.2f} of the tries (drawing lots: {guess:.2f})" in second
     assert "first guess" not in two_sentences(check.of_profile("minimal"), "quick", 3)[1]
 
 
@@ -228,10 +237,10 @@ def test_checks_with_other_numbers_have_other_names(a_part):
 
 def test_the_two_sentences_have_the_numbers_and_call_nothing_anonymous(a_part):
     first, second = two_sentences(a_check(a_part).of_profile("coarse"), "full", 3)
-    for number in ("0.52", "0.49 to 0.55, of 3 attacked patients", "0.44", "0.36", "0.87"):
+    for number in ("0.52", "0.49 to 0.55, of 3 attacked patients", "0.36"):
         assert number in first
+    assert max(len(sentence.split()) for sentence in (first, second)) < 60
     assert "the best attack without the inner key" in first
-    assert "by a stand-in for the server's network" in first
     assert "quick" not in first
     assert "nobody here calls it anonymous" in second
     assert "personal data about health" in second
@@ -242,10 +251,15 @@ def test_a_quick_check_says_that_it_trains_no_decoder(a_part, attacks):
     check = a_check(a_part, attacks=attacks)
     first, _ = two_sentences(check.of_profile("coarse"), attacks, 3)
     assert "the best quick attack" in first
-    assert "train no decoder" in first
-    assert "a full check usually finds more" in first
+    assert "a full check trains decoders and usually finds more" in first
     assert QUICK_IN_WORDS in checked_in_words(check, Profile.COARSE)
     assert "decoder" not in checked_in_words(replace(check, attacks="full"), Profile.COARSE)
+
+
+def test_where_every_case_is_a_patient_of_its_own_that_is_said(a_part):
+    titles = [notice.title for notice in a_check(a_part, cases=10, patients=10).notices]
+    assert "Every case counts as a patient of its own." in titles
+    assert "Every case counts as a patient of its own." not in [n.title for n in a_check(a_part).notices]
 
 
 def test_few_attacked_patients_are_said_beside_the_interval(a_part):
@@ -311,10 +325,26 @@ def test_the_question_says_what_was_checked_or_that_nothing_was(a_part):
     assert checked_in_words(None, Profile.COARSE).startswith("No privacy check was made")
     text = checked_in_words(check, Profile.COARSE)
     assert "SSIM 0.52, a guess 0.36" in text
+    assert text.index("Only 3 patients") < text.index("SSIM")
     assert "similarity; 1 is the slice itself" in text
     assert "did not look at profile full" in checked_in_words(check, Profile.FULL)
     broken = replace(check, controls_hold=False, broken_controls=(BrokenControl("wrong key"),))
     assert "say nothing about privacy until it does: wrong key" in checked_in_words(broken, Profile.COARSE)
+    for voided in (broken, replace(check, could_not_see=True)):
+        assert "0.52" not in checked_in_words(voided, Profile.COARSE)
+
+
+@pytest.mark.parametrize(
+    "voided", [{"controls_hold": False}, {"could_not_see": True}, {"attacks": "full, shortened"}], ids=str
+)
+def test_a_check_whose_numbers_say_nothing_counts_as_none_before_an_export(tmp_path, a_part, voided):
+    leaving = export_of_slices([3, 4], a_part.task, Sending(Profile.COARSE), variants=0)
+    check = a_check(a_part, could_not_see=False)
+    assert check.measured("coarse")
+    assert not replace(check, **voided).measured("coarse")
+    log = ConsentLog(tmp_path)
+    assert log.record("export", leaving, Answer.YES, check).privacy_check == check.name
+    assert log.record("export", leaving, Answer.YES, replace(check, **voided)).privacy_check == ""
 
 
 def test_the_consent_and_its_log_name_the_check_that_was_seen(tmp_path, a_part):
@@ -330,7 +360,7 @@ def test_the_consent_and_its_log_name_the_check_that_was_seen(tmp_path, a_part):
     )
     entries = log.entries()
     assert [entry.privacy_check for entry in entries] == ["", check.name, None]
-    assert entries[0].text_version == TEXT_VERSION == 5
+    assert entries[0].text_version == TEXT_VERSION == 6
 
 
 def test_the_log_names_no_check_that_says_nothing_of_what_leaves(tmp_path, a_part):

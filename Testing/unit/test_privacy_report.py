@@ -9,9 +9,14 @@ ORIGIN = {"commit": "0123456789ab", "machine": "a machine", "date": "2026-01-01"
 GUESS = 0.2
 
 
-def rows(**attacks):
-    """Kept rows of attacks against ``published`` and ``coarse``, with the SSIM of each attack."""
+def rows(*, plain=0.6, **attacks):
+    """Kept rows of attacks against ``published`` and ``coarse``, with the SSIM of each attack.
+
+    :param plain: of A5 where nothing protects.
+    """
+    attacks["nothing"] = {"A5": plain}
     settings = {
+        "nothing": ("no protection", "no protection"),
         "published": ("KLT as published; its server", "KLT as published"),
         "coarse": ("two layers, coarse; server with the codec", "two layers, coarse"),
     }
@@ -45,6 +50,26 @@ def test_a_share_is_of_what_lies_above_a_guess_with_and_without_known_images():
 )
 def test_where_a_decoder_was_not_trained_against_one_side_there_is_no_share(published, coarse):
     assert shares(rows(published=published, coarse=coarse)) == {}
+
+
+@pytest.mark.parametrize("plain", [GUESS - 0.05, GUESS])
+def test_where_decoders_learned_too_little_to_see_what_nothing_protects_there_is_no_share(plain):
+    tried = {"A4": 0.5, "A6": 0.4}
+    assert shares(rows(plain=plain, published=tried, coarse=tried)) == {}
+
+
+def test_who_sees_a_profile_sees_the_smaller_ones_in_it():
+    """What an attack draws of less counts for more, and never the other way round."""
+    kept = rows(published={"A4": 0.5, "A6": 0.4}, coarse={"A4": 0.25, "A6": 0.25})
+    smaller = rows(coarse={"A4": 0.35, "A6": 0.25})
+    kept |= {
+        name.replace("coarse", "minimal"): row | {"defense": "two layers, minimal"}
+        for name, row in smaller.items()
+        if "coarse" in name
+    }
+    targets = [m for m in measurements_of("a_set", kept) if m.target and not m.name.endswith("no known image")]
+    found = {m.name.partition(":")[0]: m.measured for m in targets}
+    assert found == {"a_set, coarse": pytest.approx(0.5), "a_set, minimal": pytest.approx(0.5)}
 
 
 def test_a_score_is_the_best_of_all_ways_that_were_tried_with_what_a_guess_gives_for_masks():

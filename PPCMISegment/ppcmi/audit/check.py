@@ -9,6 +9,8 @@ from dataclasses import fields
 from ppcmi.audit.attacks.comparison import TOP_1
 from ppcmi.audit.attacks.linkage import ATTACK as LINKAGE
 from ppcmi.audit.attacks.linkage import REPEATS, RESENT
+from ppcmi.audit.attacks.structure import ATTACK as STRUCTURE
+from ppcmi.audit.attacks.structure import MATCHED_RIGHTLY, MATCHING
 from ppcmi.audit.document import AuditReport, ProfileRow
 from ppcmi.audit.metrics import SSIM
 from ppcmi.audit.settings import NO_PROTECTION, server_settings
@@ -44,20 +46,24 @@ def check_of(
 def checked_profile(row: ProfileRow, report: AuditReport) -> CheckedProfile:
     """A profile's row as it is kept: some of its columns, and how often the server recognizes what comes again."""
     kept = {field.name: getattr(row, field.name) for field in fields(CheckedProfile) if hasattr(row, field.name)}
-    image, image_guess = _first_guess(row, report, RESENT)
-    patient, patient_guess = _first_guess(row, report, REPEATS)
+    image, image_guess = _first_guess(row, report, LINKAGE, RESENT, TOP_1)
+    patient, patient_guess = _first_guess(row, report, LINKAGE, REPEATS, TOP_1)
+    matched, matched_guess = _first_guess(row, report, STRUCTURE, MATCHING, MATCHED_RIGHTLY)
     return CheckedProfile(
         **kept,
         image_again=image, image_again_guess=image_guess, patient_again=patient, patient_again_guess=patient_guess,
+        matched=matched, matched_guess=matched_guess,
     )  # fmt: skip
 
 
-def _first_guess(row: ProfileRow, report: AuditReport, kind: str) -> tuple[float, float] | tuple[None, None]:
-    """What the best of the server's ways to link cases (A9) finds, and a guess; None if none could be measured."""
+def _first_guess(
+    row: ProfileRow, report: AuditReport, attack: str, kind: str, measure: str
+) -> tuple[float, float] | tuple[None, None]:
+    """What the best of the server's ways finds, and a guess; None if none could be measured."""
     tried = [
         found
         for found in report.findings
-        if (found.attack, found.measure) == (LINKAGE, TOP_1)
+        if (found.attack, found.measure) == (attack, measure)
         and found.title.startswith(kind)
         and found.setting in server_settings(Profile(row.profile))
         and not math.isnan(found.value)

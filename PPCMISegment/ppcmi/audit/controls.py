@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ppcmi.audit.attacks.alignment import BlindAlignment
 from ppcmi.audit.attacks.channel_map import draw
+from ppcmi.audit.attacks.plain_latents import Effort, PlainLatents
 from ppcmi.audit.attacks.procrustes import KnownImages
 from ppcmi.audit.document import Control
 from ppcmi.audit.metrics import SSIM, ssim
@@ -26,6 +27,10 @@ from ppcmi.scales import Profile, Stream
 
 SAME, NO_BETTER = 0.01, 0.02
 """Differences of SSIM that count as none."""
+
+SEEN_BY_LEARNING = 0.5
+"""Of what the own decoder sees above a guess: the share that a trained one must see for learned attacks to count."""
+LEARNED = "A4 to A7"
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,23 @@ def check_suite(bench: Bench, codec: Codec) -> list[Control]:
         _random_latents(bench, codec, found),
         _wrong_key(bench, codec, found),
     ]
+
+
+def check_learning(bench: Bench, codec: Codec, effort: Effort) -> Control:
+    """Whether decoders that are trained here learn enough to judge by: A5 on plain latents.
+
+    :param codec: as for :func:`check_suite`.
+    """
+    found = bounds(bench, codec)
+    setting = Setting("key off", NO_PROTECTION, Observer.NETWORK, Profile.FULL, codec, True, True, PlainView())
+    attempt = bench.attempt(setting, PlainLatents(effort))
+    value = float("nan") if attempt is None else attempt.finding(SSIM).value
+    share = (value - found.guess) / (found.own - found.guess)
+    expected = (
+        f"Without a key, a decoder that is trained here sees at least {SEEN_BY_LEARNING} of what the own decoder sees "
+        "above a guess (share)."
+    )
+    return Control("trained decoder", expected, share, share >= SEEN_BY_LEARNING, LEARNED)
 
 
 def _key_off(bench: Bench, codec: Codec, found: Bounds) -> Control:

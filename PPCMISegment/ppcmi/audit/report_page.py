@@ -193,7 +193,10 @@ def _attacked(report: AuditReport) -> int:
 
 
 def _notices(report: AuditReport) -> list[Notice]:
-    return notices(_attacks(report), _attacked(report), broken_controls(report), could_not_see(report))
+    one_each = report.config.get("cases") == report.config.get("patients")
+    return notices(
+        _attacks(report), _attacked(report), broken_controls(report), could_not_see(report), one_each=one_each
+    )
 
 
 def _warning(report: AuditReport) -> str:

@@ -6,7 +6,6 @@ The panel, which shows one profile at a time, has :func:`ppcmi.privacy_check.two
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ppcmi.privacy_check import CheckedProfile, Notice, two_sentences
 
@@ -25,6 +24,6 @@ def sentences_of_profiles(
         first, _ = two_sentences(found, attacks, attacked)
         recognized = f"In profile {found.profile} the server's first guess found {found.recognized}."
         of_each[found.profile] = " ".join(filter(None, [warned, first, found.recognized and recognized]))
-        _, second = two_sentences(replace(found, image_again=None, patient_again=None), attacks, attacked)
+        _, second = two_sentences(found.without_recognition, attacks, attacked)
         of_all.append(second)
     return of_each, list(dict.fromkeys(of_all))

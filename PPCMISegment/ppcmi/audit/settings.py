@@ -1,7 +1,8 @@
 """The rows of the report: every way to protect, seen with the eyes of everyone who could look.
 
 An attacker is told everything but the keys it lacks, so the codec counts as known where members share it and one of
-them may give it away; a server that has nobody's codec has rows of its own.
+them may give it away, and where a site has one of its own, which may be stolen; a server that has nobody's codec has
+rows of its own.
 """
 
 from __future__ import annotations
@@ -85,11 +86,10 @@ def product_settings(codec: Codec, profile: Profile, scope: Scope, noise: float 
         seen = NoisyView(noise, protect) if noise else protect
         return Setting(f"{defense}; {words}", defense, observer, profile, codec, known, fixed, seen, noise)
 
-    rows = [row(Observer.SERVER, WITHOUT_CODEC, inner, known=False)]
+    rows = [row(Observer.SERVER, WITHOUT_CODEC, inner, known=False), row(Observer.SERVER, WITH_CODEC, inner)]
     if not noise:
         rows.insert(0, row(Observer.NETWORK, "network", NetworkView(identity, inner), fixed=False))
     if scope == "consortium":
-        rows.append(row(Observer.SERVER, WITH_CODEC, inner))
         rows.append(row(Observer.COLLUSION, "server with a member", PlainView()))
     return rows
 

@@ -25,7 +25,8 @@ import torch
 from ppcmi import __version__
 from ppcmi.audit.attack_list import Attacks, Lengths, Score, picture_attacks, scores_of
 from ppcmi.audit.attacker import Finding, ReconstructionAttack
-from ppcmi.audit.controls import check_suite
+from ppcmi.audit.attacks.plain_latents import Effort
+from ppcmi.audit.controls import check_learning, check_suite
 from ppcmi.audit.document import AuditReport, Control
 from ppcmi.audit.kept_settings import KeptSettings, SettingResult
 from ppcmi.audit.mapping import MappingConfig, Usefulness, measure_usefulness, train_mapper
@@ -202,6 +203,8 @@ class _Audit:
                 "leaked": bench.known_cases,
                 "slices": len(bench.truth),
                 "device": self._codec.device.type,
+                "threads": torch.get_num_threads(),
+                **_spent(config, self._lengths),
             },
             versions={"ppcmi": __version__, "python": platform.python_version()}
             | {name: version(name) for name in LIBRARIES},
@@ -269,11 +272,26 @@ class _Audit:
 
     def _check(self) -> None:
         self._controls += check_suite(self._tools(), self._seen_through)
+        if self._config.attacks == "full":
+            effort = Effort(self._lengths.decoder, self._lengths.rehearsal, self._progress)
+            self._controls.append(check_learning(self._tools(), self._seen_through, effort))
 
     def _tools(self) -> Bench:
         if self._bench is None:
             raise RuntimeError("the first step makes what the others need")
         return self._bench
+
+
+def _spent(config: AuditConfig, lengths: Lengths) -> dict[str, int]:
+    """How much the attackers could spend, for the report."""
+    quick = {"attacked slices": lengths.victims, "attackers' own slices": lengths.others}
+    if config.attacks == "quick":
+        return quick
+    return quick | {
+        "updates of a decoder": lengths.decoder.steps,
+        "slices of a decoder's update": lengths.decoder.batch_size,
+        "shadow networks": config.membership.membership.shadows,
+    }
 
 
 def attacked(subjects: Subjects, lengths: Lengths) -> Subjects:

@@ -23,6 +23,7 @@ from ppcmi.scales import Profile, scale_shapes
 from ppcmi.slicing import head_up
 
 SHOWN_CASES = 2
+COMPARED = (Profile.FULL, Profile.COARSE, Profile.MINIMAL)
 WITH_KNOWN_IMAGES = ("A2", "A4")
 """Attacks that need images of the site."""
 
@@ -32,9 +33,11 @@ def profile_row(
 ) -> ProfileRow:
     """Dice beside the best attack by anybody without the inner key.
 
+    Who sees a profile sees the smaller ones in it: an attack that draws more of less counts for both.
+
     :param preset: of the site's codec.
     """
-    against = without_inner_key(attempts, two_layers(profile))
+    against = [a for seen in contained(profile) for a in without_inner_key(attempts, two_layers(seen))]
     best = strongest(against)
     unaided = strongest(attempt for attempt in against if attempt.attack not in WITH_KNOWN_IMAGES)
     found = best.finding(SSIM)
@@ -58,6 +61,11 @@ def profile_row(
         unaided_attack=unaided.words,
         chance_ssim=bench.chance[SSIM],
     )
+
+
+def contained(profile: Profile) -> list[Profile]:
+    """The privacy profiles whose scales are all in a profile, itself included."""
+    return [one for one in COMPARED if set(one.scales) <= set(profile.scales)]
 
 
 def without_inner_key(attempts: Iterable[Attempt], defense: str) -> list[Attempt]:

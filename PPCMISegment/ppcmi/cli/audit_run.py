@@ -88,9 +88,9 @@ def run_audit(command: Command, part: TaskProfile) -> int:
             f"The check of {last.time[:10]} ({last.attacks} attacks) says more, and stays the one that is shown at the "
             "site and quoted before an export."
         )
-    if report.broken_controls("A10"):
-        names = "; ".join(report.broken_controls("A10"))
-        console.remark(f"A control of A10 did not hold, so its numbers say nothing about membership: {names}.")
+    for guarded in dict.fromkeys(control.guards for control in report.controls if control.guards):
+        if names := "; ".join(report.broken_controls(guarded)):
+            console.remark(f"A control of {guarded} did not hold, so numbers of {guarded} say nothing: {names}.")
     broken = report.broken_controls()
     if broken:
         raise AuditError(f"A control did not hold, so the numbers say nothing about privacy: {'; '.join(broken)}.")
@@ -194,7 +194,8 @@ def _show(check: PrivacyCheck, console: Console) -> None:
     console.table(header, rows)
     of_each, of_all = sentences_of_profiles(check.profiles, check.attacks, check.attacked, check.notices)
     # Controls that did not hold come last, where they decide on the exit code.
-    about = list(map(str, notices(check.attacks, check.attacked, (), check.could_not_see)))
+    one_each = check.cases == check.patients
+    about = list(map(str, notices(check.attacks, check.attacked, (), check.could_not_see, one_each=one_each)))
     about += [DICE_IN_WORDS, unseen_in_words(check.unseen)]
     for text in [*about, *of_each.values(), *of_all]:
         console.result(text)

@@ -36,6 +36,7 @@ from ppcmi.codec.slice_set import SliceSet, UsableCases, read_usable_cases
 from ppcmi.codec.together import learn_together
 from ppcmi.codec.training import CodecTrainingConfig, train_codec
 from ppcmi.cohort_export import usual_profile
+from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.data_folders import CaseFiles, find_cases
 from ppcmi.errors import CancelledError, CasesFailedError, CodecError, PpcmiError, SiteError, UsageError
 from ppcmi.fitting import FitReport, Report
@@ -159,7 +160,13 @@ def _publish(command: Command) -> int:
     if not command.options.publish_anyway:
         require_good_masks(quality, usual)
     if part.membership.scope == "consortium":
-        consortium.publish_codec(command.site().client(), part, codec)
+        site = command.site()
+        console.remark(
+            "Every member of the consortium gets this codec. It learned from this site's images, and who holds it can "
+            "look for what it remembers of them."
+        )
+        ConsentLog(site.folder).record_codec(part.task.identity, codec.fingerprint, Answer.COMMAND)
+        consortium.publish_codec(site.client(), part, codec)
     if part.codec_path.exists():
         console.remark(
             "This codec takes the place of another: networks that members shared are gone from the server, and with it "

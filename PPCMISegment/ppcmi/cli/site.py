@@ -12,7 +12,7 @@ from ppcmi.cli.parsers import Groups, add_group
 from ppcmi.cli.passphrase import add_passphrase, ask_new_passphrase, ask_passphrase
 from ppcmi.connection_check import check_site
 from ppcmi.connections import ClientCertificate
-from ppcmi.consent_log import NETWORK, Consent, ConsentLog
+from ppcmi.consent_log import CODEC, NETWORK, Consent, ConsentLog
 from ppcmi.errors import UsageError
 from ppcmi.site import SiteProfile
 from ppcmi.site_token import rotate_token
@@ -142,6 +142,8 @@ def _consents(command: Command) -> int:
 def _numbers_of(entry: Consent) -> str:
     """What was agreed to leave, as far as a line says it."""
     what = entry.what
+    if entry.action == CODEC:
+        return str(what.get("codec", "?"))
     if entry.action == NETWORK:
         rounds = counted(what.get("rounds", 0), "round")
         return f"{counted(what.get('cases', 0), 'case')}, {rounds}, {megabytes(what.get('bytes', 0))} each"

@@ -9,6 +9,7 @@ over the classes, each against the rest.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -51,7 +52,7 @@ def measure_attributes(
     seed: int,
     attributes: Mapping[str, Sequence[str]],
 ) -> list[Finding]:
-    """One finding for each attribute and probe; none for an attribute that has too few patients of two classes.
+    """One finding for each attribute and probe, not a number for an attribute that has too few patients of two classes.
 
     :param attributes: by name, the value for each of the victims' cases and then of the collected ones; '' if unknown.
     """
@@ -69,6 +70,7 @@ def measure_attributes(
             raise ValueError("an attribute needs a value for every case of the victims and the collected")
         chosen, classes = _classes(values, patient)
         if len(classes) < 2:
+            findings.append(_not_measurable(name, setting))
             continue
         truth = np.array([classes.index(values[case]) for case in chosen.tolist()])
         for probe, features in probes.items():
@@ -79,6 +81,11 @@ def measure_attributes(
             seconds = looked + time.monotonic() - began
             findings.append(Finding(ATTACK, title, setting.name, "AUC", value, low, high, 0.5, seconds, note))
     return findings
+
+
+def _not_measurable(name: str, setting: Setting) -> Finding:
+    note = f"not measurable: two values are needed that {FEWEST_PATIENTS} attacked or collected patients have, each"
+    return Finding(ATTACK, f"{name}, from latents", setting.name, "AUC", math.nan, 0.0, 1.0, 0.5, 0.0, note)
 
 
 def latent_features(seen: Seen) -> Features:

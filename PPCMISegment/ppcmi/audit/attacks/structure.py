@@ -32,6 +32,7 @@ from ppcmi.latents import Latents
 from ppcmi.preview import views_of
 
 ATTACK = "A11"
+MATCHING, MATCHED_RIGHTLY = "matching game", "matched rightly"
 PICTURED, CLUSTERED, MATCHED = 50, 50, 100
 """Most cases that each measure looks at."""
 CLUSTERS = (3, 4, 5)
@@ -147,7 +148,7 @@ def _matching(setting: Setting, subjects: Subjects, knowledge: Knowledge, seed: 
     right = (match == torch.arange(len(match))).double()
     patient = subjects.victim_patient[: len(right)]
     return Finding(
-        ATTACK, "matching game", setting.name, "matched rightly", *interval(right, patient, seed),
+        ATTACK, MATCHING, setting.name, MATCHED_RIGHTLY, *interval(right, patient, seed),
         1 / len(right), time.monotonic() - started, f"{len(right)} cases, by {words}",
     )  # fmt: skip
 
