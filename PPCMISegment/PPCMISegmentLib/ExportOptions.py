@@ -11,6 +11,7 @@ from PPCMISegmentLib.ExportLogic import ExportChoices
 from PPCMISegmentLib.Settings import Settings
 
 if TYPE_CHECKING:
+    from ppcmi.scales import Profile
     from ppcmi.task_profile import TaskProfile
 
 SERVER, FILE = "server", "file"
@@ -19,7 +20,7 @@ SERVER, FILE = "server", "file"
 class ExportOptions:
     """Selectors of the panel, remembered in the settings.
 
-    :param ui: with destinationSelector, profileSelector, quantizationSelector and variantsSpinBox.
+    :param ui: with destinationSelector, profileSelector and its caption, quantizationSelector and variantsSpinBox.
     :param onChanged: called when something else was chosen.
     """
 
@@ -57,9 +58,7 @@ class ExportOptions:
 
     def choices(self, part: TaskProfile) -> ExportChoices:
         """What was chosen; the published protocol and other methods leave no choice of the profile."""
-        from ppcmi.methods.rules import only_profile
-
-        fixed = only_profile(part.task.method, part.membership.mode)
+        fixed = _onlyProfileOf(part)
         variants = self._ui.variantsSpinBox.value
         return ExportChoices(
             part.task.name,
@@ -68,6 +67,11 @@ class ExportOptions:
             variants if variants >= 0 else None,
             self._settings.text("device", "auto"),
         )
+
+    def showChoicesOf(self, part: TaskProfile | None) -> None:
+        """Show the profile's selector only where it is what leaves."""
+        for widget in (self._ui.profileCaptionLabel, self._ui.profileSelector):
+            widget.visible = part is None or _onlyProfileOf(part) is None
 
     def chooseProfile(self, profile: str) -> None:
         """Take a privacy profile, as if it was chosen in its selector."""
@@ -78,3 +82,9 @@ class ExportOptions:
         for name, (selector, _choices) in self._selectors.items():
             self._settings.keep(name, selector.currentData)
         self._onChanged()
+
+
+def _onlyProfileOf(part: TaskProfile) -> Profile | None:
+    from ppcmi.methods.rules import only_profile
+
+    return only_profile(part.task.method, part.membership.mode)

@@ -117,6 +117,7 @@ class ExportPanel:
     def onCasesChanged(self, _value: object = None) -> None:
         """List the cases of the scene or of the folder."""
         part, folder = self._part(), self.ui.folderPathLineEdit.currentPath.strip()
+        self._options.showChoicesOf(part)
         fromFolder = self.ui.sourceSelector.currentData == FOLDER
         self.ui.folderRow.visible = fromFolder
         self.privacy.show(part)

@@ -123,7 +123,7 @@ class PrivacyCheckSection:
     def start(self) -> None:
         """Check the chosen cases of the task; installs what it needs after asking."""
         part, pairs = self._part, self._pairs.usablePairs()
-        if part is None or not pairs or self._run.running:
+        if part is None or not pairs or self._run.running or self._reasonForNoCheck():
             return
         try:
             self._dependencies.ensure()
@@ -206,8 +206,12 @@ class PrivacyCheckSection:
         """The report on the task that is shown; empty where none was made since the panel was opened."""
         return self._made.page if self._made is not None and _isSameTask(self._made.part, self._shown) else b""
 
+    def _reasonForNoCheck(self) -> str:
+        """Why the task's method cannot be checked; empty if it can."""
+        return "" if self._part is None else _reasonForNoCheckOf(self._part)
+
     def _lastCheck(self, part: TaskProfile | None) -> PrivacyCheck | None:
-        if part is None:
+        if part is None or _reasonForNoCheckOf(part):
             return None
         from ppcmi.privacy_check import read_check
 
@@ -217,8 +221,8 @@ class PrivacyCheckSection:
         self._settings.keep(KEY, self.ui.attacksSelector.currentData)
 
     def _showRunning(self) -> None:
-        running = self._run.running
-        ready = self._part is not None and bool(self._pairs.usablePairs())
+        running, reason = self._run.running, self._reasonForNoCheck()
+        ready = self._part is not None and not reason and bool(self._pairs.usablePairs())
         self.ui.checkButton.text = _("Cancel") if running else _("Check privacy")
         self.ui.checkButton.enabled = running or ready
         self.ui.checkButton.toolTip = (
@@ -226,9 +230,9 @@ class PrivacyCheckSection:
             if running
             else _("Attack what would leave of the chosen cases, on this computer. Nothing is sent.")
             if ready
-            else _("Choose labelled cases of at least six patients above.")
+            else reason or _("Choose labelled cases of at least six patients above.")
         )
-        self.ui.optionsWidget.enabled = not running
+        self.ui.optionsWidget.enabled = not running and not reason
         self.ui.progressBar.visible = running
         if not running:
             self.ui.progressBar.maximum, self.ui.progressBar.value = 0, 0
@@ -255,21 +259,29 @@ def _isSameTask(one: TaskProfile | None, other: TaskProfile | None) -> bool:
     return one is not None and other is not None and one.task.identity == other.task.identity
 
 
+def _reasonForNoCheckOf(part: TaskProfile) -> str:
+    from ppcmi.what_leaves import NO_CHECK, can_be_checked
+
+    return "" if can_be_checked(part.membership.mode) else NO_CHECK
+
+
 def _stateText(part: TaskProfile | None, check: PrivacyCheck | None) -> str:
     if part is None:
         return _("Choose a task above.")
+    if reason := _reasonForNoCheckOf(part):
+        return reason
     if check is None:
         return _(
             "No privacy check was made for this task with its present codec. It attacks what would leave of the cases "
             "chosen above, on this computer, and shows what attackers get beside the Dice of each privacy profile. "
             "Nothing is sent."
         )
-    from ppcmi.privacy_check import unseen_in_words
+    from ppcmi.privacy_check import alone_in_words, unseen_in_words
 
     text = _("Checked on {day} ({attacks} attacks, {cases} cases of {patients} patients, {attacked} attacked).").format(
         day=check.time[:10], attacks=check.attacks, cases=check.cases, patients=check.patients, attacked=check.attacked
     )
-    return f"{text} {unseen_in_words(check.unseen)}"
+    return " ".join(filter(None, (text, alone_in_words(check.dice_alone), unseen_in_words(check.unseen))))
 
 
 def _noticeText(notice: Notice) -> str:

@@ -1,5 +1,7 @@
 """Export labelled cases as protected latents into a cohort file, one case in memory at a time.
 
+Under Mixup-Privacy the first case may have to wait for a second that it is mixed with; then it is two.
+
 ::
 
     with CohortExport(path, site, part, codec=codec, protection=protection) as export:
@@ -9,8 +11,7 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,8 +31,7 @@ from ppcmi.errors import CodecError, GeometryError, ReadError, SiteError
 from ppcmi.export_settings import ExportSettings
 from ppcmi.latents import Latents, concatenate
 from ppcmi.methods.method import LabelledCase
-from ppcmi.methods.mixup.case import LabelledPatches, labelled_patches
-from ppcmi.methods.mixup.references import References
+from ppcmi.methods.mixup.export import PatchesToExport
 from ppcmi.methods.slices import LabelledSlices
 from ppcmi.protection import Protection
 from ppcmi.scales import Profile
@@ -101,6 +101,7 @@ class CohortExport:
 
     :raises CodecError: if the codec cannot work with the profile's scales, or loses a structure in it.
     :raises WriteError: on entering, if the file cannot be written.
+    :raises SiteError: on leaving, if the method mixes cases with each other and there is only one; no file appears.
     """
 
     def __init__(
@@ -119,7 +120,8 @@ class CohortExport:
                 f"The codec of preset '{codec.preset}' needs other scales; export with the profile {names}."
             )
         _require_masks(part.membership, codec, protection.profile)
-        self._site, self._task, self._references_path = site, part.task, part.references_path
+        self._site, self._task = site, part.task
+        self._patches = PatchesToExport(part.references_path, part.task) if part.task.method == "mixup" else None
         self._codec, self._protection, self._settings = codec, protection, settings or ExportSettings()
         self._portions = Portions(self._settings.slices_per_bundle)
         self._summary = ExportSummary(0, 0, 0)
@@ -135,7 +137,7 @@ class CohortExport:
 
     @property
     def summary(self) -> ExportSummary:
-        """What was added so far."""
+        """What was added so far; of a case that waits for another the bytes are not counted yet."""
         return self._summary
 
     def __enter__(self) -> CohortExport:
@@ -145,6 +147,12 @@ class CohortExport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if kind is None and self._patches is not None:
+            try:
+                self._patches.require_none_waiting()
+            except SiteError as lonely:
+                self._writer.__exit__(type(lonely), lonely, None)
+                raise
         self._writer.__exit__(kind, error, traceback)
 
     def add(self, name: str, image: Volume, labels: Volume) -> Iterator[CaseProgress]:
@@ -159,33 +167,34 @@ class CohortExport:
         if not masks.any():  # it would teach that nothing is there
             raise ReadError("Nothing is labelled in this case.")
         pseudonym = self._site.pseudonyms(self._task.name, [name])[name]
-        case = self._open(slices, masks)
-        encodings = CaseProgress(0, len(case) * (1 + self._settings.variants))
+        items, ready = self._open(slices, masks, pseudonym)
+        encodings = CaseProgress(0, sum(map(len, ready.values())) * (1 + self._settings.variants))
         yield encodings
-        bundles = []
-        for count, bundle in self._bundles(case, pseudonym):
-            bundles.append(bundle)
-            encodings = CaseProgress(encodings.done + count, encodings.total)
-            yield encodings
-        self._writer.add_case(pseudonym, bundles)
+        size = 0
+        for whose, case in ready.items():
+            bundles = []
+            for count, bundle in self._bundles(case, whose):
+                bundles.append(bundle)
+                encodings = CaseProgress(encodings.done + count, encodings.total)
+                yield encodings
+            self._writer.add_case(whose, bundles)
+            size += sum(len(bundle) for bundle in bundles)
         done = self._summary
-        size = sum(len(bundle) for bundle in bundles)
-        self._summary = ExportSummary(done.cases + 1, done.slices + len(case), done.bytes_written + size)
+        self._summary = ExportSummary(done.cases + 1, done.slices + items, done.bytes_written + size)
 
-    def _open(self, images: VolumeSlices, labels: NDArray[np.uint8]) -> LabelledCase:
-        """The case as the task's method exports it."""
-        if self._task.method == "mixup":
-            return self._patches(torch.from_numpy(images[:]), torch.from_numpy(labels))
+    def _open(
+        self, images: VolumeSlices, labels: NDArray[np.uint8], pseudonym: str
+    ) -> tuple[int, Mapping[str, LabelledCase]]:
+        """How many items the case has, and what can be written now, by pseudonym: usually this case."""
+        if self._patches is not None:
+            slices = torch.from_numpy(images[:])
+            whole = SliceSet(slices, torch.from_numpy(labels), torch.zeros(len(slices)).long())
+            return self._patches.add(whole, pseudonym), self._patches.ready()
         generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + self._summary.cases)
         encode_images = partial(self._encode, self._codec.encode_images)
-        return LabelledSlices(images, labels, encode_images, partial(self._encode, self._codec.encode_masks), generator)
-
-    def _patches(self, slices: torch.Tensor, labels: torch.Tensor) -> LabelledCase:
-        """Its own patches become references too. Who knows the seed of a mixture knows the share: it is drawn anew."""
-        ((pictures, masks),) = labelled_patches(SliceSet(slices, labels, torch.zeros(len(slices)).long()), self._task)
-        references = References.load(self._references_path, self._task.patch).with_more(pictures, masks)
-        references.save(self._references_path)
-        return LabelledPatches(pictures, masks, self._task, references, secrets.randbits(48))
+        encode_masks = partial(self._encode, self._codec.encode_masks)
+        case = LabelledSlices(images, labels, encode_images, encode_masks, generator)
+        return len(case), {pseudonym: case}
 
     def _bundles(self, case: LabelledCase, pseudonym: str) -> Iterator[tuple[int, bytes]]:
         """Every bundle of one case with its number of slices: as it is (variant 0), then augmented."""
@@ -215,7 +224,7 @@ def export_cohort(
 
     A case that cannot be read is reported and left out; the file appears when all are done.
 
-    :raises SiteError: if no case has labels, or none could be read.
+    :raises SiteError: if no case has labels, or none could be read, or the method needs more than one.
     :raises CodecError: if the codec cannot work with the profile's scales.
     """
     labelled = [case for case in cases if case.label is not None]

@@ -148,6 +148,8 @@ class PrivacyCheck:
     :param broken_controls: all that did not hold, also those of numbers that are not kept here.
     :param could_not_see: whether the best attack on what nothing protects drew no better than a guess; None in a check
         of an earlier version, which did not say.
+    :param dice_alone: on the attacked cases, of the network that comes with the codec, for which nothing leaves; None
+        where it was not measured.
     """
 
     time: str
@@ -165,6 +167,7 @@ class PrivacyCheck:
     profiles: tuple[CheckedProfile, ...]
     broken_controls: tuple[BrokenControl, ...] = ()
     could_not_see: bool | None = None
+    dice_alone: float | None = None
 
     @property
     def name(self) -> str:
@@ -354,6 +357,13 @@ def unseen_in_words(unseen: bool) -> str:
     if unseen:
         return "As far as is known, the codec was not trained on the attacked cases."
     return "The codec may have been trained on the attacked cases, which favors both Dice and attackers."
+
+
+def alone_in_words(dice: float | None) -> str:
+    """What to say beside the profiles' Dice of what needs none of them; empty where it was not measured."""
+    if dice is None:
+        return ""
+    return f"With nothing leaving, the network that comes with the codec reaches a Dice of {_number(dice)} by itself."
 
 
 def checked_in_words(check: PrivacyCheck | None, profile: Profile) -> str:

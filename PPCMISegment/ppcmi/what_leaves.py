@@ -31,7 +31,7 @@ from ppcmi.task_profile import Scope, TaskProfile
 from ppcmi.volume import Geometry
 from ppcmi.wording import counted, megabytes
 
-TEXT_VERSION = 5
+TEXT_VERSION = 6
 """Raised whenever :func:`consent_text` or :func:`network_text` says something else, so that a log tells what a user
 agreed to."""
 
@@ -40,6 +40,11 @@ NOTHING_LEAVES = (
     "network decides."
 )
 """In place of what would leave, where :meth:`~ppcmi.task_profile.TaskProfile.asks_server` says no."""
+
+NO_CHECK = "There is no privacy check for this method; docs/methods.md says what its server sees."
+"""In place of a check, where :func:`can_be_checked` says no."""
+
+_IN_BACKUPS = "Copies in the server's backups stay until those are deleted: ask its operator how long that is."
 
 _FRACTIONS = {8: "an eighth", 16: "a sixteenth", 32: "a thirty-second"}
 
@@ -163,7 +168,7 @@ def network_text(leaving: NetworkLeaving) -> str:
             "was among the cases that it learned from, the better the fewer these were, and perhaps something of how "
             "they look. A member that colludes with the server gives it away.",
             "It stays on the server until another one replaces it, or until it is taken back; members that have it "
-            "keep it, and what they learned from it.",
+            f"keep it, and what they learned from it. {_IN_BACKUPS}",
         ]
     )
 
@@ -193,23 +198,45 @@ def consent_text(leaving: Leaving, check: PrivacyCheck | None = None) -> str:
 
     :param check: the task's last privacy check, None if there is none.
     """
-    learned, measured = " ".join(who_could_learn_what(leaving)), checked_in_words(check, leaving.sending.profile)
+    learned, measured = " ".join(who_could_learn_what(leaving)), what_was_measured(leaving, check)
     return "\n\n".join([" ".join(what_goes(leaving)), what_stays(leaving), learned, measured])
+
+
+def can_be_checked(mode: str) -> bool:
+    """Whether there is a privacy check for tasks of this mode: in the others the server needs no attack."""
+    return has_inner_layer(mode)
+
+
+def what_was_measured(leaving: Leaving, check: PrivacyCheck | None) -> str:
+    """What the task's last privacy check found, or why there is none."""
+    if not can_be_checked(leaving.sending.mode):
+        return NO_CHECK
+    return checked_in_words(check, leaving.sending.profile)
 
 
 def what_goes(leaving: Leaving) -> list[str]:
     """What leaves, in numbers."""
+    sending, mixed = leaving.sending, leaving.sending.profile is Profile.MIXUP
     cases = "" if leaving.cases == 1 and not leaving.masks else f" of {counted(leaving.cases, 'case')}"
-    times = "" if leaving.times == 1 else f", each {leaving.times} times (augmented)"
-    slices, numbers = counted(leaving.slices, "slice"), f"{leaving.numbers_a_slice:,} protected numbers"
-    sentences = [
-        f"{slices}{cases} leave as {numbers} each{times}, {megabytes(leaving.bytes)} in all "
-        f"(profile {leaving.sending.profile}, {leaving.sending.quantization})."
-    ]
+    anew = "mixed anew" if mixed else "augmented"
+    times = "" if leaving.times == 1 else f", each {leaving.times} times ({anew})"
+    slices, numbers = f"{counted(leaving.slices, 'slice')}{cases}", f"{leaving.numbers_a_slice:,}"
+    if mixed:  # how many is known once the parts of a volume that show nothing are cut off
+        patches = "1 mixed patch" if leaving.slices == 1 else f"{leaving.slices} mixed patches"
+        what = f"Up to {patches} of the images{cases} leave, as {numbers} numbers each that no key protects"
+    elif sending.mode == "two-layer":
+        what = f"{slices} leave as {numbers} protected numbers each"
+    elif sending.mode == "paper":
+        what = f"{slices} leave as {numbers} numbers each, which the server turns back into plain latents"
+    else:
+        what = f"{slices} leave as {numbers} numbers each that no key protects"
+    size, form = megabytes(leaving.bytes), f"profile {sending.profile}, {sending.quantization}"
+    sentences = [f"{what}{times}, {size} in all ({form})."]
     if leaving.masks:
+        alike = "mixed with others in the same way" if mixed else "in the same form"
         sentences.append(
-            "The labels leave in the same form, and each case has a random pseudonym; the table that says which case "
-            "that is stays here."
+            f"The labels leave {alike}, and each case has a random pseudonym; the table that says which case that is "
+            "stays here."
         )
     return sentences
 
@@ -219,7 +246,7 @@ def what_stays(leaving: Leaving) -> str:
     masks = "" if leaving.masks else "no masks, "
     plain = "no pixels, no plain latents, " if has_inner_layer(leaving.sending.mode) else "no pixels, "
     if leaving.sending.profile is Profile.MIXUP:
-        return "No DICOM tags, no patient names, no dates and no file names leave."
+        return f"{'No masks, no' if masks else 'No'} DICOM tags, no patient names, no dates and no file names leave."
     return f"{plain.capitalize()}{masks}no DICOM tags, no patient names, no dates, no file names and no key leave."
 
 
@@ -233,9 +260,13 @@ def who_could_learn_what(leaving: Leaving) -> list[str]:
         ]
     elif sending.profile is Profile.MIXUP:
         sentences = [
-            "What leaves are pictures: each patch mixed with others of this site, which the server sees as they are. "
-            "Averaged, the mixtures of one patch show it: do not use it with patients' data."
+            "What leaves are pictures: each patch mixed with one of another case of this site, and the server sees the "
+            "mixture as it is. Averaged, the mixtures of one patch show it: do not use it with patients' data."
         ]
+        if leaving.masks:
+            sentences.append(
+                "From the mixed labels the server reads in which shares two patches were mixed, and the labels of both."
+            )
     elif sending.mode == "plain":
         sentences = [
             "In mode plain nothing but TLS protects these numbers, and the server holds them as they are: do not use "
@@ -256,10 +287,11 @@ def who_could_learn_what(leaving: Leaving) -> list[str]:
     )
     if leaving.masks:
         sentences.append(
-            "It stays on the server, encrypted, until it is withdrawn; models that learned from it do not forget, and "
-            "may tell whether a case was in their training."
+            f"It stays on the server, encrypted, until it is withdrawn. {_IN_BACKUPS} Models that learned from it do "
+            "not forget, and may tell whether a case was in their training."
         )
-    sentences.append("Whoever watches the network sees when and about how many slices leave, nothing in them.")
+    items = "patches" if sending.profile is Profile.MIXUP else "slices"
+    sentences.append(f"Whoever watches the network sees when and about how many {items} leave, nothing in them.")
     return sentences
 
 

@@ -8,6 +8,7 @@ import pytest
 import SimpleITK
 
 from ppcmi.cli.main import main
+from ppcmi.errors import SiteError
 from ppcmi.phantoms import write_phantom_folder
 from ppcmi.site import SiteProfile
 from ppcmi.task import load_task, task_to_json
@@ -98,7 +99,12 @@ def test_mixup_trains_refines_and_segments_by_the_same_commands(tmp_path, cases,
         tiny = ("--effort", "0.05", "--device", "cpu")
         assert "mixup" in site("codec", "train", *own, "--publish-anyway", *tiny)
         scan = cases / "images" / "phantom_A_04.nii.gz"
+        alone = ("--task", name, "--cases", cases, "--where", "id=phantom_A_01")
+        refused = site("cohort", "export", *alone, "-o", tmp_path / "alone.ppcmi", code=SiteError.exit_code)
+        assert "at least two together" in refused
+        assert not (tmp_path / "alone.ppcmi").exists()
         out = site("cohort", "export", *own, "-o", tmp_path / "a.ppcmi", "--variants", "1", "--upload")
+        assert "Wrote 2 cases" in out
         assert "pictures" in out
         assert "do not use it with patients' data" in out
         server.command("train", name, "--epochs", "8")

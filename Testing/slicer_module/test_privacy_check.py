@@ -18,6 +18,7 @@ from ppcmi.privacy_check import FOLDER, QUICK_IN_WORDS, BrokenControl, read_chec
 from ppcmi.site import SiteProfile
 from ppcmi.task import load_task, task_to_json
 from ppcmi.task_profile import Membership
+from ppcmi.what_leaves import NO_CHECK
 from slicer_module.export_panel import add_phantom, opened_export, to_file, wait_for_checks
 from slicer_module.site_tab import children
 from support.audit_reports import a_report
@@ -122,8 +123,8 @@ def test_the_last_check_is_shown_and_its_profile_can_be_chosen(opened, site):
         ["minimal", "0.86", "0.40\n(0.37 to 0.43)", "0.32", "0.36"],
     ]
     section.ui.resultTable.selectRow(1)
-    assert "SSIM 0.40" in section.ui.sentencesLabel.text
-    assert "a full check usually finds more" in section.ui.sentencesLabel.text
+    assert "(SSIM) to the slices of 0.40" in section.ui.sentencesLabel.text
+    assert "a full check trains decoders and usually finds more" in section.ui.sentencesLabel.text
     assert "personal data about health" in section.ui.sentencesLabel.text
     assert section.ui.useButton.text == "Export with profile minimal"
     section.ui.useButton.click()
@@ -303,6 +304,51 @@ def test_pictures_of_a_check_that_was_cancelled_do_not_stand_beside_the_last_one
     section.ui.checkButton.click()
     assert len(cells(section)) == 2
     assert section.ui.picturesLabel.isHidden()
+
+
+@pytest.fixture(params=["mixup", "privacy-sf", "paper"])
+def opened_without_a_check(request, opened, slicer_host, site):
+    """The panel with a case and, chosen, a task that is there to compare with; beside it the site's first task."""
+    method = "ppcmi" if request.param == "paper" else request.param
+    task = replace(site.part.task, name=OTHER_TASK, method=method)
+    mode = "paper" if request.param == "paper" else "plain"
+    site.profile.add_task(task, Membership("consortium", mode, founder=True), bytes(32))
+    panel = opened(phantoms=1)
+    choose_task(panel, OTHER_TASK)
+    wait_for_checks(slicer_host, panel)
+    return panel
+
+
+def test_no_check_is_offered_where_there_is_none(opened_without_a_check, slicer_host, site, temporary, tmp_path):
+    panel = opened_without_a_check
+    section = panel.privacy
+    for enabled in (section.ui.checkButton.enabled, section.ui.optionsWidget.enabled):
+        assert not enabled
+    assert section.ui.checkButton.toolTip == section.ui.stateLabel.text == NO_CHECK
+    section.start()
+    assert not section.running
+    assert slicer_host.dialogs.texts == []
+    assert list(temporary.glob("ppcmi-*")) == []
+    to_file(panel, slicer_host, tmp_path / "a.ppcmi", answer="no")
+    assert panel.ui.exportButton.enabled, panel.ui.leavesLabel.text
+    panel.ui.exportButton.click()
+    _file, question = slicer_host.dialogs.texts
+    assert NO_CHECK in question
+    assert "No privacy check was made" not in question
+    assert "do not use it with patients' data" in question
+    assert ConsentLog(site.folder).entries()[-1].answer == "no"
+
+
+def test_no_profile_is_offered_where_the_method_has_one_alone(opened_without_a_check, slicer_host):
+    panel = opened_without_a_check
+    rows = (panel.ui.profileCaptionLabel, panel.ui.profileSelector)
+    assert [widget.isHidden() for widget in rows] == [True, True]
+    choose_task(panel, TASK)
+    wait_for_checks(slicer_host, panel)
+    assert [widget.isHidden() for widget in rows] == [False, False]
+    assert panel.privacy.ui.checkButton.enabled
+    assert panel.privacy.ui.optionsWidget.enabled
+    assert panel.privacy.ui.stateLabel.text.startswith("No privacy check was made")
 
 
 def test_too_few_patients_are_said_in_a_sentence(opened, slicer_host):

@@ -71,7 +71,7 @@ def test_a_task_of_another_mode_is_refused(run, a_site):
     path.write_text(json.dumps({**json.loads(path.read_text()), "mode": "paper"}))
     code, _, err = run()
     assert code == 15
-    assert "holds plain latents" in err
+    assert "no privacy check for this method" in err
 
 
 def test_without_its_packages_it_says_what_to_install(run, monkeypatch):

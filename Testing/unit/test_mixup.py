@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from ppcmi.audit.attacks.mixtures import MixedPatches
@@ -14,13 +15,15 @@ from ppcmi.bundle import pack, unpack
 from ppcmi.bundle_header import packed_size
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.learned_cases import learned_from
-from ppcmi.errors import BundleError, CodecError, SiteError, TaskError
+from ppcmi.codec.slice_set import SliceSet
+from ppcmi.errors import BundleError, CodecError, ReadError, SiteError, TaskError
 from ppcmi.latents import Latents
 from ppcmi.methods.mixup import site_unmixing
-from ppcmi.methods.mixup.case import LabelledPatches, PatchCase, Unmixing, mixed_with_several, other_references
+from ppcmi.methods.mixup.case import LabelledPatches, PatchCase, Unmixing, draw_references, mixed_with_several
+from ppcmi.methods.mixup.export import PatchesToExport
 from ppcmi.methods.mixup.mixing import latents_to_soft, mix, one_hot, soft_to_latents, unmix_naively
 from ppcmi.methods.mixup.patches import PatchGrid
-from ppcmi.methods.mixup.references import References, without_any
+from ppcmi.methods.mixup.references import MOST_OF_A_CASE, MOST_REFERENCES, References, without_any
 from ppcmi.methods.shapes import item_shapes, most_items
 from ppcmi.scales import PRIVACY_PROFILES, Profile, Stream
 from ppcmi.task import parse_task, task_to_json
@@ -84,33 +87,110 @@ def test_naive_unmixing_undoes_a_mixture_that_the_server_got_right():
     assert torch.equal(latents_to_soft(soft_to_latents(found)), found)
 
 
-def test_no_patch_is_mixed_with_itself():
-    pictures, labels = some_patches(5, 3)
-    references = without_any(SIDE).with_more(pictures, labels)
-    chosen = other_references(pictures, references, 10, torch.Generator().manual_seed(1))
-    assert chosen.shape == (5, 4)
-    assert not (chosen == torch.arange(5)[:, None]).any()
+def of_three_cases():
+    """References of three cases of 5, 4 and 3 patches, whose pictures and labels are given as well."""
+    cases = [some_patches(count, seed) for count, seed in ((5, 3), (4, 4), (3, 5))]
+    references = without_any(SIDE)
+    for name, (pictures, labels) in zip("abc", cases, strict=True):
+        references = references.with_more(pictures, labels, name)
+    return references, cases
+
+
+def test_no_patch_is_mixed_with_one_of_its_own_case_whether_its_name_is_known_or_not():
+    references, ((pictures, labels), *_) = of_three_cases()
+    assert references.cases == (*"aaaaabbbbccc",)
+    assert references.of_others(pictures[2:3]).cases == references.without("a").cases == (*"bbbbccc",)
+    assert references.of_others(some_patches(2, 9)[0]).cases == references.cases
+    chosen = draw_references(5, references.without("a"), 10, torch.Generator().manual_seed(1))
+    assert [sorted(row) for row in chosen.tolist()] == [list(range(7))] * 5  # all, where more are wanted
+    mixture = mixed_with_several(pictures, references, 7, torch.Generator().manual_seed(1))
+    share = mixture.share[:, None, None, None]
+    partners = (mixture.pictures - share * pictures.repeat_interleave(7, dim=0)) / (1 - share)
+    nearest = torch.cdist(partners.flatten(1), references.pictures.flatten(1)).argmin(dim=1)
+    assert set(nearest.tolist()) == set(range(5, 12))
     exported = LabelledPatches(pictures, labels, TASK, references, seed=1).protect(slice(0, 5), 0)
     assert exported[Stream.IMAGE]["x"].shape == (5, SIDE, SIDE, SIDE)
     soft = latents_to_soft(exported[Stream.MASK]["y"])
     assert torch.allclose(soft.sum(dim=1), torch.ones(5, SIDE, SIDE, SIDE))
     assert ((exported[Stream.IMAGE]["x"] - pictures).abs().flatten(1).amax(dim=1) > 0.05).all()
+    with pytest.raises(SiteError, match="at least two"):
+        LabelledPatches(pictures, labels, TASK, references.without("b", "c"), seed=1)
+
+
+def test_no_case_takes_the_room_of_all_others_and_one_that_comes_again_takes_its_own():
+    many, labels = torch.rand(70, 2, 2, 2), torch.ones(70, 2, 2, 2, dtype=torch.uint8)
+    references = without_any(2).with_more(many, labels, "a")
+    assert len(references) == MOST_OF_A_CASE
+    references = references.with_more(1 - many, labels, "b").with_more(many / 2, labels, "c")
+    assert len(references) == MOST_REFERENCES
+    assert set(references.cases) == {"a", "b"}
+    again = references.with_more(many[:3], labels[:3], "a")
+    assert again.cases == ("b",) * MOST_OF_A_CASE + ("a",) * 3
+
+
+def a_case(seed):
+    labels = make_masks(1, seed)[0].repeat(SIDE, 1, 1)
+    return SliceSet(make_slices(labels[:1], seed).repeat(SIDE, 1, 1, 1), labels, torch.zeros(SIDE).long())
+
+
+def test_the_first_case_of_a_site_leaves_once_there_is_a_second(tmp_path):
+    path = tmp_path / "references.safetensors"
+    export = PatchesToExport(path, TASK)
+    count = export.add(a_case(1), "a")
+    assert export.ready() == {}
+    with pytest.raises(SiteError, match="at least two together"):
+        export.require_none_waiting()
+    export.add(a_case(2), "b")
+    ready = export.ready()
+    assert {case: len(patches) for case, patches in ready.items()} == {"a": count, "b": count}
+    assert [set(patches._references.cases) for patches in ready.values()] == [{"b"}, {"a"}]
+    assert export.ready() == {}
+    export.require_none_waiting()
+    again = PatchesToExport(path, TASK)  # the next export finds the others at once
+    again.add(a_case(1), "a")
+    assert set(again.ready()["a"]._references.cases) == {"b"}
+    with pytest.raises(ReadError, match="no structure"):
+        again.add(replace(a_case(3), labels=0 * a_case(3).labels), "c")
+
+
+def test_one_image_under_two_names_is_no_second_case(tmp_path):
+    export = PatchesToExport(tmp_path / "references.safetensors", TASK)
+    export.add(a_case(1), "a")
+    export.add(a_case(1), "b")
+    assert export.ready() == {}
+
+
+def test_from_a_mixed_segmentation_the_server_reads_the_share_and_both_masks():
+    """What docs/methods.md says: its values are 0, 1, a and 1 - a, and where they are tells the masks."""
+    (_, target), (_, reference) = some_patches(1, 3), some_patches(1, 4)
+    soft = mix(one_hot(target, 3), one_hot(reference, 3), torch.tensor([0.3]))
+    thousandths = soft.mul(1000).round()
+    assert torch.unique(thousandths).tolist() == [0, 300, 700, 1000]
+    for share, mask in ((300, target), (700, reference)):
+        assert torch.equal(((thousandths == share) | (thousandths == 1000)).float(), one_hot(mask, 3))
 
 
 def test_references_are_patches_with_a_structure_and_lie_in_a_file_of_their_owner(tmp_path):
     pictures, labels = some_patches(4, 4)
-    references = without_any(SIDE).with_more(pictures, labels * torch.tensor([1, 1, 0, 1])[:, None, None, None])
-    assert len(references) == 3
+    labels = labels * torch.tensor([1, 1, 0, 1])[:, None, None, None]
+    references = without_any(SIDE).with_more(pictures[:2], labels[:2], "a").with_more(pictures[2:], labels[2:], "b")
+    assert references.cases == ("a", "a", "b")
     path = tmp_path / "references.safetensors"
     references.save(path)
     assert path.stat().st_mode & 0o077 == 0
     again = References.load(path, SIDE)
     assert torch.allclose(again.pictures, references.pictures, atol=1 / 255)
     assert torch.equal(again.labels, references.labels)
+    assert again.cases == references.cases
     assert len(References.load(tmp_path / "none", SIDE)) == 0
-    path.write_bytes(b"x" * 50)
-    with pytest.raises(SiteError, match="damaged"):
-        References.load(path, SIDE)
+    tensors = {"pictures": references.pictures, "labels": references.labels}
+    path.write_bytes(safetensors.torch.save(tensors, {"ppcmi": '{"format": "ppcmi-references/1"}'}))
+    assert len(References.load(path, SIDE)) == 0  # of no patch is known which case it is of
+    few = '{"format": "ppcmi-references/2", "cases": ["a"]}'
+    for damaged in (b"x" * 50, safetensors.torch.save(tensors, {"ppcmi": few})):
+        path.write_bytes(damaged)
+        with pytest.raises(SiteError, match="damaged"):
+            References.load(path, SIDE)
 
 
 def test_a_bundle_of_mixtures_has_one_scale_a_stream_and_is_as_large_as_it_says():
@@ -198,7 +278,8 @@ def test_a_server_takes_mixtures_apart_because_references_come_again():
     """The upper bound: without noise, and many more mixtures than patches and references, nothing stays hidden."""
     generator = torch.Generator().manual_seed(3)
     pictures = torch.rand(28, 8, 8, 8, generator=generator)
-    targets, references = pictures[:20], References(pictures[20:], torch.ones(8, 8, 8, 8, dtype=torch.uint8))
+    targets, labels = pictures[:20], torch.ones(8, 8, 8, 8, dtype=torch.uint8)
+    references = without_any(8).with_more(pictures[20:], labels)
     mixture = mixed_with_several(targets, references, 6, generator)
     mixed = MixedPatches(mixture.pictures.reshape(20, 6, 8, 8, 8), pictures.mean(dim=0), references=8)
 

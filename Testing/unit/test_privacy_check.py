@@ -21,6 +21,7 @@ from ppcmi.privacy_check import (
     FOLDER,
     QUICK_IN_WORDS,
     BrokenControl,
+    alone_in_words,
     checked_in_words,
     codec_digest,
     few_in_words,
@@ -102,7 +103,7 @@ def test_it_holds_numbers_and_no_picture_and_no_case(tmp_path, a_part):
     rows = document.pop("profiles")
     assert set(document) == {
         "format", "time", "task", "codec", "scope", "attacks", "cases", "patients", "attacked", "unseen", "seed",
-        "seconds", "controls_hold", "broken_controls", "could_not_see",
+        "seconds", "controls_hold", "broken_controls", "could_not_see", "dice_alone",
     }  # fmt: skip
     for row in rows:
         words = {name: value for name, value in row.items() if isinstance(value, str)}
@@ -160,7 +161,7 @@ def test_a_check_of_the_second_version_is_read_and_says_what_it_does_not_know(tm
     write_check(tmp_path, "tiny", check)
     path = tmp_path / FOLDER / "tiny.json"
     document = {**json.loads(path.read_text()), "format": "ppcmi-privacy-check/2"}
-    del document["broken_controls"], document["could_not_see"]
+    del document["broken_controls"], document["could_not_see"], document["dice_alone"]
     path.write_text(json.dumps(document))
     kept = read_check(tmp_path, a_part)
     assert kept.profiles == check.profiles
@@ -172,7 +173,7 @@ def test_a_check_of_the_second_version_is_read_and_says_what_it_does_not_know(tm
 def test_a_check_of_the_second_version_keeps_the_name_that_the_log_has(a_part):
     check = a_check(a_part, could_not_see=None)
     document = asdict(check)
-    del document["broken_controls"], document["could_not_see"]
+    del document["broken_controls"], document["could_not_see"], document["dice_alone"]
     for row in document["profiles"]:
         for later in LATER:
             del row[later]
@@ -254,6 +255,18 @@ def test_a_quick_check_says_that_it_trains_no_decoder(a_part, attacks):
     assert "a full check trains decoders and usually finds more" in first
     assert QUICK_IN_WORDS in checked_in_words(check, Profile.COARSE)
     assert "decoder" not in checked_in_words(replace(check, attacks="full"), Profile.COARSE)
+
+
+def test_what_is_reached_with_nothing_leaving_is_kept_and_said(tmp_path, a_part):
+    report = a_report()
+    report = replace(report, config={**report.config, "dice_alone": 0.83})
+    write_check(tmp_path, "tiny", check_of(report, a_part, "quick", cases=12, patients=10, seed=1))
+    kept = read_check(tmp_path, a_part)
+    said = "With nothing leaving, the network that comes with the codec reaches a Dice of 0.83"
+    assert said in alone_in_words(kept.dice_alone)
+    assert said in page(report)
+    assert a_check(a_part).dice_alone is None
+    assert alone_in_words(None) == ""
 
 
 def test_where_every_case_is_a_patient_of_its_own_that_is_said(a_part):

@@ -24,12 +24,17 @@ from ppcmi.scales import MINIMIZED_CHANNELS, PRIVACY_PROFILES, SCALE_CHANNELS, P
 from ppcmi.task_profile import Membership, TaskProfile
 from ppcmi.volume import Volume
 from ppcmi.what_leaves import (
+    NO_CHECK,
     Leaving,
+    NetworkLeaving,
     Sending,
     consent_text,
     export_leaves,
     export_of_slices,
+    network_text,
     segmentation_leaves,
+    what_goes,
+    what_stays,
 )
 from support.bundles import make_header
 from support.private_link import HalvingServer, link_to, small_task, untrained_codec
@@ -143,6 +148,71 @@ def test_the_text_tells_of_members_and_of_the_published_mode_where_they_matter()
     assert "colludes" not in text_of(scope="site")
     assert "do not use it with patients' data" in text_of(mode="paper", profile=Profile.PAPER)
     assert "no plain latents" not in text_of(mode="paper", profile=Profile.PAPER)
+
+
+COMPARED = {
+    "paper": ({"mode": "paper", "profile": Profile.PAPER}, {}),
+    "privacy-sf": (
+        {"mode": "plain", "profile": Profile.MINIMAL, "codec": "privacy-sf"},
+        {"method": "privacy-sf"},
+    ),
+    "mixup": (
+        {"mode": "plain", "profile": Profile.MIXUP, "codec": "mixup"},
+        {"method": "mixup", "patch": 16},
+    ),
+}
+"""Sending and task of what is there to compare with."""
+
+
+def leaving_of(compared, *, masks=True):
+    sending, changes = COMPARED[compared]
+    task = dataclasses.replace(a_task(size=(64, 64)), **changes)
+    if masks:
+        return export_of_slices([60, 40], task, Sending(**sending), variants=1)
+    return segmentation_leaves([a_geometry((16, 64, 64))], task, Sending(**sending))
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("compared", COMPARED)
+def test_of_what_is_there_to_compare_with_nothing_is_called_protected_and_no_check_is_missed(compared, masks):
+    text = consent_text(leaving_of(compared, masks=masks))
+    assert "protected numbers" not in text
+    assert "do not use it with patients' data" in text
+    assert NO_CHECK in text
+    assert "docs/methods.md" in NO_CHECK
+    assert "No privacy check was made" not in text
+    assert NO_CHECK not in text_of(masks=masks)
+
+
+def test_the_text_says_for_each_method_what_its_server_gets():
+    published, privacy_sf, mixup = (" ".join(what_goes(leaving_of(compared))) for compared in COMPARED)
+    assert "100 slices of 2 cases leave as" in published
+    assert "which the server turns back into plain latents, each 2 times (augmented)" in published
+    assert "100 slices of 2 cases leave as 2,048 numbers each that no key protects" in privacy_sf
+    # An image of 16 x 16 x 16 voxels, and as much for each of the mask's classes.
+    numbers = 16**3 * (1 + a_task().classes)
+    assert f"Up to 100 mixed patches of the images of 2 cases leave, as {numbers:,} numbers each" in mixup
+    assert "each 2 times (mixed anew)" in mixup
+    assert "slice" not in mixup
+    assert "The labels leave mixed with others in the same way" in mixup
+
+
+def test_of_mixed_patches_the_text_denies_no_pixels_and_tells_of_the_labels_in_an_export_alone():
+    export, requests = (leaving_of("mixup", masks=masks) for masks in (True, False))
+    for leaving in (export, requests):
+        assert "pixels" not in what_stays(leaving).lower()
+        assert "patches leave, nothing in them" in consent_text(leaving)
+    assert what_stays(export).startswith("No DICOM tags")
+    assert what_stays(requests).startswith("No masks, no DICOM tags")
+    assert "and the labels of both" in consent_text(export)
+    assert "and the labels of both" not in consent_text(requests)
+
+
+def test_the_text_says_that_backups_outlast_a_withdrawal():
+    backups = "Copies in the server's backups stay until those are deleted: ask its operator how long that is."
+    assert f"until it is withdrawn. {backups}" in text_of(masks=True)
+    assert "backups" not in text_of()
+    assert backups in network_text(NetworkLeaving("a", cases=3, rounds=2, bytes=1000))
 
 
 def test_the_text_tells_of_recognition_and_of_membership_beside_pictures():

@@ -40,7 +40,14 @@ def check_of(
         profiles=tuple(checked_profile(row, report) for row in report.profiles),
         broken_controls=broken_controls(report),
         could_not_see=could_not_see(report),
+        dice_alone=dice_alone(report),
     )
+
+
+def dice_alone(report: AuditReport) -> float | None:
+    """What the codec's own network reaches, for which nothing leaves; None where it was not measured."""
+    value = report.config.get("dice_alone")
+    return value if isinstance(value, float) and math.isfinite(value) else None
 
 
 def checked_profile(row: ProfileRow, report: AuditReport) -> CheckedProfile:

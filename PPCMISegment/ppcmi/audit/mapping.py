@@ -165,10 +165,12 @@ class Usefulness:
 
     :param together: the server's answer averaged with the site's own network at the usual weight.
     :param server: the server's answer alone.
+    :param alone: the site's own network alone, for which nothing leaves.
     """
 
     together: Tensor
     server: Tensor
+    alone: Tensor
 
 
 def measure_usefulness(
@@ -189,7 +191,7 @@ def measure_usefulness(
     server = codec.decode_masks(mapped, cases.slices, profile).float().cpu()
     alone = predict_locally(local or codec.local, cases.slices).float().cpu()
     together = USUAL_WEIGHT * server + (1 - USUAL_WEIGHT) * alone
-    return Usefulness(dice_by_case(together, cases, codec), dice_by_case(server, cases, codec))
+    return Usefulness(*(dice_by_case(answer, cases, codec) for answer in (together, server, alone)))
 
 
 def dice_by_case(probabilities: Tensor, cases: SliceSet, codec: Codec) -> Tensor:

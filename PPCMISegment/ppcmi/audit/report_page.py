@@ -11,7 +11,7 @@ from string import Template
 
 from ppcmi.audit import report_parts as parts
 from ppcmi.audit.attacker import Finding
-from ppcmi.audit.check import broken_controls, checked_profile, could_not_see
+from ppcmi.audit.check import broken_controls, checked_profile, could_not_see, dice_alone
 from ppcmi.audit.document import AuditReport
 from ppcmi.audit.report_plots import Bar, Interval, TradeOff, interval_plot, trade_off_plot
 from ppcmi.audit.sentences import sentences_of_profiles
@@ -19,6 +19,7 @@ from ppcmi.audit.wording import METHOD, YES
 from ppcmi.privacy_check import (
     DICE_IN_WORDS,
     Notice,
+    alone_in_words,
     is_quick,
     notices,
     unseen_in_words,
@@ -141,7 +142,7 @@ def page(report: AuditReport) -> str:
         warning=_warning(report),
         best=best,
         attacked=counted(_attacked(report), "attacked patient"),
-        dice=f"{DICE_IN_WORDS} {unseen_in_words(report.config.get('unseen') == YES)}",
+        dice=" ".join((DICE_IN_WORDS, alone_in_words(dice_alone(report)), unseen_in_words(_unseen(report)))),
         profiles=parts.profile_table(report.profiles, best),
         trade_off=_trade_off(report),
         sentences=_sentences(report),
@@ -186,6 +187,10 @@ def _about(report: AuditReport) -> str:
 
 def _attacks(report: AuditReport) -> str:
     return str(report.config.get("attacks", ""))
+
+
+def _unseen(report: AuditReport) -> bool:
+    return report.config.get("unseen") == YES
 
 
 def _attacked(report: AuditReport) -> int:

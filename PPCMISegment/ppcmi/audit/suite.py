@@ -13,6 +13,7 @@ it was through with. Else it writes nothing, and it sends nothing.
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -204,6 +205,7 @@ class _Audit:
                 "slices": len(bench.truth),
                 "device": self._codec.device.type,
                 "threads": torch.get_num_threads(),
+                "dice_alone": float(self._usefulness[profiles[0]].alone.nanmean()) if profiles else math.nan,
                 **_spent(config, self._lengths),
             },
             versions={"ppcmi": __version__, "python": platform.python_version()}
@@ -284,7 +286,7 @@ class _Audit:
 
 def _spent(config: AuditConfig, lengths: Lengths) -> dict[str, int]:
     """How much the attackers could spend, for the report."""
-    quick = {"attacked slices": lengths.victims, "attackers' own slices": lengths.others}
+    quick = {"most slices attacked": lengths.victims, "most slices of the attackers' own": lengths.others}
     if config.attacks == "quick":
         return quick
     return quick | {

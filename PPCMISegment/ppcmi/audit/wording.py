@@ -132,6 +132,7 @@ FACTS: Mapping[str, str] = {
     "seeds": "seeds of the pictures",
     "codec": "fingerprint of the codec",
     "scope": "who shares codec and inner key",
+    "dice_alone": "Dice of the network that comes with the codec, nothing leaving",
 }
 """What was run, in words; other names stand for themselves."""
 
@@ -139,7 +140,7 @@ CLAIMS_NOT_MADE: tuple[str, ...] = (
     "That what leaves is anonymous. It is data about a patient's health, whatever the numbers above are.",
     "That no better attack exists. These were tried, with the compute that is written here; somebody with more images, "
     "more time or a better idea may see more.",
-    "That the keyed transform is encryption. It decides who can use latents; TLS and AES-256-GCM keep others out.",
+    "That the keyed transform is encryption. It decides whom a model serves; TLS and AES-256-GCM keep others out.",
     "That a low similarity means that nothing was learned. A picture can be unlike the slice and still show a finding; "
     "size, shape, scanner or identity may show where the picture does not.",
     "That means hold for everybody. An unusual patient can be seen better than the mean patient, and the numbers "

@@ -13,6 +13,7 @@ from ppcmi.cli.options import Command, add_cases, add_command, add_task
 from ppcmi.cli.parsers import Groups
 from ppcmi.errors import AuditError, SiteError
 from ppcmi.scales import Profile
+from ppcmi.what_leaves import NO_CHECK, can_be_checked
 
 JSON, PAGE = "audit.json", "report.html"
 PACKAGES = ("skimage", "sklearn", "torchmetrics")
@@ -78,11 +79,8 @@ def positive_effort(text: str) -> float:
 
 def _audit(command: Command) -> int:
     part = command.site().task(command.options.task)
-    if part.membership.mode != "two-layer":
-        raise AuditError(
-            f"The task is in mode {part.membership.mode}, which is there to compare with: its server holds plain "
-            "latents. A privacy check is for mode two-layer."
-        )
+    if not can_be_checked(part.membership.mode):
+        raise AuditError(NO_CHECK)
     if any(find_spec(name) is None for name in PACKAGES):
         raise SiteError(
             "The privacy check needs the packages scikit-image, scikit-learn and torchmetrics; install them.",

@@ -33,6 +33,7 @@ from ppcmi.png import encode_png
 from ppcmi.privacy_check import (
     DICE_IN_WORDS,
     PrivacyCheck,
+    alone_in_words,
     is_quick,
     keep_check,
     notices,
@@ -196,7 +197,7 @@ def _show(check: PrivacyCheck, console: Console) -> None:
     # Controls that did not hold come last, where they decide on the exit code.
     one_each = check.cases == check.patients
     about = list(map(str, notices(check.attacks, check.attacked, (), check.could_not_see, one_each=one_each)))
-    about += [DICE_IN_WORDS, unseen_in_words(check.unseen)]
+    about += filter(None, (DICE_IN_WORDS, alone_in_words(check.dice_alone), unseen_in_words(check.unseen)))
     for text in [*about, *of_each.values(), *of_all]:
         console.result(text)
 

@@ -18,13 +18,20 @@ from ppcmi.data_folders import CaseFiles, unmatched
 from ppcmi.errors import CasesFailedError, ServerRefusedError, SiteError, UsageError
 from ppcmi.export_settings import ExportSettings, usual_variants
 from ppcmi.pipeline import run
-from ppcmi.privacy_check import checked_in_words, read_check
+from ppcmi.privacy_check import read_check
 from ppcmi.protection import protection_of
 from ppcmi.quantization import FOR_TRAINING, Quantization
 from ppcmi.scales import PRIVACY_PROFILES, Profile
 from ppcmi.site import SiteProfile
 from ppcmi.task_profile import TaskProfile
-from ppcmi.what_leaves import Sending, export_of_slices, what_stays, who_could_learn_what
+from ppcmi.what_leaves import (
+    Sending,
+    can_be_checked,
+    export_of_slices,
+    what_stays,
+    what_was_measured,
+    who_could_learn_what,
+)
 from ppcmi.wording import counted, megabytes, printable
 
 MOST_VARIANTS = 100
@@ -132,11 +139,11 @@ def _export(command: Command) -> int:
     sending = Sending.of(part, profile, quantization, settings.slices_per_bundle)
     leaving = export_of_slices(slices, part.task, sending, variants)
     ConsentLog(site.folder).record("export", leaving, Answer.COMMAND, check)
-    for sentence in (checked_in_words(check, profile), what_stays(leaving), *who_could_learn_what(leaving)):
+    for sentence in (what_was_measured(leaving, check), what_stays(leaving), *who_could_learn_what(leaving)):
         console.remark(sentence)
     if options.upload:
         _send(options.output, site, part, console)
-    elif check is None or not check.measured(profile):
+    elif can_be_checked(part.membership.mode) and (check is None or not check.measured(profile)):
         console.remark(
             f"Next: 'ppcmi audit --task {part.task.name} --cases FOLDER -o DIR', which sends nothing; then "
             f"'ppcmi cohort upload {options.output}'."

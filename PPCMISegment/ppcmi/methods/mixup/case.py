@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppcmi.codec.slice_set import SliceSet
-from ppcmi.errors import ReadError
 from ppcmi.latents import Latents
 from ppcmi.methods.mixup.mixing import (
     Mixture,
@@ -29,8 +28,6 @@ from ppcmi.scales import Stream
 from ppcmi.slicing import VolumeSlices, labels_in_plane, restore_probabilities
 from ppcmi.task import Task
 from ppcmi.volume import Volume
-
-FEWEST_REFERENCES = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +53,12 @@ class Unmixing:
 class PatchCase:
     """A volume that is segmented by mixed patches; a :class:`~ppcmi.methods.method.CaseAtWork`.
 
-    :raises SiteError: if there are too few references.
+    :raises SiteError: if there are no references of another case.
     """
 
     def __init__(
         self, volume: Volume, task: Task, unmixing: Unmixing, generator: torch.Generator, *, with_probabilities: bool
     ) -> None:
-        if len(unmixing.references) < FEWEST_REFERENCES:
-            raise no_references()
         self._volume, self._unmixing, self._with_probabilities = volume, unmixing, with_probabilities
         slices = VolumeSlices(volume, task)
         self._grid = slices.grid
@@ -96,15 +91,14 @@ class PatchCase:
 class LabelledPatches:
     """A labelled case that is exported as mixed patches; a :class:`~ppcmi.methods.method.LabelledCase`.
 
-    Each variant is another mixture of the same patches.
+    Each variant is another mixture of the same patches. None is mixed with a patch of its own case, as that would put
+    two places of one patient over each other and hide nobody.
 
-    :raises ReadError: if there is nothing to mix with.
+    :raises SiteError: if there are no references of another case.
     """
 
     def __init__(self, pictures: Tensor, labels: Tensor, task: Task, references: References, seed: int) -> None:
-        if len(references) < FEWEST_REFERENCES:
-            raise ReadError("The labels hold no structure that other patches could be mixed with.")
-        self._pictures, self._labels, self._references = pictures, labels, references
+        self._pictures, self._labels, self._references = pictures, labels, _of_others(references, pictures)
         self._classes, self._seed = task.classes, seed
 
     def __len__(self) -> int:
@@ -114,7 +108,7 @@ class LabelledPatches:
         """Mixed pictures and mixed segmentations."""
         generator = torch.Generator().manual_seed(self._seed * 1009 + variant * 65_537 + where.start)
         targets = self._pictures[where]
-        chosen = other_references(targets, self._references, 1, generator)[:, 0]
+        chosen = draw_references(len(targets), self._references, 1, generator)[:, 0]
         share = draw_shares(len(targets), generator)
         soft = mix(
             one_hot(self._labels[where], self._classes), one_hot(self._references.labels[chosen], self._classes), share
@@ -134,24 +128,25 @@ def labelled_patches(cases: SliceSet, task: Task) -> list[tuple[Tensor, Tensor]]
 
 
 def mixed_with_several(targets: Tensor, references: References, times: int, generator: torch.Generator) -> Mixture:
-    """Every target mixed with ``times`` references, one after the other."""
-    chosen = other_references(targets, references, times, generator)
+    """Every target mixed with ``times`` references, one after the other, of cases that none of the targets is of.
+
+    :raises SiteError: if there are none.
+    """
+    references = _of_others(references, targets)
+    chosen = draw_references(len(targets), references, times, generator)
     share = draw_shares(chosen.numel(), generator)
     again = targets.repeat_interleave(chosen.shape[1], dim=0)
     flat = chosen.flatten()
     return Mixture(mix(again, references.pictures[flat], share), references.labels[flat], share)
 
 
-def other_references(targets: Tensor, references: References, times: int, generator: torch.Generator) -> Tensor:
-    """Indices ``(n, times)`` of references for each target, all different, none the target itself.
+def draw_references(targets: int, references: References, times: int, generator: torch.Generator) -> Tensor:
+    """Indices ``(targets, times)`` of references for each target, all different.
 
     There are fewer than ``times`` where there are not enough references.
     """
-    times = min(times, len(references) - 1)
-    order = torch.stack([torch.randperm(len(references), generator=generator) for _ in targets])
-    itself = torch.stack([(references.pictures - one).flatten(1).abs().amax(dim=1) < 1e-2 for one in targets])
-    last = itself.gather(1, order).long().argsort(dim=1, stable=True)
-    return order.gather(1, last)[:, :times]
+    order = torch.stack([torch.randperm(len(references), generator=generator) for _ in range(targets)])
+    return order[:, :times]
 
 
 def middle_channel(slices: Tensor) -> Tensor:
@@ -171,3 +166,10 @@ def as_shape(stack: Tensor) -> tuple[int, int, int]:
     """The shape of a stack."""
     slices, rows, columns = stack.shape
     return slices, rows, columns
+
+
+def _of_others(references: References, pictures: Tensor) -> References:
+    found = references.of_others(pictures)
+    if not len(found):
+        raise no_references()
+    return found

@@ -19,9 +19,9 @@ from ppcmi.errors import CodecError
 from ppcmi.files import write_atomically
 from ppcmi.fitting import FitConfig, Report, ignore_report
 from ppcmi.latents import Latents
-from ppcmi.methods.mixup.case import labelled_patches, other_references
-from ppcmi.methods.mixup.mixing import draw_shares, latents_to_soft, mix
-from ppcmi.methods.mixup.references import References, no_references
+from ppcmi.methods.mixup.case import labelled_patches, mixed_with_several
+from ppcmi.methods.mixup.mixing import latents_to_soft
+from ppcmi.methods.mixup.references import References
 from ppcmi.methods.mixup.unmixing import UnmixingNetwork, refine_unmixing
 
 FORMAT = "ppcmi-unmixing/1"
@@ -57,21 +57,16 @@ def refine(
     """The consortium's unmixing, fitted further to a server's answers for the site's own cases.
 
     :param map_images: the server: mixtures of one case, scale ``x``, to its answers, scale ``y``.
-    :raises SiteError: if there are too few references.
+    :raises SiteError: if there are no references of other cases.
     """
-    if len(references) < 2:
-        raise no_references()
     network, generator = copy.deepcopy(unmixing_of(codec)), torch.Generator().manual_seed(config.seed)
     answers, known, shares, truth = [], [], [], []
     for pictures, labels in labelled_patches(labelled, codec.task):
-        chosen = other_references(pictures, references, config.mixtures, generator)
-        targets = torch.arange(len(pictures)).repeat_interleave(chosen.shape[1])
-        share = draw_shares(len(targets), generator)
-        mixed = mix(pictures[targets], references.pictures[chosen.flatten()], share)
-        answers.append(latents_to_soft(map_images(Latents({"x": mixed}))["y"]).half())
-        known.append(references.labels[chosen.flatten()])
-        shares.append(share)
-        truth.append(labels[targets])
+        mixture = mixed_with_several(pictures, references, config.mixtures, generator)
+        answers.append(latents_to_soft(map_images(Latents({"x": mixture.pictures}))["y"]).half())
+        known.append(mixture.references)
+        shares.append(mixture.share)
+        truth.append(labels.repeat_interleave(len(mixture.share) // len(pictures), dim=0))
     refine_unmixing(
         network, torch.cat(answers), torch.cat(known), torch.cat(shares), torch.cat(truth), config.fit,
         generator=generator, report=report,
