@@ -11,7 +11,10 @@ import qt
 from slicer.i18n import tr as _
 
 if TYPE_CHECKING:
-    from ppcmi.privacy_check import CheckedProfile, PrivacyCheck
+    from ppcmi.privacy_check import (
+        CheckedProfile,
+        PrivacyCheck,
+    )
 
 PICTURE_PIXELS, PICTURES_A_ROW = 132, 3
 MARGIN_PIXELS, LINE_PIXELS = 4, 16
@@ -74,7 +77,7 @@ class PrivacyCheckTable:
         self._showChosen()
 
     def _showChosen(self) -> None:
-        from ppcmi.privacy_check import two_sentences
+        from ppcmi.privacy_words import two_sentences
 
         check, row = self._check, self._chosen()
         if check is None or row is None:
@@ -102,7 +105,7 @@ class PrivacyCheckTable:
 def _bestOf(check: PrivacyCheck | None) -> str:
     if check is None:
         return _("Best attack,\nSSIM")
-    from ppcmi.privacy_check import is_quick
+    from ppcmi.privacy_words import is_quick
 
     return _("Best quick\nattack, SSIM") if is_quick(check.attacks) else _("Best attack,\nSSIM")
 

@@ -22,7 +22,8 @@ from ppcmi.in_flight import slices_a_bundle
 from ppcmi.klt.derivation import NONCE_BYTES
 from ppcmi.methods.shapes import item_shapes, most_items
 from ppcmi.modes import Mode, has_inner_layer
-from ppcmi.privacy_check import PrivacyCheck, checked_in_words
+from ppcmi.privacy_check import PrivacyCheck
+from ppcmi.privacy_words import checked_in_words
 from ppcmi.quantization import FOR_MAPPING, Quantization
 from ppcmi.scales import SCALE_STRIDES, Profile, Stream
 from ppcmi.slicing import slice_grid

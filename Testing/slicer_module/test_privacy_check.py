@@ -14,7 +14,16 @@ from ppcmi.audit.check import check_of
 from ppcmi.codec.codec import Codec
 from ppcmi.consent_log import ConsentLog
 from ppcmi.phantoms import write_phantom_folder
-from ppcmi.privacy_check import FOLDER, QUICK_IN_WORDS, BrokenControl, read_check, unseen_in_words, write_check
+from ppcmi.privacy_check import (
+    FOLDER,
+    BrokenControl,
+    read_check,
+    write_check,
+)
+from ppcmi.privacy_words import (
+    QUICK_IN_WORDS,
+    unseen_in_words,
+)
 from ppcmi.site import SiteProfile
 from ppcmi.task import load_task, task_to_json
 from ppcmi.task_profile import Membership

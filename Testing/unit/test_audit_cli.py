@@ -12,7 +12,12 @@ from ppcmi.cli import audit
 from ppcmi.cli.main import main
 from ppcmi.codec.codec import Codec
 from ppcmi.phantoms import write_phantom_folder
-from ppcmi.privacy_check import DICE_IN_WORDS, QUICK_IN_WORDS, read_check, unseen_in_words
+from ppcmi.privacy_check import read_check
+from ppcmi.privacy_words import (
+    DICE_IN_WORDS,
+    QUICK_IN_WORDS,
+    unseen_in_words,
+)
 from ppcmi.task import load_task, task_to_json
 from ppcmi.task_profile import Membership
 from support.relay import relay_for

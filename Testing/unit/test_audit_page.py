@@ -18,7 +18,11 @@ from ppcmi.audit.attacks.linkage import RESENT
 from ppcmi.audit.report_page import best_by_setting, page
 from ppcmi.audit.report_plots import Bar, Interval, TradeOff, interval_plot, trade_off_plot
 from ppcmi.audit.wording import ATTACKS, CLAIMS_NOT_MADE, YES
-from ppcmi.privacy_check import DICE_IN_WORDS, QUICK_IN_WORDS, unseen_in_words
+from ppcmi.privacy_words import (
+    DICE_IN_WORDS,
+    QUICK_IN_WORDS,
+    unseen_in_words,
+)
 from support.audit_reports import COLLUDING, KEYED, a_report, without_protection
 
 

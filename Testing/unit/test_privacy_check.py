@@ -17,19 +17,21 @@ from ppcmi.audit.report_page import page
 from ppcmi.consent_log import Answer, ConsentLog
 from ppcmi.errors import SiteError
 from ppcmi.privacy_check import (
-    FEWEST_ATTACKED,
     FOLDER,
-    QUICK_IN_WORDS,
     BrokenControl,
-    alone_in_words,
-    checked_in_words,
     codec_digest,
-    few_in_words,
     keep_check,
     read_check,
+    write_check,
+)
+from ppcmi.privacy_words import (
+    FEWEST_ATTACKED,
+    QUICK_IN_WORDS,
+    alone_in_words,
+    checked_in_words,
+    few_in_words,
     two_sentences,
     unseen_in_words,
-    write_check,
 )
 from ppcmi.scales import Profile
 from ppcmi.task import task_to_json

@@ -1,13 +1,17 @@
 """What a check found, for a data protection officer: a paragraph of each profile, and what holds of all of them, once.
 
-The panel, which shows one profile at a time, has :func:`ppcmi.privacy_check.two_sentences` in its place.
+The panel, which shows one profile at a time, has :func:`ppcmi.privacy_words.two_sentences` in its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ppcmi.privacy_check import CheckedProfile, Notice, two_sentences
+from ppcmi.privacy_check import CheckedProfile
+from ppcmi.privacy_words import (
+    Notice,
+    two_sentences,
+)
 
 
 def sentences_of_profiles(

@@ -31,11 +31,13 @@ from ppcmi.errors import AuditError, UsageError, WriteError
 from ppcmi.files import cause_of, write_atomically
 from ppcmi.png import encode_png
 from ppcmi.privacy_check import (
-    DICE_IN_WORDS,
     PrivacyCheck,
+    keep_check,
+)
+from ppcmi.privacy_words import (
+    DICE_IN_WORDS,
     alone_in_words,
     is_quick,
-    keep_check,
     notices,
     unseen_in_words,
 )
