@@ -277,10 +277,7 @@ def _stateText(part: TaskProfile | None, check: PrivacyCheck | None) -> str:
             "chosen above, on this computer, and shows what attackers get beside the Dice of each privacy profile. "
             "Nothing is sent."
         )
-    from ppcmi.privacy_words import (
-        alone_in_words,
-        unseen_in_words,
-    )
+    from ppcmi.privacy_words import alone_in_words, unseen_in_words
 
     text = _("Checked on {day} ({attacks} attacks, {cases} cases of {patients} patients, {attacked} attacked).").format(
         day=check.time[:10], attacks=check.attacks, cases=check.cases, patients=check.patients, attacked=check.attacked

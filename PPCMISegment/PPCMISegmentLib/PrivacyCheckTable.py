@@ -11,10 +11,7 @@ import qt
 from slicer.i18n import tr as _
 
 if TYPE_CHECKING:
-    from ppcmi.privacy_check import (
-        CheckedProfile,
-        PrivacyCheck,
-    )
+    from ppcmi.privacy_check import CheckedProfile, PrivacyCheck
 
 PICTURE_PIXELS, PICTURES_A_ROW = 132, 3
 MARGIN_PIXELS, LINE_PIXELS = 4, 16

@@ -15,13 +15,15 @@ from ppcmi.audit.attack_list import Lengths, picture_attacks
 from ppcmi.audit.attacker import Finding
 from ppcmi.audit.attacks.decoder import DecoderConfig
 from ppcmi.audit.attacks.rehearsal import RehearsalConfig
+from ppcmi.audit.controls import check_learning
 from ppcmi.audit.document import AuditReport
 from ppcmi.audit.kept_settings import FOLDER, KeptSettings, identity_of
 from ppcmi.audit.mapping import MappingConfig, fit_stand_in, measure_usefulness, train_mapper
+from ppcmi.audit.reconstruction import Bench
 from ppcmi.audit.report_page import page
 from ppcmi.audit.settings import settings_of
 from ppcmi.audit.subjects import split_subjects, thin
-from ppcmi.audit.suite import AuditConfig, audit
+from ppcmi.audit.suite import AuditConfig, attacked, audit
 from ppcmi.audit.wording import MEASURES, NOT_KNOWN
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.training import train_codec
@@ -29,7 +31,7 @@ from ppcmi.errors import AuditError, CancelledError
 from ppcmi.fitting import FitConfig, FitReport, ignore_report
 from ppcmi.latents import Latents
 from ppcmi.scales import Profile, scale_shapes
-from support.audit import untrained_codec
+from support.audit import QUICK, untrained_codec
 from support.codecs import quick_config, quick_slice_set, tiny_task
 
 CASES = 14
@@ -188,7 +190,15 @@ def test_a_full_check_of_the_fewest_patients_runs_to_its_end(codec):
     (trained,) = {found.note for found in report.findings if found.title.endswith("by a trained network")}
     assert trained == "not measurable: 2 cases of the attacker's own, 4 are needed"
     assert AuditReport.from_json(report.to_json()).profiles == report.profiles
-    assert page(report)
+    assert report.broken_controls("A4 to A7") == ["trained decoder"]  # four updates teach nothing
+    assert "The numbers of A4 to A7 in the report say nothing" in page(report)
+
+
+def test_decoders_that_learned_enough_hold_the_control_of_learned_attacks(subjects, codec):
+    bench = Bench(attacked(subjects, CONFIG.lengths), codec, (1,), leaked=3)
+    control = check_learning(bench, codec, QUICK)
+    assert control.holds
+    assert control.guards == "A4 to A7"
 
 
 def test_another_codec_for_the_published_protocol_is_another_check(subjects, codec):

@@ -15,12 +15,7 @@ from ppcmi.audit.document import AuditReport, ProfileRow
 from ppcmi.audit.metrics import SSIM
 from ppcmi.audit.settings import NO_PROTECTION, server_settings
 from ppcmi.audit.wording import YES
-from ppcmi.privacy_check import (
-    BrokenControl,
-    CheckedProfile,
-    PrivacyCheck,
-    codec_digest,
-)
+from ppcmi.privacy_check import BrokenControl, CheckedProfile, PrivacyCheck, codec_digest
 from ppcmi.scales import Profile
 from ppcmi.task_profile import TaskProfile
 

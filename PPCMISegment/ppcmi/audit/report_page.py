@@ -16,14 +16,7 @@ from ppcmi.audit.document import AuditReport
 from ppcmi.audit.report_plots import Bar, Interval, TradeOff, interval_plot, trade_off_plot
 from ppcmi.audit.sentences import sentences_of_profiles
 from ppcmi.audit.wording import METHOD, YES
-from ppcmi.privacy_words import (
-    DICE_IN_WORDS,
-    Notice,
-    alone_in_words,
-    is_quick,
-    notices,
-    unseen_in_words,
-)
+from ppcmi.privacy_words import DICE_IN_WORDS, Notice, alone_in_words, is_quick, notices, unseen_in_words
 from ppcmi.wording import counted
 
 _PAGE = Template("""\

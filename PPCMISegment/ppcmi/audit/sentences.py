@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ppcmi.privacy_check import CheckedProfile
-from ppcmi.privacy_words import (
-    Notice,
-    two_sentences,
-)
+from ppcmi.privacy_words import Notice, two_sentences
 
 
 def sentences_of_profiles(

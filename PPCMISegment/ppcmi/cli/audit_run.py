@@ -30,17 +30,8 @@ from ppcmi.data_folders import CaseFiles
 from ppcmi.errors import AuditError, UsageError, WriteError
 from ppcmi.files import cause_of, write_atomically
 from ppcmi.png import encode_png
-from ppcmi.privacy_check import (
-    PrivacyCheck,
-    keep_check,
-)
-from ppcmi.privacy_words import (
-    DICE_IN_WORDS,
-    alone_in_words,
-    is_quick,
-    notices,
-    unseen_in_words,
-)
+from ppcmi.privacy_check import PrivacyCheck, keep_check
+from ppcmi.privacy_words import DICE_IN_WORDS, alone_in_words, is_quick, notices, unseen_in_words
 from ppcmi.scales import Profile
 from ppcmi.task_profile import TaskProfile
 from ppcmi.wording import counted
