@@ -195,7 +195,7 @@ def test_who_publishes_a_codec_is_told_who_gets_it_and_the_log_has_it(run, a_sit
     (entry,) = ConsentLog(a_site.folder).entries()
     codec = Codec.load(a_site.task("phantom").codec_path)
     assert (entry.action, entry.task, entry.what) == ("codec", codec.task.identity, {"codec": codec.fingerprint})
-    assert "Every member of the consortium gets this codec" in err
+    assert "Every member of the consortium gets it. It learned from this site's images" in err
     assert main(["site", "consents", "--site", str(a_site.folder)]) == 0
     assert codec.fingerprint in capsys.readouterr().out
 

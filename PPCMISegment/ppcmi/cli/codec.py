@@ -161,10 +161,6 @@ def _publish(command: Command) -> int:
         require_good_masks(quality, usual)
     if part.membership.scope == "consortium":
         site = command.site()
-        console.remark(
-            "Every member of the consortium gets this codec. It learned from this site's images, and who holds it can "
-            "look for what it remembers of them."
-        )
         ConsentLog(site.folder).record_codec(part.task.identity, codec.fingerprint, Answer.COMMAND)
         consortium.publish_codec(site.client(), part, codec)
     if part.codec_path.exists():
@@ -174,7 +170,14 @@ def _publish(command: Command) -> int:
         )
     part.candidate_path.replace(part.codec_path)
     consortium.forget_networks(part)
-    console.result(f"Codec {codec.fingerprint} is {'published' if part.membership.scope == 'consortium' else 'kept'}.")
+    if part.membership.scope == "consortium":
+        console.result(f"Codec {codec.fingerprint} is published.")
+        console.remark(
+            "Every member of the consortium gets it. It learned from this site's images, and who holds it can look for "
+            "what it remembers of them."
+        )
+    else:
+        console.result(f"Codec {codec.fingerprint} is kept.")
     for profile, (label, dice) in lost_structures(quality).items():
         if profile is not usual:
             console.remark(
