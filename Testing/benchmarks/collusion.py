@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import federation
@@ -21,7 +20,7 @@ from benchmarks.kept import show_umn
 from ppcmi.audit.attacker import Finding, ReconstructionAttack
 from ppcmi.audit.attacks.collusion import Adapter, AlignedAdapters, CommonSpaceDecoder, Member
 from ppcmi.audit.attacks.plain_latents import Effort
-from ppcmi.audit.attacks.stolen_masks import usual_mask
+from ppcmi.audit.attacks.stolen_masks import dice_of_usual_mask
 from ppcmi.audit.mapping import dice_by_case
 from ppcmi.audit.metrics import interval
 from ppcmi.audit.setting import Observer, Setting
@@ -29,7 +28,6 @@ from ppcmi.audit.settings import two_layers
 from ppcmi.audit.subjects import Subjects
 from ppcmi.codec.codec import Codec
 from ppcmi.codec.mask_autoencoder import MaskEncoder
-from ppcmi.codec.slice_set import SliceSet
 from ppcmi.latents import Latents, concatenate
 from ppcmi.scales import Profile, Stream
 from ppcmi_server.umn.config import UmnConfig
@@ -160,7 +158,7 @@ def measure_masks_by_exit(
         f"{CONTROL}{words}": probabilities for words, probabilities in _drawn(victim, legitimate, mean_slice, profile)
     }
     drawn[CONTROL_WITH_SLICES] = victim.codec.decode_masks(legitimate, victims.slices, profile)
-    guess = _dice_of_a_guess(own.known_labels, victims, member.codec)
+    guess = dice_of_usual_mask(own.known_labels, victims, member.codec.task.classes)
     seconds = time.monotonic() - started
     findings = []
     for title, probabilities in drawn.items():
@@ -174,13 +172,6 @@ def _drawn(site: federation.Member, masks: Latents, in_place: Tensor, profile: P
     """A site's readings of mask latents without their slices, in words."""
     yield ", by the blocks alone", decode_blocks(site.codec, masks)
     yield ", by the decoder with the mean slice", site.codec.decode_masks(masks, in_place, profile)
-
-
-def _dice_of_a_guess(labels: Tensor, victims: SliceSet, codec: Codec) -> float:
-    """Mean over the victims' cases for the one mask that fits most of ``labels (n, h, w)``."""
-    classes = codec.task.classes
-    usual = F.one_hot(usual_mask(labels, classes).long(), classes).permute(2, 0, 1)
-    return float(dice_by_case(usual.expand(len(victims), -1, -1, -1), victims, codec).nanmean())
 
 
 def with_moments(latents: Latents, like: Latents, over: tuple[int, ...]) -> Latents:

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pydicom
+import pynetdicom
 import pytest
 from pydicom.uid import CTImageStorage, MRImageStorage, SegmentationStorage, generate_uid
 
 from ppcmi.archive.addresses import Application, parse_application
 from ppcmi.archive.arrivals import Arrivals
+from ppcmi.archive.associations import associate
 from ppcmi.archive.node import LONGEST_PDU, NodeSettings, Receiver
-from ppcmi.archive.node_delivery import Delivery
+from ppcmi.archive.node_delivery import VERIFICATION, Delivery
 from ppcmi.archive.node_storage import StorageLimits, StudyStore
 from ppcmi.archive.node_tls import calling_context, listening_context
 from ppcmi.archive.node_work import NodeWork, Segmented
@@ -248,6 +250,26 @@ def test_an_archive_that_does_not_let_us_in_is_named_as_that(archive):
     address = Application("WRONG", "127.0.0.1", archive.dicom_port)
     with pytest.raises(ConnectionFailedError, match="does not let us in"):
         Delivery(address, NODE).check()
+
+
+class Late:
+    """An application that looks at the answer when the connection is over already, as it may on a busy machine."""
+
+    def __init__(self, application):
+        self._application = application
+
+    def associate(self, *arguments, evt_handlers, **options):
+        late = (pynetdicom.evt.EVT_REQUESTED, lambda _: time.sleep(0.5))
+        return self._application.associate(*arguments, evt_handlers=[*evt_handlers, late], **options)
+
+
+def test_a_rejection_is_known_also_when_the_connection_is_over_before_it_is_looked_at(node):
+    application = pynetdicom.AE("STRANGER")
+    application.add_requested_context(VERIFICATION)
+    association = associate(Late(application), Application(NODE, "127.0.0.1", node.port), None)
+    assert association.is_aborted  # what pynetdicom itself takes it for
+    assert association.is_rejected
+    application.shutdown()
 
 
 def test_an_archive_without_room_is_named_as_that(tmp_path):

@@ -195,11 +195,15 @@ def measure_usefulness(
 
 
 def dice_by_case(probabilities: Tensor, cases: SliceSet, codec: Codec) -> Tensor:
-    """Mean over structures of each case's Dice, of ``probabilities (n, K + 1, h, w)``."""
-    predicted, labels = probabilities.argmax(dim=1), cases.known_labels
+    """Mean over structures of each case's Dice, of ``probabilities (n, K + 1, h, w)``; as :func:`dice_of_labels`."""
+    return dice_of_labels(probabilities.argmax(dim=1), cases, codec.task.classes)
+
+
+def dice_of_labels(predicted: Tensor, cases: SliceSet, classes: int) -> Tensor:
+    """Mean over structures of each case's Dice, of labels ``(n, h, w)``: ``(cases,)`` float64, NaN without any."""
     values = []
     for case in range(cases.cases):
         index = cases.case == case
-        known = [d for d in case_dice(predicted[index], labels[index], codec.task.classes) if d is not None]
+        known = [d for d in case_dice(predicted[index], cases.known_labels[index], classes) if d is not None]
         values.append(sum(known) / len(known) if known else float("nan"))
     return torch.tensor(values, dtype=torch.float64)

@@ -31,7 +31,7 @@ from ppcmi.errors import AuditError, UsageError, WriteError
 from ppcmi.files import cause_of, write_atomically
 from ppcmi.png import encode_png
 from ppcmi.privacy_check import PrivacyCheck, keep_check
-from ppcmi.privacy_words import DICE_IN_WORDS, alone_in_words, is_quick, notices, unseen_in_words
+from ppcmi.privacy_words import DICE_IN_WORDS, alone_in_words, is_quick, unseen_in_words
 from ppcmi.scales import Profile
 from ppcmi.task_profile import TaskProfile
 from ppcmi.wording import counted
@@ -188,8 +188,7 @@ def _show(check: PrivacyCheck, console: Console) -> None:
     console.table(header, rows)
     of_each, of_all = sentences_of_profiles(check.profiles, check.attacks, check.attacked, check.notices)
     # Controls that did not hold come last, where they decide on the exit code.
-    one_each = check.cases == check.patients
-    about = list(map(str, notices(check.attacks, check.attacked, (), check.could_not_see, one_each=one_each)))
+    about = list(map(str, replace(check, controls_hold=True, broken_controls=()).notices))
     about += filter(None, (DICE_IN_WORDS, alone_in_words(check.dice_alone), unseen_in_words(check.unseen)))
     for text in [*about, *of_each.values(), *of_all]:
         console.result(text)

@@ -20,6 +20,7 @@ from ppcmi.audit.attacks.plain_latents import Effort
 from ppcmi.audit.attacks.procrustes import fit_known
 from ppcmi.audit.attacks.readings import as_seen, components_by_case
 from ppcmi.audit.attacks.rehearsal import Reading, rehearse, sees_plain
+from ppcmi.audit.mapping import dice_of_labels
 from ppcmi.audit.metrics import interval
 from ppcmi.audit.setting import Setting
 from ppcmi.audit.subjects import Subjects
@@ -38,23 +39,28 @@ def measure_stolen_masks(
 ) -> list[Finding]:
     """Dice of the attacker's masks of the victims, from either stream; empty if it has no labels to learn from.
 
-    Chance is the Dice of :func:`usual_mask`.
+    Chance is :func:`dice_of_usual_mask`.
     """
     if knowledge.labels is None:
         return []
     classes = setting.codec.task.classes
-    usual = usual_mask(knowledge.labels, classes)
+    guess = dice_of_usual_mask(knowledge.labels, subjects.victims, classes)
     findings = []
     for stream in Stream:
         for way in _ways(stream, setting, knowledge, seed):
             started = time.monotonic()
             stolen = _steal(way, stream, setting, subjects.victims, knowledge, seed, effort or Effort())
-            mean, low, high = interval(_by_case(stolen, subjects.victims, classes), subjects.victim_patient, seed)
-            guess = float(_by_case(usual.expand(len(stolen), -1, -1), subjects.victims, classes).nanmean())
+            mean, low, high = interval(dice_of_labels(stolen, subjects.victims, classes), subjects.victim_patient, seed)
             title = TITLES[stream] + way.remark
             seconds = time.monotonic() - started
             findings.append(Finding("A5", title, setting.name, "Dice", mean, low, high, guess, seconds))
     return findings
+
+
+def dice_of_usual_mask(labels: Tensor, victims: SliceSet, classes: int) -> float:
+    """Mean Dice over the victims' cases of :func:`usual_mask` of an attacker's own ``labels (n, h, w)``."""
+    usual = usual_mask(labels, classes).expand(len(victims), -1, -1)
+    return float(dice_of_labels(usual, victims, classes).nanmean())
 
 
 def usual_mask(labels: Tensor, classes: int) -> Tensor:
@@ -129,13 +135,3 @@ def _masks_as_seen(setting: Setting, labels: Tensor, case: Tensor, seed: int) ->
     """Latents of the masks ``labels (n, h, w)`` as the observer sees them, under the keys of the site ``seed``."""
     plain = setting.codec.encode_masks(labels).of(setting.profile).to("cpu")
     return Seen(setting.protect(plain, case, torch.Generator().manual_seed(seed)), case)
-
-
-def _by_case(predicted: Tensor, truth: SliceSet, classes: int) -> Tensor:
-    """Mean Dice over the structures of each case, NaN where it has none."""
-    values = []
-    for case in range(truth.cases):
-        own = truth.case == case
-        dice = [v for v in case_dice(predicted[own], truth.known_labels[own], classes) if v is not None]
-        values.append(sum(dice) / len(dice) if dice else float("nan"))
-    return torch.tensor(values, dtype=torch.float64)
